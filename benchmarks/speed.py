@@ -1,0 +1,136 @@
+"""Pictures per second and peak memory of a method beside its bare image encoder, in interleaved pairs in one run.
+
+    python benchmarks/speed.py --method winclip --backbone random:ViT-B-16-plus-240
+    python benchmarks/speed.py --method compact --batch-size 8
+
+Weights of ``random:architecture`` are random: time does not depend on their values. Text is prepared once, and its time is
+printed by itself. Peak memory is that of fresh processes, one for the method and one for the bare encoder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from statistics import median
+from typing import Any
+
+import torch
+
+import zsad
+from zsad.backbones import openclip
+
+
+def build(method: str, backbone: str | None) -> Any:
+    """The method on the asked backbone; ``random:`` builds an open_clip architecture without weights."""
+    if backbone and backbone.startswith("random:"):
+        architecture = backbone.removeprefix("random:")
+        recipe = zsad.registry.method_class(method).recipe
+        torch.manual_seed(0)
+        built = openclip.build(
+            backbone,
+            architecture,
+            activation=recipe.activation,
+            position_embedding=recipe.position_embedding,
+            image_size=recipe.image_size,
+        )
+        return zsad.create(method, backbone=built.eval().requires_grad_(False))
+    return zsad.create(method, backbone=backbone)
+
+
+def timed(call: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def measure(method: str, backbone: str | None, batch_size: int, pairs: int) -> dict[str, Any]:
+    """Times of interleaved pairs (method, bare encoder) on the same pictures."""
+    detector = build(method, backbone)
+    size = detector.backbone.image_size
+    images = torch.randn(batch_size, 3, size, size, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        prepare = timed(lambda: detector.prepare("metal nut"))
+        context = detector.prepare("metal nut")
+        own, bare = (lambda: detector(images, context)), (lambda: detector.backbone.encode_image(images))
+        for call in (own, bare, own, bare):
+            call()
+        times = [(timed(own), timed(bare)) for _ in range(pairs)]
+    return {
+        "method": method,
+        "backbone": detector.backbone.name,
+        "image_size": size,
+        "batch_size": batch_size,
+        "pairs": pairs,
+        "prepare_seconds": prepare,
+        "method_pictures_per_second": batch_size / median(a for a, _ in times),
+        "bare_pictures_per_second": batch_size / median(b for _, b in times),
+        "ratio_median": median(a / b for a, b in times),
+        "ratio_min": min(a / b for a, b in times),
+        "ratio_max": max(a / b for a, b in times),
+    }
+
+
+def peak_mb(method: str, backbone: str | None, batch_size: int, bare: bool) -> float:
+    """Peak resident memory of one fresh process that scores (or only encodes) three batches."""
+    words = [
+        sys.executable,
+        __file__,
+        "--method",
+        method,
+        "--batch-size",
+        str(batch_size),
+        "--only",
+        "bare" if bare else "method",
+    ]
+    words += ["--backbone", backbone] if backbone else []
+    return float(subprocess.run(words, capture_output=True, text=True, check=True).stdout)
+
+
+def only(which: str, method: str, backbone: str | None, batch_size: int) -> None:
+    detector = build(method, backbone)
+    size = detector.backbone.image_size
+    with torch.inference_mode():
+        context = detector.prepare("metal nut")
+        for seed in range(3):
+            images = torch.randn(batch_size, 3, size, size, generator=torch.Generator().manual_seed(seed))
+            _ = detector(images, context) if which == "method" else detector.backbone.encode_image(images)
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--method", default="compact")
+    parser.add_argument("--backbone", help="a name for load_backbone, or random:architecture")
+    parser.add_argument("--batch-size", type=int, default=1)
+    parser.add_argument("--pairs", type=int, default=15)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--only", choices=["method", "bare"], help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    if given.only:
+        only(given.only, given.method, given.backbone, given.batch_size)
+        return
+    row = measure(given.method, given.backbone, given.batch_size, given.pairs)
+    for key, bare in (("method_peak_mb", False), ("bare_peak_mb", True)):
+        row[key] = peak_mb(given.method, given.backbone, given.batch_size, bare)
+    row |= {
+        "machine": f"{platform.machine()}, {given.threads} threads",
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+    if given.json:
+        print(json.dumps(row, indent=1))
+        return
+    for key, value in row.items():
+        print(f"{key:28} {value:.3f}" if isinstance(value, float) else f"{key:28} {value}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,168 @@
+"""The laws that every registered method obeys on a tiny backbone. Each check raises AssertionError; ``test_checks.py`` has a
+detector that is broken on purpose for each."""
+
+from __future__ import annotations
+
+import inspect
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import zsad
+from zsad.errors import CheckpointMismatch
+from zsad.types import Batch, Context, Prediction
+
+NAME = "metal gasket"
+
+
+def pictures(detector: Any, count: int = 3) -> Tensor:
+    """Seeded preprocessed pictures (B, 3, H, W), each with its own texture."""
+    size = detector.backbone.image_size
+    generator = torch.Generator().manual_seed(5)
+    coarse = torch.rand(count, 3, 8, 8, generator=generator)
+    smooth = torch.nn.functional.interpolate(coarse, size=size, mode="bilinear")
+    return smooth * 2 - 1 + 0.2 * torch.randn(count, 3, size, size, generator=generator)
+
+
+def predict(detector: Any, images: Tensor, context: Context) -> Prediction:
+    with torch.inference_mode():
+        if detector.needs_set(context):
+            parts = list(detector.score_set([detector.encode(images[i : i + 1]) for i in range(len(images))], context))
+            return Prediction(torch.cat([p.pred_score for p in parts]), torch.cat([p.anomaly_map for p in parts]))
+        return detector(images, context)  # type: ignore[no-any-return]
+
+
+def check_shapes_and_finite(detector: Any) -> None:
+    images = pictures(detector)
+    found = predict(detector, images, detector.prepare(NAME))
+    size = detector.backbone.image_size
+    assert found.pred_score.shape == (3,), found.pred_score.shape
+    assert found.anomaly_map.shape == (3, size, size), found.anomaly_map.shape
+    assert found.pred_score.dtype == found.anomaly_map.dtype == torch.float32
+    assert torch.isfinite(found.pred_score).all()
+    assert torch.isfinite(found.anomaly_map).all()
+
+
+def check_repeatable(detector: Any) -> None:
+    images, context = pictures(detector), detector.prepare(NAME)
+    first, second = predict(detector, images, context), predict(detector, images, context)
+    torch.testing.assert_close(first.pred_score, second.pred_score, rtol=0, atol=0)
+    torch.testing.assert_close(first.anomaly_map, second.anomaly_map, rtol=0, atol=0)
+
+
+def check_sees_the_picture(detector: Any) -> None:
+    found = predict(detector, pictures(detector), detector.prepare(NAME))
+    assert found.pred_score.std() > 0, "three different pictures got the same score"
+    assert found.anomaly_map.flatten(1).std(dim=1).min() > 0, "a map is constant"
+
+
+def check_independent_of_batch_and_order(detector: Any) -> None:
+    images, context = pictures(detector), detector.prepare(NAME)
+    if detector.needs_set(context):
+        return
+    together = predict(detector, images, context)
+    turned = predict(detector, images.flip(0), context)
+    torch.testing.assert_close(turned.pred_score.flip(0), together.pred_score, rtol=0, atol=1e-5)
+    for index in range(len(images)):
+        alone = predict(detector, images[index : index + 1], context)
+        torch.testing.assert_close(alone.pred_score, together.pred_score[index : index + 1], rtol=0, atol=1e-5)
+        torch.testing.assert_close(alone.anomaly_map, together.anomaly_map[index : index + 1], rtol=0, atol=1e-5)
+
+
+def check_forward_is_score_of_encode(detector: Any) -> None:
+    images, context = pictures(detector), detector.prepare(NAME)
+    if detector.needs_set(context):
+        return
+    with torch.inference_mode():
+        features = detector.encode(images)
+        one = detector.score(features[1:2], context)
+    torch.testing.assert_close(one.pred_score, predict(detector, images, context).pred_score[1:2], rtol=0, atol=1e-5)
+
+
+def snapshot(detector: Any) -> dict[str, Any]:
+    """What a detector and its modules hold, by identity, and the bytes of its tensors."""
+    held = {
+        f"{name}.{key}": id(value)
+        for name, module in detector.named_modules()
+        for key, value in vars(module).items()
+        if key not in ("_parameters", "_buffers", "_modules")
+    }
+    return held | {key: tensor.double().sum().item() for key, tensor in detector.state_dict().items()}
+
+
+def check_writes_nothing(detector: Any) -> None:
+    before = snapshot(detector)
+    predict(detector, pictures(detector), detector.prepare(NAME))
+    assert snapshot(detector) == before, "prepare, encode or score wrote on the detector"
+
+
+def check_constructor_only_stores(detector: Any) -> None:
+    for key, value in detector.arguments().items():
+        parameter = inspect.signature(type(detector).__init__).parameters[key]
+        assert parameter.kind is not inspect.Parameter.VAR_KEYWORD, "a method takes explicit keywords"
+        assert parameter.default is not inspect.Parameter.empty, f"{key} has no default"
+        assert value == parameter.default, f"{key} was changed by the constructor"
+
+
+def check_backbone_is_frozen(detector: Any) -> None:
+    assert not any(p.requires_grad for p in detector.backbone.parameters())
+
+
+def check_gradients_reach_all_and_only_learned(detector: Any) -> None:
+    """A method lists its dead tensors in ``dead``; the rest of its parameters must get a gradient from its loss."""
+    learned = {name: p for name, p in detector.named_parameters() if not name.startswith("backbone.")}
+    if not learned:
+        return
+    images = pictures(detector, 2)
+    masks = torch.zeros(2, *images.shape[-2:])
+    masks[1, : images.shape[-2] // 3, : images.shape[-1] // 3] = 1
+    batch = Batch(images, torch.tensor([0, 1]), masks, (NAME, NAME))
+    detector.zero_grad()
+    sum(detector.loss(batch, detector.prepare(NAME)).values()).backward()  # type: ignore[union-attr]
+    dead = set(getattr(detector, "dead", ()))
+    for name, parameter in learned.items():
+        reached = parameter.grad is not None and parameter.grad.abs().sum() > 0
+        assert reached != (name in dead), f"{name}: gradient {'reaches it' if reached else 'is missing'}"
+    assert all(p.grad is None for p in detector.backbone.parameters())
+    detector.zero_grad()
+
+
+def check_checkpoint_round_trips(detector: Any) -> None:
+    state = detector.learned_state()
+    if not state:
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "learned.safetensors"
+        detector.save(path)
+        twin = zsad.create(detector.name, backbone=detector.backbone, checkpoint=path, **detector.arguments())
+        for key, tensor in twin.learned_state().items():
+            torch.testing.assert_close(tensor, state[key], rtol=0, atol=0)
+        key = next(iter(state))
+        for broken in ({k: t for k, t in state.items() if k != key}, state | {"surplus": torch.zeros(1)}):
+            try:
+                twin.load_learned(broken)
+            except CheckpointMismatch:
+                continue
+            raise AssertionError("a checkpoint with a wrong key was loaded")
+
+
+def check_context_moves_and_saves(detector: Any) -> None:
+    context = detector.prepare(NAME)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "context.safetensors"
+        context.save(path)
+        again = Context.load(path)
+    images = pictures(detector)
+    torch.testing.assert_close(
+        predict(detector, images, again.to("cpu")).pred_score, predict(detector, images, context).pred_score, rtol=0, atol=0
+    )
+    assert dict(context.sentences) == dict(again.sentences)
+
+
+CHECKS: dict[str, Callable[[Any], None]] = {
+    name.removeprefix("check_"): value for name, value in list(globals().items()) if name.startswith("check_")
+}

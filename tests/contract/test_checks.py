@@ -1,0 +1,160 @@
+"""A detector that is broken on purpose must fail the check that is about it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from checks import CHECKS, pictures
+from torch import Tensor, nn
+
+import zsad
+from zsad.detector import Detector
+from zsad.types import Batch, Context, ImageFeatures, Prediction, Recipe, References
+
+
+class Good(Detector):
+    """A detector of ten lines that obeys every law: brightness, scaled by one learned number."""
+
+    name = "good"
+    recipe = Recipe("tiny", 80)
+
+    def __init__(self, backbone: Any, gain: float = 1.0) -> None:
+        super().__init__(backbone)
+        self.gain = gain
+        self.scale = nn.Parameter(torch.ones(1))
+
+    def prepare(self, name: str = "object", references: References | None = None) -> Context:
+        return Context(sentences={"normal": (name,)})
+
+    def encode(self, images: Tensor) -> ImageFeatures:
+        return ImageFeatures(images.flatten(1))
+
+    def score(self, features: ImageFeatures, context: Context) -> Prediction:
+        maps = self.gain * self.scale * features.image.unflatten(1, (3, self.backbone.image_size, -1)).mean(dim=1)
+        return Prediction(maps.mean(dim=(1, 2)), maps)
+
+    def loss(self, batch: Batch, context: Context) -> dict[str, Tensor]:
+        assert isinstance(batch.images, Tensor)
+        return {"score": (self(batch.images, context).pred_score - batch.labels).square().mean()}
+
+
+class WrongShape(Good):
+    def score(self, features: ImageFeatures, context: Context) -> Prediction:
+        found = super().score(features, context)
+        return Prediction(found.pred_score, found.anomaly_map[:, ::2])
+
+
+class NotFinite(Good):
+    def score(self, features: ImageFeatures, context: Context) -> Prediction:
+        found = super().score(features, context)
+        return Prediction(found.pred_score / 0, found.anomaly_map)
+
+
+class Random(Good):
+    def score(self, features: ImageFeatures, context: Context) -> Prediction:
+        found = super().score(features, context)
+        return Prediction(found.pred_score + torch.rand(1), found.anomaly_map)
+
+
+class Blind(Good):
+    def score(self, features: ImageFeatures, context: Context) -> Prediction:
+        found = super().score(features, context)
+        return Prediction(torch.ones_like(found.pred_score), torch.ones_like(found.anomaly_map))
+
+
+class BatchNormed(Good):
+    def score(self, features: ImageFeatures, context: Context) -> Prediction:
+        found = super().score(features, context)
+        return Prediction(found.pred_score - found.pred_score.mean(), found.anomaly_map)
+
+
+class OtherForward(Good):
+    def forward(self, images: Tensor, context: Context) -> Prediction:
+        found = super().forward(images, context)
+        return Prediction(found.pred_score + 1, found.anomaly_map)
+
+
+class Remembers(Good):
+    def score(self, features: ImageFeatures, context: Context) -> Prediction:
+        self.last = features
+        return super().score(features, context)
+
+
+class Counts(Good):
+    def __init__(self, backbone: Any, gain: float = 1.0) -> None:
+        super().__init__(backbone, gain)
+        self.register_buffer("seen", torch.zeros(1))
+
+    def encode(self, images: Tensor) -> ImageFeatures:
+        self.seen += len(images)
+        return super().encode(images)
+
+
+class Rewrites(Good):
+    def __init__(self, backbone: Any, gain: float = 1.0) -> None:
+        super().__init__(backbone, gain)
+        self.gain = 2 * gain
+
+
+class DeadWeight(Good):
+    def __init__(self, backbone: Any, gain: float = 1.0) -> None:
+        super().__init__(backbone, gain)
+        self.unused = nn.Parameter(torch.ones(1))
+
+
+class Thaws(Good):
+    def __init__(self, backbone: Any, gain: float = 1.0) -> None:
+        super().__init__(zsad.load_backbone("tiny"), gain)
+        self.backbone.requires_grad_(True)
+
+
+class LoadsAnything(Good):
+    def load_learned(self, tensors: Any, origin: str = "") -> None:
+        self.load_state_dict(dict(tensors), strict=False)
+
+
+class LosesSentences(Good):
+    def prepare(self, name: str = "object", references: References | None = None) -> Context:
+        return Context(sentences={"normal": [name]})  # type: ignore[dict-item]
+
+
+BROKEN = {
+    "shapes_and_finite": [WrongShape, NotFinite],
+    "repeatable": [Random],
+    "sees_the_picture": [Blind],
+    "independent_of_batch_and_order": [BatchNormed],
+    "forward_is_score_of_encode": [OtherForward],
+    "writes_nothing": [Remembers, Counts],
+    "constructor_only_stores": [Rewrites],
+    "gradients_reach_all_and_only_learned": [DeadWeight],
+    "backbone_is_frozen": [Thaws],
+    "checkpoint_round_trips": [LoadsAnything],
+    "context_moves_and_saves": [LosesSentences],
+}
+
+
+def build(cls: type[Detector], monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setitem(zsad.registry._methods, "good", cls)
+    return zsad.create("good", backbone=zsad.load_backbone("tiny"))
+
+
+def test_every_check_has_a_broken_detector() -> None:
+    assert set(BROKEN) == set(CHECKS)
+
+
+@pytest.mark.parametrize("check", CHECKS)
+def test_good_passes(check: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    CHECKS[check](build(Good, monkeypatch))
+
+
+@pytest.mark.parametrize(("check", "broken"), [(check, cls) for check, classes in BROKEN.items() for cls in classes])
+def test_broken_fails(check: str, broken: type[Detector], monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(AssertionError):
+        CHECKS[check](build(broken, monkeypatch))
+
+
+def test_pictures_are_seeded(monkeypatch: pytest.MonkeyPatch) -> None:
+    detector = build(Good, monkeypatch)
+    assert torch.equal(pictures(detector), pictures(detector))

@@ -1,0 +1,27 @@
+"""zsad: vision-language zero-shot visual anomaly detection.
+
+import zsad
+inspector = zsad.Inspector(target="metal nut")
+for result in inspector("photos/"):
+    print(result.path, result.pred_score, result.pred_label)
+"""
+
+from zsad import backbones as _backbones  # noqa: F401  (registers the backbones)
+from zsad import methods as _methods  # noqa: F401  (registers the methods)
+from zsad.detector import Detector
+from zsad.registry import create, list_backbones, list_methods, load_backbone
+from zsad.types import Context, ImageFeatures, Prediction, References
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Context",
+    "Detector",
+    "ImageFeatures",
+    "Prediction",
+    "References",
+    "create",
+    "list_backbones",
+    "list_methods",
+    "load_backbone",
+]

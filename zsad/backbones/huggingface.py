@@ -1,0 +1,171 @@
+"""``hf:`` - Hugging Face checkpoints through transformers: CLIP (renamed into the trunk) and DINOv2 (image only).
+
+``"hf:openai/clip-vit-large-patch14-336"`` or ``"hf:path/to/folder"``. Only safetensors are read, no code of a repository is
+run. A download is announced with its size.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from zsad.backbones.file import load_clip_state
+from zsad.backbones.hub import announce_download, cached_file
+from zsad.backbones.vit import CLIP, TowerShape
+from zsad.checkpoints import sha256_of
+from zsad.errors import UnsupportedBackbone, UsageError, WeightsUnavailable
+from zsad.registry import register_backbone
+from zsad.transforms import IMAGENET_MEAN, IMAGENET_STD, Squash
+from zsad.types import ImageFeatures, Tap
+
+__all__ = ["DINOv2", "load_huggingface"]
+
+FILE = "model.safetensors"
+# Hugging Face's names inside a tower -> CLIP's
+BLOCK_NAMES = {
+    "layer_norm1.": "ln_1.",
+    "layer_norm2.": "ln_2.",
+    "self_attn.out_proj.": "attn.out_proj.",
+    "mlp.fc1.": "mlp.c_fc.",
+    "mlp.fc2.": "mlp.c_proj.",
+}
+OUTER_NAMES = {
+    "vision_model.embeddings.class_embedding": "visual.class_embedding",
+    "vision_model.embeddings.patch_embedding.weight": "visual.conv1.weight",
+    "vision_model.embeddings.position_embedding.weight": "visual.positional_embedding",
+    "vision_model.pre_layrnorm.weight": "visual.ln_pre.weight",
+    "vision_model.pre_layrnorm.bias": "visual.ln_pre.bias",
+    "vision_model.post_layernorm.weight": "visual.ln_post.weight",
+    "vision_model.post_layernorm.bias": "visual.ln_post.bias",
+    "text_model.embeddings.token_embedding.weight": "token_embedding.weight",
+    "text_model.embeddings.position_embedding.weight": "positional_embedding",
+    "text_model.final_layer_norm.weight": "ln_final.weight",
+    "text_model.final_layer_norm.bias": "ln_final.bias",
+    "visual_projection.weight": "visual.proj",
+    "text_projection.weight": "text_projection",
+    "logit_scale": "logit_scale",
+}
+TOWERS = {
+    "vision_model.encoder.layers.": "visual.transformer.resblocks.",
+    "text_model.encoder.layers.": "transformer.resblocks.",
+}
+
+
+@register_backbone("hf:")
+def load_huggingface(
+    name: str, *, activation: str | None = None, position_embedding: str | None = None, image_size: int | None = None
+) -> CLIP | DINOv2:
+    """Loads ``"hf:org/name"`` or ``"hf:folder"``.
+
+    Raises:
+        WeightsUnavailable: not in the cache, and no network or ``HF_HUB_OFFLINE`` set.
+        UnsupportedBackbone: neither CLIP nor DINOv2.
+    """
+    import transformers
+
+    source = name.removeprefix("hf:")
+    if not Path(source).is_dir() and cached_file(source, [FILE]) is None:
+        announce_download(name, source, [FILE])
+    if not sys.stderr.isatty():
+        transformers.utils.logging.disable_progress_bar()
+    try:
+        config = transformers.AutoConfig.from_pretrained(source, trust_remote_code=False)
+        kind = config.model_type
+        if kind not in ("clip", "dinov2", "dinov2_with_registers"):
+            raise UnsupportedBackbone(f"{name} is a {kind!r} model; hf: covers CLIP and DINOv2.")
+        model = transformers.AutoModel.from_pretrained(source, config=config, use_safetensors=True, dtype=torch.float32)
+        file = transformers.utils.cached_file(source, FILE, _raise_exceptions_for_missing_entries=False)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise WeightsUnavailable(
+            f"{name} could not be loaded ({reason}). Check the name, the network and HF_HUB_OFFLINE; a folder that "
+            "save_pretrained wrote (config.json and model.safetensors) works without a network: 'hf:path/to/folder'."
+        ) from error
+    sha256 = sha256_of(file) if file else ""
+    if kind == "clip":
+        return _clip(name, config, model.state_dict(), sha256, activation, position_embedding, image_size)
+    return DINOv2(name, model, sha256, image_size)
+
+
+def _clip(
+    name: str,
+    config: Any,
+    state: dict[str, Tensor],
+    sha256: str,
+    activation: str | None,
+    position_embedding: str | None,
+    image_size: int | None,
+) -> CLIP:
+    vision, text = config.vision_config, config.text_config
+    model = CLIP(
+        name,
+        vision=TowerShape(vision.hidden_size, vision.num_hidden_layers, vision.num_attention_heads, vision.intermediate_size),
+        text=TowerShape(text.hidden_size, text.num_hidden_layers, text.num_attention_heads, text.intermediate_size),
+        patch_size=vision.patch_size,
+        native_size=vision.image_size,
+        dim=config.projection_dim,
+        activation=activation or vision.hidden_act,
+        position_embedding=position_embedding,
+        image_size=image_size,
+        vocabulary=text.vocab_size,
+        context_length=text.max_position_embeddings,
+    )
+    load_clip_state(model, rename_clip(state), sha256)
+    return model
+
+
+def rename_clip(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Hugging Face's CLIP keys -> CLIP's; queries, keys and values are stacked, projections transposed."""
+    renamed: dict[str, Tensor] = {}
+    for key, tensor in state.items():
+        tower = next((t for t in TOWERS if key.startswith(t)), None)
+        if key in OUTER_NAMES:
+            renamed[OUTER_NAMES[key]] = tensor.T.contiguous() if key.endswith("projection.weight") else tensor
+        elif tower and ".self_attn.q_proj." in key:
+            layer, kind = key.removeprefix(tower).split(".")[0], key.rpartition(".")[2]
+            parts = [state[key.replace("q_proj", part)] for part in ("q_proj", "k_proj", "v_proj")]
+            renamed[f"{TOWERS[tower]}{layer}.attn.in_proj_{kind}"] = torch.cat(parts)
+        elif tower and "_proj." not in key.replace("out_proj.", ""):
+            new = key.replace(tower, TOWERS[tower])
+            for theirs, ours in BLOCK_NAMES.items():
+                new = new.replace(theirs, ours)
+            renamed[new] = tensor
+        elif not tower and not key.endswith("position_ids"):
+            renamed[key] = tensor  # nothing is dropped in silence: a strict load will name it
+    return renamed
+
+
+class DINOv2(nn.Module):
+    """A DINOv2 image tower (with or without registers); fulfils ``types.Backbone``, has no text.
+
+    Taps are raw block outputs without registers; ``image`` is the class token behind the final LayerNorm.
+    """
+
+    activation = "gelu"
+    position_embedding = "bicubic"  # transformers' own resize
+
+    def __init__(self, name: str, model: Any, sha256: str, image_size: int | None) -> None:
+        super().__init__()
+        self.name, self.model, self.weights_sha256 = name, model, sha256
+        self.patch_size = int(model.config.patch_size)
+        self.registers = int(getattr(model.config, "num_register_tokens", 0))
+        self.image_size = image_size or int(model.config.image_size)
+        if self.image_size % self.patch_size:
+            raise UsageError(f"image_size={self.image_size} is no multiple of the patch size {self.patch_size} of {name}.")
+        self.preprocess = Squash(self.image_size, IMAGENET_MEAN, IMAGENET_STD)
+
+    def encode_image(self, images: Tensor, taps: Sequence[int] = ()) -> ImageFeatures:
+        """(B, 3, H, W) preprocessed -> ``.image`` (B, C) and raw hidden states of the tapped layers, 1-based."""
+        grid = images.shape[-2] // self.patch_size, images.shape[-1] // self.patch_size
+        layers = int(self.model.config.num_hidden_layers)
+        if any(not 1 <= tap <= layers for tap in taps):
+            raise UsageError(f"taps={tuple(taps)} must lie in 1..{layers}, the layers of {self.name}.")
+        output = self.model(pixel_values=images, output_hidden_states=bool(taps))
+        states = output.hidden_states or ()
+        found = {tap: Tap(states[tap][:, 1 + self.registers :], grid, states[tap][:, 0]) for tap in taps}
+        return ImageFeatures(output.last_hidden_state[:, 0], found)

@@ -1,0 +1,24 @@
+"""Patch-text alignment."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+__all__ = ["anomaly_probability"]
+
+
+def anomaly_probability(features: Tensor, text: Tensor, temperature: float) -> Tensor:
+    """Softmax over (normal, anomalous) of cosine / temperature, the anomalous half.
+
+    Args:
+        features: (B, ..., D), of any length.
+        text: (1 or B, 2, D), row 0 normal, row 1 anomalous, of any length.
+        temperature: 0.07 in WinCLIP and AnomalyCLIP, 0.01 in APRIL-GAN and AdaCLIP.
+
+    Returns:
+        (B, ...) in [0, 1], higher is more anomalous.
+    """
+    rows = features.flatten(1, -2) if features.dim() > 2 else features[:, None]  # (B, N, D)
+    cosine = F.normalize(rows, dim=-1) @ F.normalize(text, dim=-1).transpose(1, 2)  # (B, N, 2)
+    return (cosine / temperature).softmax(dim=-1)[..., 1].reshape(features.shape[:-1])

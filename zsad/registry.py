@@ -1,0 +1,157 @@
+"""Names to methods and backbones. The registry stores what registers itself and imports nothing of it."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from zsad.errors import UnknownName, UsageError
+from zsad.types import Backbone, Recipe
+
+__all__ = ["create", "list_backbones", "list_methods", "load_backbone", "method_class", "register", "register_backbone"]
+
+log = logging.getLogger("zsad")
+Method = TypeVar("Method", bound=type)
+Loader = Callable[..., Any]
+_methods: dict[str, type] = {}
+_backbones: dict[str, Loader] = {}
+_FALLBACK = "openclip:"  # a bare "architecture.tag" is an open_clip name
+
+
+def register(name: str) -> Callable[[Method], Method]:
+    """Class decorator: makes a ``Detector`` known as ``name``."""
+
+    def add(cls: Method) -> Method:
+        if name in _methods:
+            raise UsageError(f"The method name {name!r} is taken by {_methods[name].__qualname__}; choose another.")
+        cls.name = name  # type: ignore[attr-defined]
+        _methods[name] = cls
+        return cls
+
+    return add
+
+
+def register_backbone(name: str) -> Callable[[Loader], Loader]:
+    """Function decorator: makes a loader known as ``name``; a name that ends in ``:`` is a prefix ("file:").
+
+    The loader is called with the full name and the keywords ``activation``, ``position_embedding``, ``image_size`` and
+    those of its own.
+    """
+
+    def add(loader: Loader) -> Loader:
+        if name in _backbones:
+            raise UsageError(f"The backbone name {name!r} is taken; choose another.")
+        _backbones[name] = loader
+        return loader
+
+    return add
+
+
+def list_methods() -> list[str]:
+    """Names that ``create`` takes, sorted."""
+    return sorted(_methods)
+
+
+def list_backbones() -> list[str]:
+    """Names and prefixes that ``load_backbone`` takes, sorted. A bare ``architecture.tag`` is an open_clip name."""
+    return sorted(_backbones)
+
+
+def method_class(name: str) -> Any:
+    """The class behind a method's name; a tag behind a dot is left out of account.
+
+    Raises:
+        UnknownName: no such method.
+    """
+    stem = name.partition(".")[0]
+    if stem not in _methods:
+        raise UnknownName.among("method", stem, _methods)
+    return _methods[stem]
+
+
+def load_backbone(
+    name: str,
+    *,
+    activation: str | None = None,
+    position_embedding: str | None = None,
+    image_size: int | None = None,
+    **options: Any,
+) -> Any:
+    """Loads an image(-text) encoder by name, frozen, in evaluation mode, on the CPU.
+
+    Args:
+        name: ``"compact"`` (ships with zsad), ``"ViT-L-14-336.openai"`` (open_clip architecture.tag),
+            ``"file:weights.pt"`` (a state dict on disk), ``"hf:org/name"`` (Hugging Face), ``"tiny"`` (tests).
+        activation: ``"quick_gelu"`` or ``"gelu"``; None takes what the weights were trained with.
+        position_embedding: how positions are resized: ``"bilinear"``, ``"bicubic"`` or ``"bicubic_antialias"``.
+        image_size: side of the input in pixels; None takes the native one.
+        **options: further keywords of one loader, such as ``heads=`` of ``file:``.
+
+    Raises:
+        UnknownName: no such backbone.
+        WeightsError: its weights cannot be had or do not fit.
+    """
+    prefix = name.partition(":")[0] + ":" if ":" in name else ""
+    if prefix and prefix not in _backbones:
+        raise UnknownName.among("backbone", name, _backbones)
+    loader = _backbones.get(prefix or name)
+    if loader is None:
+        if "." not in name:
+            raise UnknownName.among("backbone", name, [*_backbones, "ViT-L-14-336.openai"])
+        loader = _backbones[_FALLBACK]
+    known = inspect.signature(loader).parameters
+    for key in options:
+        if key not in known:
+            raise UnknownName.among(f"keyword of the backbone {name!r}", key, list(known)[1:])
+    backbone = loader(name, activation=activation, position_embedding=position_embedding, image_size=image_size, **options)
+    return backbone.eval().requires_grad_(False)
+
+
+def create(name: str, *, backbone: str | Backbone | None = None, checkpoint: str | Path | None = None, **arguments: Any) -> Any:
+    """Builds a method, in evaluation mode, on the CPU.
+
+    Args:
+        name: a method's name, or ``"method.tag"`` for the checkpoint of that tag in ``checkpoints/index.toml``.
+        backbone: a name (loaded by the method's recipe), a built backbone, or None for the recipe's own.
+        checkpoint: path of learned weights; overrides the tag.
+        **arguments: the method's constructor keywords; their defaults are the paper's values.
+
+    Raises:
+        UnknownName: no such method, tag or keyword.
+        WeightsError: weights cannot be had or do not fit.
+    """
+    cls = method_class(name)
+    known = [key for key in inspect.signature(cls.__init__).parameters if key not in ("self", "backbone")]
+    for key in arguments:
+        if key not in known:
+            raise UnknownName.among(f"argument of {cls.name!r}", key, known)
+    recipe: Recipe = cls.recipe
+    if backbone is None or isinstance(backbone, str):
+        backbone = load_backbone(
+            backbone or recipe.backbone,
+            activation=recipe.activation,
+            position_embedding=recipe.position_embedding,
+            image_size=recipe.image_size,
+        )
+    else:
+        _compare(cls.name, recipe, backbone)
+    with torch.random.fork_rng(devices=[]):  # building a method never disturbs the caller's random numbers
+        detector = cls(backbone, **arguments)
+    tag = name.partition(".")[2]
+    detector.restore(checkpoint=checkpoint, tag=tag or None)
+    return detector.eval()
+
+
+def _compare(method: str, recipe: Recipe, backbone: Backbone) -> None:
+    """Says where a built backbone differs from the method's recipe."""
+    for key in ("activation", "position_embedding"):
+        wanted, got = getattr(recipe, key), getattr(backbone, key, "")
+        if wanted and got and wanted != got:
+            log.warning("%s was published with %s=%r; the given backbone has %r.", method, key, wanted, got)
+    if backbone.image_size != recipe.image_size:
+        log.info("%s was published at %d px; the given backbone runs at %d px.", method, recipe.image_size, backbone.image_size)

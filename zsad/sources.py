@@ -1,0 +1,210 @@
+"""Listing pictures: any source -> references with unique, printable names; nothing is decoded."""
+
+# os.path answers False where Path raises (no permission, name too long), and is faster on millions of names.
+# ruff: noqa: PTH110, PTH112, PTH119, PTH120, PTH122, PTH207
+from __future__ import annotations
+
+import difflib
+import glob
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field
+from itertools import chain, count, islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from zsad.errors import ImageError, SourceNotFound
+
+__all__ = ["SUFFIXES", "ImageRef", "list_images", "printable"]
+
+SUFFIXES = frozenset(
+    {".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".tif", ".tiff"}
+    | {".jp2", ".j2k", ".gif", ".pbm", ".pgm", ".ppm", ".pnm"}
+)
+"""File endings (lower case) that are taken from folders and patterns; a file that is given by name may have any."""
+
+_TAKEN = "Give a picture file, a folder, a glob pattern, a PIL image, an array, or a list of these"
+_MAGIC = re.compile(r"[*?[]")
+
+
+@dataclass(frozen=True)
+class ImageRef:
+    """One picture to come: cheap to list, nothing decoded.
+
+    Attributes:
+        name: Posix path below the folder that was given, the file's own name, or the position in the listing
+            ("0000012") of a picture in memory. Unique within a listing, safe to print and to write as JSON.
+        path: The file, or None.
+        data: PIL image, array or tensor when there is no file; an exception when there is nothing to load.
+    """
+
+    name: str
+    path: Path | None
+    data: Any = field(default=None, compare=False, repr=False)
+
+
+def list_images(source: Any) -> Iterator[ImageRef]:
+    """Lists the pictures of any source.
+
+    Folders are walked in natural order (2 before 10) without hidden entries; links are followed, but no folder is
+    entered twice. A list is checked as a whole before its first picture. Iterators stay lazy: what is wrong with one
+    of their items, or with a sub-folder that cannot be opened, becomes a reference whose loading fails.
+
+    Args:
+        source: Path of a file or folder, glob pattern, PIL image, array (H, W) or (H, W, 1|3|4), torch tensor
+            (H, W) or (1|3|4, H, W), or a list or iterator of these (nested one level).
+
+    Raises:
+        SourceNotFound: Unknown type, nothing at that path, or no picture in it.
+    """
+    refs = _refs(source, _Names(), 0)
+    return refs if _is_lazy(source) else chain(list(islice(refs, 1)), refs)
+
+
+class _Names:
+    """Hands out references with unique names."""
+
+    def __init__(self) -> None:
+        self.taken: set[str] = set()
+        self.given = 0
+
+    def file(self, name: str, path: str | Path, origin: str | Path, data: Any = None) -> ImageRef:
+        """``origin`` is the folder whose own name tells equal names apart."""
+        label, name = printable(os.path.basename(os.path.realpath(origin))), printable(name)
+        free = chain([name, f"{label}/{name}"], (f"{label}~{k}/{name}" for k in count(2)))
+        # A bare number of seven digits and more is kept for pictures in memory.
+        name = next(n for n in free if n not in self.taken and not re.fullmatch(r"\d{7,}", n))
+        self.taken.add(name)
+        self.given += 1
+        return ImageRef(name, Path(path), data)
+
+    def memory(self, data: Any) -> ImageRef:
+        self.given += 1
+        return ImageRef(f"{self.given - 1:07d}", None, data)
+
+
+def printable(text: str) -> str:
+    """Bytes that are no UTF-8 reach Python as lone surrogates, which neither print nor encode: here "%E9"."""
+    return re.sub("[\ud800-\udfff]", lambda m: f"%{ord(m[0]) & 0xFF:02X}", text)
+
+
+def _is_picture(source: Any) -> bool:
+    is_tensor = hasattr(source, "detach") and hasattr(source, "numpy")
+    return is_tensor or isinstance(source, (Image.Image, np.ndarray))
+
+
+def _is_lazy(source: Any) -> bool:
+    known = (str, os.PathLike, list, tuple, bytes, bytearray, Mapping, AbstractSet)
+    return isinstance(source, Iterable) and not isinstance(source, known) and not _is_picture(source)
+
+
+def _refs(source: Any, names: _Names, depth: int) -> Iterator[ImageRef]:
+    if isinstance(source, (str, os.PathLike)):
+        yield from _from_path(os.fsdecode(source), names)
+    elif _is_picture(source):
+        yield names.memory(source)
+    elif depth < 2 and _is_lazy(source):
+        for item in source:
+            try:
+                yield from _refs(item, names, depth + 1)
+            except SourceNotFound as error:
+                yield names.memory(ImageError(f"has no picture: {error}"))
+    elif depth < 2 and source and isinstance(source, (list, tuple)):
+        for item in source:  # what is wrong with the last item should not come up after hours of work
+            if not _is_lazy(item):
+                next(_refs(item, _Names(), depth + 1), None)
+        for item in source:
+            yield from _refs(item, names, depth + 1)
+    else:
+        kind = "an empty list" if isinstance(source, (list, tuple)) and not source else f"a {type(source).__name__}"
+        raise SourceNotFound(f"No pictures can come from {kind}{' at the third level' * (depth > 1)}. {_TAKEN}.")
+
+
+def _from_path(text: str, names: _Names) -> Iterator[ImageRef]:
+    if text and os.path.isdir(text):
+        yield from _from_folder(text, names)
+    elif text and os.path.exists(text):
+        yield names.file(os.path.basename(text), text, os.path.dirname(text))
+    elif _MAGIC.search(text):
+        yield from _from_pattern(text, names)
+    else:
+        raise _missing(text)
+
+
+def _missing(text: str) -> SourceNotFound:
+    path = Path(text)
+    while path.parent != path and not os.path.isdir(path.parent):
+        path = path.parent
+    try:
+        with os.scandir(path.parent) as entries:  # enough of them for a hint
+            beside = sorted(e.name for e in islice(entries, 10_000) if e.name != path.name)
+    except (OSError, ValueError):
+        beside = []
+    near = difflib.get_close_matches(path.name, beside, n=3, cutoff=0.5)
+    guess = f" Did you mean {' or '.join(repr(str(path.parent / n)) for n in near)}?" if near else ""
+    return SourceNotFound(f"There is nothing at {text!r}.{guess} {_TAKEN}.")
+
+
+def _from_folder(root: str, names: _Names) -> Iterator[ImageRef]:
+    visited: set[str] = set()
+    others: Counter[str] = Counter()
+    before = names.given
+    pending = [("", root, True)]  # a stack, for folders can be nested deeper than Python's calls
+    while pending:
+        name, path, is_folder = pending.pop()
+        ending = os.path.splitext(path)[1].lower()
+        if is_folder and (real := os.path.realpath(path)) not in visited:
+            visited.add(real)
+            try:
+                pending += reversed(_entries(name, path))
+            except OSError as error:
+                if not name:
+                    raise SourceNotFound(f"The folder {root!r} cannot be opened: {error.strerror}.") from error
+                failure = ImageError(f"is a folder that cannot be opened: {error.strerror}. Check its permissions")
+                yield names.file(name, path, root, failure)
+        elif not is_folder and ending in SUFFIXES:
+            yield names.file(name, path, root)
+        elif not is_folder:
+            others[printable(ending) or "without ending"] += 1
+    if names.given == before:
+        kinds = ", ".join(f"{n} {ending}" for ending, n in others.most_common(5)) or "none"
+        saw = f"files seen: {sum(others.values())} ({kinds}); endings taken: {' '.join(sorted(SUFFIXES))}"
+        raise SourceNotFound(f"The folder {root!r} holds no picture; {saw}.")
+
+
+def _entries(name: str, path: str) -> list[tuple[str, str, bool]]:
+    with os.scandir(path) as entries:
+        shown = sorted((e for e in entries if not e.name.startswith(".")), key=lambda e: _natural(e.name))
+    return [(f"{name}/{e.name}" if name else e.name, e.path, _is_folder(e)) for e in shown]
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
+
+
+def _natural(name: str) -> tuple[list[tuple[int, str]], str]:
+    parts = re.split(r"([0-9]+)", name)
+    return [(int(part) if k % 2 else -1, part.casefold()) for k, part in enumerate(parts)], name
+
+
+def _from_pattern(pattern: str, names: _Names) -> Iterator[ImageRef]:
+    parts = Path(pattern).parts
+    fixed = next(k for k, part in enumerate(parts) if _MAGIC.search(part))
+    base, rest = Path(*parts[:fixed]), str(Path(*parts[fixed:]))
+    if not base.is_dir():
+        raise _missing(str(base))
+    found = sorted(glob.glob(rest, root_dir=base, recursive=True), key=_natural)
+    files = [f for f in found if os.path.splitext(f)[1].lower() in SUFFIXES and not os.path.isdir(base / f)]
+    if not files:
+        endings = " ".join(sorted(SUFFIXES))
+        raise SourceNotFound(f"{pattern!r} matches {len(found)} entries and no picture; endings taken: {endings}.")
+    yield from (names.file(Path(f).as_posix(), base / f, base) for f in files)

@@ -1,0 +1,36 @@
+"""From RGB bytes to a backbone's input."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+__all__ = ["CLIP_MEAN", "CLIP_STD", "IMAGENET_MEAN", "IMAGENET_STD", "Squash"]
+
+CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class Squash:
+    """Resizes to a square without keeping the aspect ratio (PIL bicubic, antialiased), scales and normalises.
+
+    This is what every method of the field does at test time (torchvision ``Resize((S, S), BICUBIC)``, ``ToTensor``,
+    ``Normalize``).
+    """
+
+    size: int
+    mean: tuple[float, float, float] = CLIP_MEAN
+    std: tuple[float, float, float] = CLIP_STD
+
+    def __call__(self, rgb: np.ndarray[Any, Any]) -> Tensor:
+        """(H, W, 3) uint8 -> (3, size, size) float32."""
+        if rgb.shape[:2] != (self.size, self.size):
+            rgb = np.asarray(Image.fromarray(rgb).resize((self.size, self.size), Image.Resampling.BICUBIC))
+        pixels = torch.from_numpy(np.array(rgb, copy=True)).permute(2, 0, 1).float() / 255
+        return (pixels - torch.tensor(self.mean)[:, None, None]) / torch.tensor(self.std)[:, None, None]
