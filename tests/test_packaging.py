@@ -1,0 +1,89 @@
+"""The wheel and the sdist hold what they should, and nothing of a non-commercial licence."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from zsad.assets import asset
+from zsad.errors import WeightsUnavailable
+
+pytest.importorskip("hatchling", reason="builds the package")
+NEEDED = ("prompts/winclip.toml", "prompts/compact.toml", "checkpoints/index.toml", "checkpoints/compact-tower.safetensors")
+
+
+def checkout(root: Path, folder: Path) -> Path:
+    """A copy of what the build reads, so that nothing is written into the checkout."""
+    for name in ("zsad", "prompts", "checkpoints", "demo", "tests", "scripts", "benchmarks"):
+        shutil.copytree(root / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "_assets"))
+    for name in ("pyproject.toml", "README.md", "LICENSE", "NOTICE", "CHANGELOG.md", "CONTRIBUTING.md"):
+        shutil.copy(root / name, folder / name)
+    return folder
+
+
+def build(source: Path, target: str, out: Path) -> Path:
+    done = subprocess.run(
+        [sys.executable, "-m", "hatchling", "build", "-t", target, "-d", str(out)], cwd=source, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return next(out.glob("*.whl" if target == "wheel" else "*.tar.gz"))
+
+
+@pytest.fixture(scope="module")
+def built(root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    if not (root / "pyproject.toml").is_file():
+        pytest.skip("tests run outside a checkout")
+    source = checkout(root, tmp_path_factory.mktemp("source"))
+    sdist = build(source, "sdist", tmp_path_factory.mktemp("sdist"))
+    unpacked = tmp_path_factory.mktemp("unpacked")
+    with tarfile.open(sdist) as archive:
+        archive.extractall(unpacked, filter="data")
+    return {
+        "sdist": sdist,
+        "wheel": build(source, "wheel", tmp_path_factory.mktemp("wheel")),
+        "wheel from sdist": build(next(unpacked.iterdir()), "wheel", tmp_path_factory.mktemp("again")),
+    }
+
+
+def names(path: Path) -> list[str]:
+    if path.suffix == ".whl":
+        with zipfile.ZipFile(path) as archive:
+            return archive.namelist()
+    with tarfile.open(path) as archive:
+        return [name.partition("/")[2] for name in archive.getnames()]
+
+
+def test_contents(built: dict[str, Path]) -> None:
+    for kind, path in built.items():
+        found = names(path)
+        for needed in NEEDED:
+            assert (needed if kind == "sdist" else f"zsad/_assets/{needed}") in found, (kind, needed)
+        assert not any("solar-cells" in name for name in found), kind
+        assert "zsad/report.css" in found, kind
+        assert path.stat().st_size < 20e6, kind
+    assert sorted(names(built["wheel"])) == sorted(names(built["wheel from sdist"]))
+    assert not any(name.startswith(("tests/", "benchmarks/", "demo/")) for name in names(built["wheel"]))
+
+
+def test_a_wheel_works_outside_the_checkout(built: dict[str, Path], tmp_path: Path) -> None:
+    with zipfile.ZipFile(built["wheel"]) as archive:
+        archive.extractall(tmp_path / "site")
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1]); import zsad; from zsad.prompting import PromptSet; "
+        "assert zsad.__file__.startswith(sys.argv[1]), zsad.__file__; PromptSet.load('winclip'); zsad.create('compact').require_trained()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "site")], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_an_absent_asset_is_named() -> None:
+    with pytest.raises(WeightsUnavailable, match=r"'prompts/absent\.toml' is not part of this installation"):
+        asset("prompts/absent.toml")
