@@ -52,7 +52,7 @@ def test_ensemble_refuses_other_modes(tiny: Any) -> None:
     ("text", "said"),
     [
         ("no toml at all [", "is no prompt set"),
-        ('templates = ["{}"]', "needs a table"),
+        ('templates = ["{}"]', "needs a list 'templates' and a table"),
         ('templates = []\n[states]\nnormal = ["{}"]', "'templates' is empty"),
         ('templates = ["a {} and {}"]\n[states]\nnormal = ["{}"]', "needs exactly one {}"),
         ('templates = ["a {}"]\n[states]\nnormal = ["good"]', "'good' in 'normal' needs exactly one {}"),

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from zsad.assets import asset
@@ -89,9 +91,7 @@ def read_state_dict(path: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise SourceNotFound(f"There is no file of weights at {str(path)!r}. Check the path.")
     if _is_safetensors(path):
-        from safetensors.torch import load_file
-
-        return dict(load_file(path))
+        return _read_safetensors(path)[0]
     try:
         with warnings.catch_warnings(action="ignore"):  # torch on old pickle protocols and on TorchScript's age
             loaded = _load(path)
@@ -100,7 +100,7 @@ def read_state_dict(path: str | Path) -> dict[str, Any]:
             f"{path.name} is a pickle with more than tensors in it, and loading it could run code, so it was not loaded. "
             "Ask its author for safetensors, or for torch.save of a plain state dict."
         ) from error
-    except (RuntimeError, EOFError, ValueError, KeyError, OSError, IndexError) as error:
+    except (RuntimeError, EOFError, ValueError, KeyError, OSError, IndexError, SafetensorError) as error:
         raise CheckpointMismatch(f"{path.name} is no file of weights that can be read: {error}") from error
     if not isinstance(loaded, Mapping):
         raise CheckpointMismatch(f"{path.name} holds a {type(loaded).__name__}; a state dict (name -> tensor) is needed.")
@@ -111,7 +111,8 @@ def _load(path: Path) -> Any:
     """A torch file by the restricted unpickler; a TorchScript archive by torch's own reader, which knows no Python code."""
     if _is_torchscript(path):
         return torch.jit.load(str(path), map_location="cpu").state_dict()
-    return torch.load(path, map_location="cpu", weights_only=True)
+    with path.open("rb") as file:  # a file, for torch judges paths by their ending
+        return torch.load(file, map_location="cpu", weights_only=True)
 
 
 def _is_safetensors(path: Path) -> bool:
@@ -131,18 +132,24 @@ def _is_torchscript(path: Path) -> bool:
 
 def read_header(path: str | Path) -> dict[str, Any]:
     """The header that ``write_learned`` wrote, or {} for any other file."""
-    if not Path(path).is_file() or not _is_safetensors(Path(path)):
+    path = Path(path)
+    if not path.is_file() or not _is_safetensors(path):
         return {}
-    from safetensors import safe_open
+    return dict(json.loads(_read_safetensors(path, tensors=False)[1].get(_HEADER, "{}")))
 
-    with safe_open(path, framework="pt") as file:
-        return dict(json.loads((file.metadata() or {}).get(_HEADER, "{}")))
+
+def _read_safetensors(path: Path, tensors: bool = True) -> tuple[dict[str, Any], dict[str, str]]:
+    """Tensors (if asked for) and metadata."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            keys = file.keys() if tensors else ()
+            return {key: file.get_tensor(key) for key in keys}, dict(file.metadata() or {})
+    except SafetensorError as error:
+        raise CheckpointMismatch(f"{path.name} is a broken safetensors file: {error}. Copy it again.") from error
 
 
 def write_learned(path: str | Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
     """Writes learned weights as safetensors with a JSON header, aside first and then renamed."""
-    from safetensors.torch import save_file
-
     path = Path(path)
     aside = path.with_name(path.name + ".partial")
     save_file(

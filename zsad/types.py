@@ -14,6 +14,8 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 __all__ = [
@@ -137,8 +139,6 @@ class Context:
 
     def save(self, path: str | Path) -> None:
         """Writes the context as one safetensors file."""
-        from safetensors.torch import save_file
-
         tensors = {f"extra.{key}": tensor for key, tensor in self.extra.items()}
         if self.text is not None:
             tensors["text"] = self.text
@@ -154,8 +154,6 @@ class Context:
     @classmethod
     def load(cls, path: str | Path) -> Context:
         """Reads what ``save`` wrote."""
-        from safetensors import safe_open
-
         with safe_open(path, framework="pt") as file:
             header: dict[str, Any] = json.loads((file.metadata() or {})["zsad.context"])
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)

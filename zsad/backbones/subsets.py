@@ -1,0 +1,97 @@
+"""The image tower on subsets of one picture's tokens (WinCLIP's windows), all of them as one batch of rows.
+
+The tower's linear layers never know of subsets; only attention does. The first block's norm and projections run once on the
+picture's tokens, since a token is the same in every subset before the first attention; the last block runs for the class
+tokens alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from zsad.backbones.vit import Block, VisionTransformer
+
+__all__ = ["encode_subsets"]
+
+# Rows of an MLP at a time: its hidden layer is four times as wide, and written to fresh memory as a whole it costs a
+# twentieth of WinCLIP on a CPU.
+SLICE = 1024
+
+
+class Group(NamedTuple):
+    """Subsets of equal size."""
+
+    subsets: int  # B * n of them
+    tokens: int  # tokens of each, class token first
+
+    @property
+    def rows(self) -> int:
+        return self.subsets * self.tokens
+
+
+def encode_subsets(visual: VisionTransformer, images: Tensor, indices: Sequence[Tensor]) -> list[Tensor]:
+    """Class tokens behind ``ln_post`` and projection, each seen with nothing but its subset of patches.
+
+    Args:
+        visual: the image tower.
+        images: (B, 3, H, W).
+        indices: per group, (n, t) indices into the tokens; index 0 is the class token and comes first.
+
+    Returns:
+        Per group, (B, n, D).
+    """
+    x = visual.embed(images)  # (B, 1 + L, C)
+    groups = [Group(len(x) * index.shape[0], index.shape[1]) for index in indices]
+    blocks = visual.blocks
+    rows = _first_block(blocks[0], x, indices, groups) if len(blocks) > 1 else _gather(x, indices)
+    for block in blocks[1:-1]:
+        qkv = F.linear(block.ln_1(rows), block.attn.in_proj_weight, block.attn.in_proj_bias)
+        rows = _feed(block, rows + block.attn.out_proj(_attend(qkv, groups, block.attn.heads)))
+    embedded = visual.project(_class_tokens(blocks[-1], rows, groups))  # (subsets, D)
+    return [part.unflatten(0, (len(x), -1)) for part in embedded.split([group.subsets for group in groups])]
+
+
+def _gather(x: Tensor, indices: Sequence[Tensor]) -> Tensor:
+    """Tokens (B, 1 + L, C) -> rows (R, C): group by group, picture by picture, subset by subset."""
+    return torch.cat([x[:, index.to(x.device)].reshape(-1, x.shape[-1]) for index in indices])
+
+
+def _first_block(block: Block, x: Tensor, indices: Sequence[Tensor], groups: list[Group]) -> Tensor:
+    """Norm and projections once per token of the picture, then cut into subsets: (B, 1 + L, C) -> (R, C)."""
+    qkv = F.linear(block.ln_1(x), block.attn.in_proj_weight, block.attn.in_proj_bias)
+    mixed = _attend(_gather(qkv, indices), groups, block.attn.heads)
+    return _feed(block, _gather(x, indices) + block.attn.out_proj(mixed))
+
+
+def _attend(qkv: Tensor, groups: list[Group], heads: int) -> Tensor:
+    """Attention inside every subset: rows (R, 3 C), subsets one behind the other -> (R, C)."""
+    mixed = []
+    for rows, group in zip(qkv.split([group.rows for group in groups]), groups, strict=True):
+        q, k, v = rows.view(group.subsets, group.tokens, 3, heads, -1).permute(2, 0, 3, 1, 4)  # (subsets, h, tokens, d)
+        mixed.append(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(group.rows, -1))
+    return torch.cat(mixed)
+
+
+def _feed(block: Block, rows: Tensor) -> Tensor:
+    """The MLP half of a block, (R, C), in slices that stay in the cache."""
+    return torch.cat([block.feed(part) for part in rows.split(SLICE)])
+
+
+def _class_tokens(block: Block, rows: Tensor, groups: list[Group]) -> Tensor:
+    """The last block for the class tokens alone, one query per subset: rows (R, C) -> (subsets, C)."""
+    normed, width, heads = block.ln_1(rows), rows.shape[-1], block.attn.heads
+    weight, bias = block.attn.in_proj_weight, block.attn.in_proj_bias
+    keys_values = F.linear(normed, weight[width:], bias[width:])  # (R, 2 C)
+    sizes = [group.rows for group in groups]
+    mixed, residuals = [], []
+    for kv, residual, own, group in zip(keys_values.split(sizes), rows.split(sizes), normed.split(sizes), groups, strict=True):
+        k, v = kv.view(group.subsets, group.tokens, 2, heads, -1).permute(2, 0, 3, 1, 4)  # (subsets, h, tokens, d)
+        q = F.linear(own[:: group.tokens], weight[:width], bias[:width]).view(group.subsets, 1, heads, -1).transpose(1, 2)
+        mixed.append(F.scaled_dot_product_attention(q, k, v).reshape(group.subsets, width))  # (subsets, h, 1, d)
+        residuals.append(residual[:: group.tokens])
+    return _feed(block, torch.cat(residuals) + block.attn.out_proj(torch.cat(mixed)))
