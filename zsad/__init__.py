@@ -8,8 +8,11 @@ for result in inspector("photos/"):
 
 from zsad import backbones as _backbones  # noqa: F401  (registers the backbones)
 from zsad import methods as _methods  # noqa: F401  (registers the methods)
+from zsad.calibration import Thresholds
 from zsad.detector import Detector
+from zsad.inspector import Inspector
 from zsad.registry import create, list_backbones, list_methods, load_backbone
+from zsad.results import Region, Result
 from zsad.types import Context, ImageFeatures, Prediction, References
 
 __version__ = "0.1.0"
@@ -18,8 +21,12 @@ __all__ = [
     "Context",
     "Detector",
     "ImageFeatures",
+    "Inspector",
     "Prediction",
     "References",
+    "Region",
+    "Result",
+    "Thresholds",
     "create",
     "list_backbones",
     "list_methods",

@@ -1,0 +1,117 @@
+"""The batch rule against numbers worked by hand and against populations whose share of defects is known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from zsad.calibration import Thresholds, batch_rule, decide, fixed
+from zsad.errors import UsageError
+
+
+def test_by_hand() -> None:
+    """Median 5; lower half 1 2 3 4 5 lies 4 3 2 1 0 below it: sigma = 1.4826 * 2."""
+    rule = batch_rule(range(1, 10))
+    assert rule.anomalous == pytest.approx(5 + 3.5 * 1.4826 * 2)
+    assert rule.review == pytest.approx(5 + 2.5 * 1.4826 * 2)
+    assert rule.pixel is None
+
+
+def test_outliers_are_set_aside_by_hand() -> None:
+    """1..9 and 100: centre 5.5, sigma 1.4826 * 2.5 flags 100; the rest are 1..9, and their levels stand."""
+    assert batch_rule([*range(1, 10), 100]).anomalous == pytest.approx(5 + 3.5 * 1.4826 * 2)
+
+
+def test_upper_half_does_not_widen_the_spread() -> None:
+    low = [1.0, 2, 3, 4, 5]
+    assert batch_rule([*low, 5.1, 5.2, 5.3, 5.4]).anomalous == batch_rule([*low, 9, 9, 9, 9]).anomalous
+
+
+def test_a_dozen_with_a_third_defective() -> None:
+    rng = np.random.default_rng(0)
+    found = missed = false = 0
+    for _ in range(200):
+        scores = np.concatenate([rng.normal(0, 1, 8), rng.normal(9, 1, 4)])
+        flagged = scores >= (batch_rule(scores).anomalous or np.inf)
+        found, missed = found + flagged[8:].sum(), missed + (~flagged[8:]).sum()
+        false += flagged[:8].sum()
+    assert found / (found + missed) > 0.85
+    assert false / 1600 < 0.03
+
+
+@pytest.mark.parametrize(("count", "share"), [(12, 0.04), (40, 0.012), (500, 0.001)])
+def test_false_alarms_on_normal_folders(count: int, share: float) -> None:
+    rng = np.random.default_rng(1)
+    flagged = [np.mean(scores >= batch_rule(scores).anomalous) for scores in rng.normal(0, 1, (300, count))]
+    assert np.mean(flagged) < share
+
+
+def test_a_third_of_a_hundred_needs_the_second_look() -> None:
+    rng = np.random.default_rng(2)
+    found = []
+    for _ in range(100):
+        scores = np.concatenate([rng.normal(0, 1, 67), rng.normal(7, 1, 33)])
+        found.append(np.mean(scores[67:] >= batch_rule(scores).anomalous))
+    assert np.mean(found) > 0.9
+
+
+def test_scale_and_shift_change_nothing() -> None:
+    scores = np.random.default_rng(3).gamma(2, 1, 50)
+    rule, moved = batch_rule(scores), batch_rule(3 + 10 * scores)
+    assert moved.anomalous == pytest.approx(3 + 10 * (rule.anomalous or 0))
+
+
+@pytest.mark.parametrize("scores", [[0.5] * 20, [0.5] * 15 + [9.0] * 5, [0.0] * 9])
+def test_no_spread_gives_no_rule(scores: list[float]) -> None:
+    rule = batch_rule(scores)
+    assert (rule.anomalous, rule.review, rule.label(9.0)) == (None, None, None)
+    assert "all the same" in rule.source
+
+
+def test_fewer_than_eight_gives_no_rule() -> None:
+    rule = batch_rule([1, 2, 3, 4, 5, 6, 7])
+    assert rule.label(7) is None
+    assert rule.source == "no rule: 7 scored pictures, and the batch rule needs at least 8; give --threshold to get verdicts"
+    assert "1 scored picture," in batch_rule([1.0]).source
+    assert batch_rule([]).anomalous is None
+
+
+def test_source_says_the_assumption() -> None:
+    assert "assumes that more than half of the pictures are normal" in batch_rule(range(9)).source
+
+
+def test_labels_at_the_levels() -> None:
+    levels = Thresholds(anomalous=2.0, review=1.0)
+    assert [levels.label(score) for score in (0.9, 1.0, 1.9, 2.0, None)] == ["normal", "review", "review", "anomalous", None]
+    assert Thresholds(anomalous=2.0).label(1.9) == "normal"
+    assert Thresholds().label(5.0) is None
+
+
+def test_pixel_level_is_the_same_rule_on_peaks() -> None:
+    assert batch_rule(range(1, 10), range(1, 10)).pixel == batch_rule(range(1, 10)).anomalous
+
+
+def test_decide_keeps_what_was_given() -> None:
+    scores = list(range(1, 10))
+    assert decide(scores, scores, fixed(2.0, 1.0, 3.0)) == fixed(2.0, 1.0, 3.0)
+    mixed = decide(scores, scores, fixed(2.0))
+    assert (mixed.anomalous, mixed.pixel) == (2.0, batch_rule(scores).anomalous)
+    assert mixed.source.startswith("threshold given by the user; pixel threshold: robust rule")
+    pixel = decide(scores, scores, fixed(None, None, 0.7))
+    assert (pixel.anomalous, pixel.pixel) == (batch_rule(scores).anomalous, 0.7)
+    assert decide([1.0], [1.0], fixed(2.0)).pixel is None
+    assert decide(scores, scores) == batch_rule(scores, scores)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((float("nan"),), "The threshold is nan; give a finite number."),
+        ((None, 1.0), "A review level was given without a threshold"),
+        ((1.0, 2.0), "The review level 2 lies above the threshold 1. Swap them."),
+        ((1.0, None, float("inf")), "The pixel threshold is inf"),
+    ],
+)
+def test_bad_levels(arguments: tuple[float, ...], said: str) -> None:
+    with pytest.raises(UsageError, match=said.replace(".", r"\.")):
+        fixed(*arguments)

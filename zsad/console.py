@@ -1,0 +1,36 @@
+"""What the commands share on the way to the terminal."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import typer
+
+from zsad.naming import printable
+
+__all__ = ["package_version", "print_json", "table"]
+
+
+def table(rows: Sequence[Mapping[str, Any]], width: int | None = None) -> list[str]:
+    """Rows of equal keys as aligned lines under a head, cut at the terminal's width."""
+    if not rows:
+        return []
+    lines = [list(rows[0]), *[[printable(str(value)) for value in row.values()] for row in rows]]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    return ["  ".join(cell.ljust(size) for cell, size in zip(line, widths, strict=True)).rstrip()[:width] for line in lines]
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on stdout."""
+    typer.echo(json.dumps(value, indent=1))
+
+
+def package_version(package: str) -> str | None:
+    """Version of an installed package, or None."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

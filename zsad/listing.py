@@ -1,0 +1,97 @@
+"""What ``zsad list`` and ``zsad prompts`` say."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from zsad.checkpoints import load_index
+from zsad.errors import WeightsError
+from zsad.inspector import check_target
+from zsad.registry import create, list_backbones, list_methods, method_class
+
+__all__ = ["listings", "sentences_of"]
+
+SELECTION = (
+    "ViT-B-16-plus-240.laion400m_e32",
+    "ViT-L-14-336.openai",
+    "ViT-L-14.openai",
+    "ViT-B-16.openai",
+    "ViT-B-32.openai",
+    "ViT-H-14.laion2b_s32b_b79k",
+)
+"""open_clip names that ``zsad list backbones`` shows without ``--all``: those of the methods' papers, and one smaller and
+one larger."""
+
+
+def listings(what: str | None = None, *, everything: bool = False) -> dict[str, list[dict[str, Any]]]:
+    """Rows by kind: of one kind, or of all three."""
+    makers: dict[str, Callable[[], list[dict[str, Any]]]] = {
+        "methods": _methods,
+        "backbones": lambda: _backbones(everything),
+        "checkpoints": _checkpoints,
+    }
+    return {kind: make() for kind, make in makers.items() if what in (None, kind)}
+
+
+def _methods() -> list[dict[str, Any]]:
+    rows = []
+    for name in list_methods():
+        cls = method_class(name)
+        said = (cls.__doc__ or "").strip().splitlines()
+        rows.append(
+            {
+                "name": name,
+                "backbone": cls.recipe.backbone,
+                "px": cls.recipe.image_size,
+                "weights": _weights_of(name) if cls.learned else "none of its own",
+                "what": said[0] if said else "",
+            }
+        )
+    return rows
+
+
+def _weights_of(method: str) -> str:
+    here = [row["name"] for row in _checkpoints() if row["here"] == "yes" and row["name"].partition(".")[0] == method]
+    return ", ".join(here) or "pass --checkpoint"
+
+
+def _backbones(everything: bool) -> list[dict[str, Any]]:
+    rows = [{"name": f"{name}..." if name.endswith(":") else name, "from": "zsad"} for name in list_backbones()]
+    return rows + [{"name": name, "from": "open_clip, downloaded when used"} for name in _open_clip(everything)]
+
+
+def _open_clip(everything: bool) -> list[str]:
+    if not everything:
+        return list(SELECTION)
+    from zsad.backbones.openclip import plain_models
+
+    return plain_models()
+
+
+def _checkpoints() -> list[dict[str, Any]]:
+    try:
+        index = load_index()
+    except WeightsError:
+        return []
+    return [
+        {
+            "name": entry.name,
+            "size": f"{entry.size / 1e6:.1f} MB",
+            "here": "yes" if entry.path else "no",
+            "licence": entry.licence,
+            "trained_on": entry.trained_on,
+            "source": entry.source,
+        }
+        for entry in index.values()
+    ]
+
+
+def sentences_of(method: str, target: str, backbone: str | None, arguments: dict[str, Any]) -> dict[str, tuple[str, ...]]:
+    """The exact sentences of a method for a target; empty for methods without text."""
+    target = check_target(target)
+    detector = create(method, backbone=backbone, **arguments)
+    with torch.inference_mode():
+        return dict(detector.prepare(target).sentences)
