@@ -29,7 +29,11 @@ def checkout(root: Path, folder: Path) -> Path:
 
 def build(source: Path, target: str, out: Path) -> Path:
     done = subprocess.run(
-        [sys.executable, "-m", "hatchling", "build", "-t", target, "-d", str(out)], cwd=source, capture_output=True, text=True, check=False
+        [sys.executable, "-m", "hatchling", "build", "-t", target, "-d", str(out)],
+        cwd=source,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     return next(out.glob("*.whl" if target == "wheel" else "*.tar.gz"))

@@ -24,6 +24,12 @@ SELECTION = (
 )
 """open_clip names that ``zsad list backbones`` shows without ``--all``: those of the methods' papers, and one smaller and
 one larger."""
+LICENCES = {"openai": "MIT", "laion400m_e31": "MIT", "laion400m_e32": "MIT", "laion2b_s32b_b79k": "MIT"}
+PREFIX = {"size": "", "here": "", "licence": "its own", "from": "a file, a folder or the hub"}
+OWN = {
+    "compact": {"size": "12 MB", "here": "yes", "licence": "Apache-2.0", "from": "zsad"},
+    "tiny": {"size": "0 MB", "here": "yes", "licence": "Apache-2.0", "from": "zsad (random weights, for tests)"},
+}
 
 
 def listings(what: str | None = None, *, everything: bool = False) -> dict[str, list[dict[str, Any]]]:
@@ -59,16 +65,20 @@ def _weights_of(method: str) -> str:
 
 
 def _backbones(everything: bool) -> list[dict[str, Any]]:
-    rows = [{"name": f"{name}..." if name.endswith(":") else name, "from": "zsad"} for name in list_backbones()]
-    return rows + [{"name": name, "from": "open_clip, downloaded when used"} for name in _open_clip(everything)]
+    from zsad.backbones import openclip
 
-
-def _open_clip(everything: bool) -> list[str]:
-    if not everything:
-        return list(SELECTION)
-    from zsad.backbones.openclip import plain_models
-
-    return plain_models()
+    own = [{"name": f"{name}..." if name.endswith(":") else name, **OWN.get(name, PREFIX)} for name in list_backbones()]
+    names = openclip.plain_models() if everything else SELECTION
+    return own + [
+        {
+            "name": name,
+            "size": f"{openclip.megabytes(name):.0f} MB",
+            "here": "yes" if openclip.cached(name) else "no",
+            "licence": LICENCES.get(name.partition(".")[2], "see its source"),
+            "from": "open_clip, downloaded when first used",
+        }
+        for name in names
+    ]
 
 
 def _checkpoints() -> list[dict[str, Any]]:

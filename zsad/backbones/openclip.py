@@ -9,6 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from zsad.backbones.file import clip_state, load_clip_state
 from zsad.backbones.hub import announce_download, cached_file
 from zsad.backbones.vit import CLIP, TowerShape
@@ -16,7 +18,7 @@ from zsad.checkpoints import read_state_dict, sha256_of
 from zsad.errors import UnknownName, UnsupportedBackbone, WeightsUnavailable
 from zsad.registry import register_backbone
 
-__all__ = ["build", "hub_files", "load_openclip", "plain_models"]
+__all__ = ["build", "cached", "hub_files", "load_openclip", "megabytes", "plain_models"]
 
 MODEL_KEYS = {"embed_dim", "quick_gelu"}
 VISION_KEYS = {"image_size", "layers", "width", "patch_size", "head_width", "mlp_ratio"}
@@ -124,6 +126,21 @@ def hub_files(source: dict[str, Any]) -> tuple[str, tuple[str, ...]]:
     """Repository and file names of a pretrained tag on the hub; the first existing file counts."""
     repository, _, filename = source.get("hf_hub", "").rpartition("/")
     return repository, (filename,) if filename else WEIGHT_FILES
+
+
+def megabytes(name: str) -> float:
+    """Size of an ``architecture.tag``'s weights in float32, by counting the trunk's parameters."""
+    with torch.device("meta"):
+        model = build(name, name.partition(".")[0])
+    return sum(p.numel() for p in model.parameters()) * 4 / 1e6
+
+
+def cached(name: str) -> Path | None:
+    """The weights' file of an ``architecture.tag`` in the Hugging Face cache, or None."""
+    from open_clip.pretrained import get_pretrained_cfg
+
+    architecture, _, tag = name.partition(".")
+    return cached_file(*hub_files(get_pretrained_cfg(architecture, tag) or {}))
 
 
 def _fetch(name: str, source: dict[str, Any]) -> Path:
