@@ -6,8 +6,9 @@ Solar cells (ELPV, CC BY-NC-SA 4.0): of the monocrystalline cells, in the order 
 whose inactive area is below 0.5 %, and the first four labelled 1 whose inactive area is from 5 to 25 %. Inactive is what is
 darker than half the cell's median brightness, without a border of 5 % and without the busbars (rows that are dark as a whole).
 
-Brick (CC0): one photograph, eight parts of 240 x 240 pixels on a grid, each with a light of its own; the third, fifth and
-eighth get the first seeded defect of ``zsad.synthetic`` that changes between 1 and 10 % of the picture.
+Brick (CC0): one photograph, twelve parts of 240 x 240 pixels on a grid, each with a light of its own; the third, fifth and
+eighth get the first seeded defect of ``zsad.synthetic`` that is plain to see: it changes 2 to 10 % of the picture, by at
+least 40 grey levels on average.
 """
 
 from __future__ import annotations
@@ -56,16 +57,17 @@ def brick(folder: Path) -> list[dict[str, str]]:
     import skimage.data
 
     wall, rows = skimage.data.brick(), []
-    corners = [(top, left) for top in (0, 136, 272) for left in (0, 136, 272)][:8]
+    corners = [(top, left) for top in (0, 136, 272) for left in (0, 90, 181, 272)]
     for number, (top, left) in enumerate(corners):
         rng = np.random.default_rng(number)
         part = wall[top : top + 240, left : left + 240] * rng.uniform(0.9, 1.1) + rng.uniform(-8, 8)
         rgb = np.repeat(np.clip(part, 0, 255).astype(np.uint8)[..., None], 3, axis=2)
-        row = {"file": f"brick-{number + 1}.png", "label": "normal", "how": "photograph, CC0"}
+        row = {"file": f"brick-{number + 1:02}.png", "label": "normal", "how": "photograph, CC0"}
         if number in KINDS:
             while True:
                 made, mask, word = make_defect(rgb, rng, KINDS[number])
-                if 0.01 <= mask.mean() <= 0.1:
+                change = np.abs(made.astype(int) - rgb)[mask > 0]
+                if 0.02 <= mask.mean() <= 0.1 and change.mean() >= 40:
                     break
             rgb, row = made, row | {"label": "defective", "how": f"photograph, CC0; {word} made by zsad.synthetic"}
         Image.fromarray(rgb).save(folder / row["file"], optimize=True)

@@ -5,26 +5,27 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from zsad.calibration import Thresholds, batch_rule, decide, fixed
+from zsad.calibration import Thresholds, batch_rule, decide, fixed, pixel_level
 from zsad.errors import UsageError
 
 
 def test_by_hand() -> None:
-    """Median 5; lower half 1 2 3 4 5 lies 4 3 2 1 0 below it: sigma = 1.4826 * 2."""
+    """1..9: the shortest interval that holds five is 4 long, the first is 1..5: median 3, sigma = 1.4826 * 2 * 11 / 9."""
     rule = batch_rule(range(1, 10))
-    assert rule.anomalous == pytest.approx(5 + 3.5 * 1.4826 * 2)
-    assert rule.review == pytest.approx(5 + 2.5 * 1.4826 * 2)
+    sigma = 1.4826 * 2 * (1 + 2 / 9)
+    assert rule.anomalous == pytest.approx(3 + 3 * sigma)
+    assert rule.review == pytest.approx(3 + 2.25 * sigma)
     assert rule.pixel is None
 
 
 def test_outliers_are_set_aside_by_hand() -> None:
-    """1..9 and 100: centre 5.5, sigma 1.4826 * 2.5 flags 100; the rest are 1..9, and their levels stand."""
-    assert batch_rule([*range(1, 10), 100]).anomalous == pytest.approx(5 + 3.5 * 1.4826 * 2)
+    """1..9 and 100: six lie within 5, sigma flags 100; the rest are 1..9, and their levels stand."""
+    assert batch_rule([*range(1, 10), 100]).anomalous == pytest.approx(batch_rule(range(1, 10)).anomalous)
 
 
-def test_upper_half_does_not_widen_the_spread() -> None:
+def test_what_lies_above_the_densest_half_does_not_widen_the_spread() -> None:
     low = [1.0, 2, 3, 4, 5]
-    assert batch_rule([*low, 5.1, 5.2, 5.3, 5.4]).anomalous == batch_rule([*low, 9, 9, 9, 9]).anomalous
+    assert batch_rule([*low, 30, 40, 50, 60]).anomalous == batch_rule([*low, 90, 91, 99, 99.5]).anomalous
 
 
 def test_a_dozen_with_a_third_defective() -> None:
@@ -39,7 +40,7 @@ def test_a_dozen_with_a_third_defective() -> None:
     assert false / 1600 < 0.03
 
 
-@pytest.mark.parametrize(("count", "share"), [(12, 0.04), (40, 0.012), (500, 0.001)])
+@pytest.mark.parametrize(("count", "share"), [(12, 0.04), (40, 0.012), (500, 0.004)])
 def test_false_alarms_on_normal_folders(count: int, share: float) -> None:
     rng = np.random.default_rng(1)
     flagged = [np.mean(scores >= batch_rule(scores).anomalous) for scores in rng.normal(0, 1, (300, count))]
@@ -87,19 +88,34 @@ def test_labels_at_the_levels() -> None:
     assert Thresholds().label(5.0) is None
 
 
-def test_pixel_level_is_the_same_rule_on_peaks() -> None:
-    assert batch_rule(range(1, 10), range(1, 10)).pixel == batch_rule(range(1, 10)).anomalous
+def test_pixel_level_by_hand() -> None:
+    """Nine pictures, 8.5 and 9 anomalous: the other seven's highest peak is 70, and nothing at 70 is a region yet."""
+    scores, peaks = [1, 2, 3, 4, 5, 6, 7, 8.5, 9], [10, 20, 30, 40, 50, 60, 70, 85, 90]
+    level = pixel_level(scores, peaks, 8)
+    assert level is not None
+    assert 70 < level < 70.001
+    hundred = pixel_level(range(100), range(100), 1000)
+    assert hundred is not None
+    assert 95 < hundred < 95.001
+    assert pixel_level([5.0], [1.0], 2) is None
+
+
+def test_one_in_twenty_normal_pictures_has_a_region() -> None:
+    rng = np.random.default_rng(4)
+    peaks = rng.gumbel(size=(200, 60))
+    shares = [np.mean(row[30:] >= (pixel_level(np.zeros(30), row[:30], 1) or 0)) for row in peaks]  # on the other thirty
+    assert 0.02 < np.mean(shares) < 0.06
 
 
 def test_decide_keeps_what_was_given() -> None:
     scores = list(range(1, 10))
     assert decide(scores, scores, fixed(2.0, 1.0, 3.0)) == fixed(2.0, 1.0, 3.0)
-    mixed = decide(scores, scores, fixed(2.0))
-    assert (mixed.anomalous, mixed.pixel) == (2.0, batch_rule(scores).anomalous)
-    assert mixed.source.startswith("threshold given by the user; pixel threshold: robust rule")
+    mixed = decide(scores, scores, fixed(4.0))
+    assert (mixed.anomalous, mixed.pixel) == (4.0, pixel_level(scores, scores, 4.0))
+    assert mixed.source == "threshold given by the user; regions lie above the maps of 95% of the pictures judged normal"
     pixel = decide(scores, scores, fixed(None, None, 0.7))
     assert (pixel.anomalous, pixel.pixel) == (batch_rule(scores).anomalous, 0.7)
-    assert decide([1.0], [1.0], fixed(2.0)).pixel is None
+    assert decide([3.0], [1.0], fixed(2.0)).pixel is None
     assert decide(scores, scores) == batch_rule(scores, scores)
 
 

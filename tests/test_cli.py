@@ -143,8 +143,11 @@ def test_given_thresholds(tmp_path: Path) -> None:
     folder_of(tmp_path / "in", 2, 1)
     done = predict(tmp_path / "in", tmp_path / "out", "--threshold", 0.9, "--review-at", 0.31)
     assert [row["pred_label"] for row in rows(tmp_path / "out")] == ["normal", "review", "anomalous"]
-    assert "Threshold: 0.9; threshold given by the user; no pixel threshold (no rule: 3 scored pictures" in done.stdout
-    assert not (tmp_path / "out" / "masks").exists()
+    assert (
+        "Threshold: 0.9; threshold given by the user; regions lie above the maps of 95% of the pictures judged normal."
+        in done.stdout
+    )
+    assert (tmp_path / "out" / "masks" / "02.png").exists()
 
 
 def test_few_pictures_have_no_rule(tmp_path: Path) -> None:

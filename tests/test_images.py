@@ -215,9 +215,7 @@ def test_a_folder_without_pictures_says_what_it_holds(tmp_path: Path) -> None:
         list_images(tmp_path)
     for name in ("a.txt", "b.txt", "c.csv", "Makefile"):
         (tmp_path / name).write_text("x")
-    with pytest.raises(
-        SourceNotFound, match=r"files seen: 4 \(2 .txt, 1 .csv, 1 without ending\); endings taken: .bmp"
-    ):
+    with pytest.raises(SourceNotFound, match=r"files seen: 4 \(2 .txt, 1 .csv, 1 without ending\); endings taken: .bmp"):
         list_images(tmp_path)
 
 
@@ -369,9 +367,7 @@ def expected(values: np.ndarray, high: float) -> np.ndarray:
 
 
 @pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
-@pytest.mark.parametrize(
-    "container", ["array", "png", "tif", "zip.tif", "lzw.tif", "big.tif", "pillow", "int32", "int64"]
-)
+@pytest.mark.parametrize("container", ["array", "png", "tif", "zip.tif", "lzw.tif", "big.tif", "pillow", "int32", "int64"])
 def test_integers_by_the_bits_in_use(tmp_path: Path, bits: int, container: str) -> None:
     ramp = np.linspace(0, 2**bits - 1, 2 ** min(bits, 12)).round().astype(np.uint16).reshape(16, -1)
     source: Any = ramp
@@ -417,9 +413,7 @@ def test_eight_bit_data_repeated_to_sixteen_bits_comes_back() -> None:
 
 
 @pytest.mark.parametrize("channels", [3, 4])
-@pytest.mark.parametrize(
-    "kind", ["array", "png", "interlaced", "tif", "zip", "planar", "planar zip", "big", "tiles", "lzw"]
-)
+@pytest.mark.parametrize("kind", ["array", "png", "interlaced", "tif", "zip", "planar", "planar zip", "big", "tiles", "lzw"])
 def test_sixteen_bit_colour_keeps_its_bits(tmp_path: Path, kind: str, channels: int) -> None:
     pixels = (DEEP[..., :channels] >> 4).copy()
     pixels[0, 0] = 4095
@@ -459,9 +453,7 @@ def test_sixteen_bit_grey_with_alpha(tmp_path: Path, interlaced: bool) -> None:
     pixels[..., 1] = 65535
     pixels[0, 0, 1] = 0
     (tmp_path / "x.png").write_bytes(png16(pixels, interlaced))
-    tifffile.imwrite(
-        tmp_path / "x.tif", pixels, photometric="minisblack", planarconfig="contig", extrasamples=["unassalpha"]
-    )
+    tifffile.imwrite(tmp_path / "x.tif", pixels, photometric="minisblack", planarconfig="contig", extrasamples=["unassalpha"])
     wanted = expected(pixels[..., 0], 65535)
     wanted[0, 0] = 255
     for ref in list_images(tmp_path):
@@ -579,9 +571,7 @@ def test_wrong_kinds_and_empty_arrays_are_refused() -> None:
 def test_text_empty_and_foreign_files(tmp_path: Path) -> None:
     path = tmp_path / "x.png"
     path.write_text("<html>not found</html>")
-    assert (
-        failure(path) == "'x.png' is no picture of a kind that is read here: it starts with b'<html>not found</html>'."
-    )
+    assert failure(path) == "'x.png' is no picture of a kind that is read here: it starts with b'<html>not found</html>'."
     path.write_bytes(b"")
     assert "is empty (0 bytes)" in failure(path)
     path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n")
@@ -700,9 +690,7 @@ def test_a_file_without_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPat
             raise PermissionError(13, "Permission denied", str(name))
 
         monkeypatch.setattr(images, "open", refuse, raising=False)
-    assert failure(path) == (
-        "'x.png' cannot be read: Permission denied. Check that it is there and that you may read it."
-    )
+    assert failure(path) == ("'x.png' cannot be read: Permission denied. Check that it is there and that you may read it.")
 
 
 @pytest.mark.parametrize(

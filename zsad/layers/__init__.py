@@ -1,0 +1,1 @@
+"""Modules with learned weights that methods are made of."""

@@ -1,0 +1,129 @@
+"""The embedded default's parts: novelty within one picture, and a small head that ends in a sentence encoder's space."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from zsad.ops.maps import upsample
+from zsad.types import Tap
+
+__all__ = ["CHANNELS", "DIM", "SIDES", "CompactHead", "Compared", "compare_within"]
+
+CHANNELS = {2: 40, 3: 80, 4: 112, 5: 192, 6: 320}  # of the tower's stages
+SIDES = {3: 16, 4: 16, 5: 8, 6: 8}  # stages that are compared within the picture, and their grids at 256 px
+WIDTH, DIM = 96, 384  # of the head, of the sentence encoder
+NEIGHBOURS = 0.1  # part of the patches that a patch is compared with: its nearest ones, itself and those around it left out
+SHARPNESS = 20.0  # of the softmax that weights the neighbours
+
+
+def compare_within(x: Tensor, sharpness: float = SHARPNESS) -> tuple[Tensor, Tensor]:
+    """How each patch differs from the nearest ones of its own picture, itself and its eight neighbours left out.
+
+    Args:
+        x: (B, C, h, w) standardised features.
+        sharpness: how much nearer neighbours count more in the residual.
+
+    Returns:
+        Novelty (B, h, w), the mean cosine distance to the nearest ``NEIGHBOURS`` of them, and the residual (B, C, h, w).
+    """
+    x = F.avg_pool2d(x, 3, 1, 1, count_include_pad=False)
+    rows = x.flatten(2).transpose(1, 2)  # (B, L, C)
+    unit = F.normalize(rows, dim=-1)
+    y, z = torch.arange(x.shape[2] * x.shape[3], device=x.device).div(x.shape[3], rounding_mode="floor"), None
+    z = torch.arange(x.shape[2] * x.shape[3], device=x.device) % x.shape[3]
+    beside = ((y[:, None] - y).abs() <= 1) & ((z[:, None] - z).abs() <= 1)  # (L, L)
+    cosine = (unit @ unit.transpose(1, 2)).masked_fill(beside, -1.0)
+    nearest = cosine.topk(max(1, round(NEIGHBOURS * len(y))), dim=-1)
+    weights = torch.zeros_like(cosine).scatter_(-1, nearest.indices, (nearest.values * sharpness).softmax(-1))
+    residual = (rows - weights @ rows).transpose(1, 2).reshape(x.shape)
+    return 1 - nearest.values.mean(-1).reshape(-1, *x.shape[2:]), residual
+
+
+class Compared(NamedTuple):
+    """Input of the trained layers."""
+
+    stages: dict[int, Tensor]  # (B, C, h, w), standardised
+    residuals: dict[int, Tensor]  # the same shapes
+    novel: Tensor  # (B, 4, h, w) on the finest grid, in deviations
+
+
+class CompactHead(nn.Module):
+    """Stages -> an embedding of each place in the sentence encoder's space, and the novelty that it also looked at."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        for stage, channels in CHANNELS.items():
+            self.register_buffer(f"mean_{stage}", torch.zeros(channels, 1, 1))
+            self.register_buffer(f"deviation_{stage}", torch.ones(channels, 1, 1))
+        for stage, side in SIDES.items():  # of the novelty at each place of plain textures
+            self.register_buffer(f"usual_{stage}", torch.zeros(side, side))
+            self.register_buffer(f"spread_{stage}", torch.ones(side, side))
+        self.own = nn.ModuleDict({str(stage): nn.Conv2d(channels, WIDTH, 1) for stage, channels in CHANNELS.items()})
+        self.whole = nn.ModuleDict({str(stage): nn.Linear(channels, WIDTH, bias=False) for stage, channels in CHANNELS.items()})
+        self.residual = nn.ModuleDict({str(stage): nn.Conv2d(CHANNELS[stage], WIDTH, 1, bias=False) for stage in SIDES})
+        self.novel = nn.Conv2d(2 * len(SIDES), WIDTH, 1, bias=False)
+        self.norm = nn.LayerNorm(WIDTH)
+        self.blocks = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(WIDTH, WIDTH, 3, padding=1, groups=WIDTH), nn.GELU(), nn.Conv2d(WIDTH, WIDTH, 1))
+            for _ in range(2)
+        )
+        self.out = nn.Linear(WIDTH, DIM)
+        self.scale = nn.Parameter(torch.tensor(2.3))  # logarithm of 1 / temperature
+
+    def standardised(self, taps: Mapping[int, Tap]) -> dict[int, Tensor]:
+        """Raw stages -> (B, C, h, w) of mean 0 and deviation 1 per channel on auxiliary pictures, cut at 6 deviations."""
+        maps = {stage: taps[stage].patches.transpose(1, 2).unflatten(2, taps[stage].grid) for stage in CHANNELS}
+        return {
+            stage: ((x - self.get_buffer(f"mean_{stage}")) / self.get_buffer(f"deviation_{stage}")).clamp(-6, 6)
+            for stage, x in maps.items()
+        }
+
+    def novelty(self, stage: int, raw: Tensor) -> Tensor:
+        """(B, h, w) novelty -> against what is usual at the same place, in deviations."""
+        usual, spread = (self.get_buffer(f"{name}_{stage}")[None] for name in ("usual", "spread"))
+        size = (raw.shape[1], raw.shape[2])
+        if usual.shape[1:] != size:
+            usual, spread = upsample(usual, size), upsample(spread, size)
+        return (raw - usual) / spread
+
+    def compare(self, taps: Mapping[int, Tap]) -> Compared:
+        """What has no weights: standardised stages, their residuals, and novelty."""
+        x = self.standardised(taps)
+        within = {stage: compare_within(x[stage]) for stage in SIDES}
+        size = taps[min(CHANNELS)].grid
+        novel = [upsample(self.novelty(stage, raw), size) for stage, (raw, _) in within.items()]
+        return Compared(x, {stage: residual for stage, (_, residual) in within.items()}, torch.stack(novel, 1))
+
+    def forward(self, seen: Compared) -> Tensor:
+        """-> (B, WIDTH, h, w) on the finest grid; ``similarity`` reads it."""
+        size = seen.novel.shape[-2:]
+        parts: dict[torch.Size, Tensor] = {}
+        for stage, x in seen.stages.items():  # summed per grid, so that few maps are enlarged
+            part = self.own[str(stage)](x) + self.whole[str(stage)](x.mean((2, 3)))[..., None, None]
+            if stage in seen.residuals:
+                part = part + self.residual[str(stage)](seen.residuals[stage])
+            parts[x.shape[-2:]] = parts[x.shape[-2:]] + part if x.shape[-2:] in parts else part
+        mixed: Tensor = self.novel(torch.cat((seen.novel, seen.novel - seen.novel.mean((2, 3), keepdim=True)), 1))
+        for part in parts.values():
+            mixed = mixed + (part if part.shape[-2:] == size else F.interpolate(part, size=size, mode="bilinear"))
+        mixed = F.gelu(self.norm(mixed.movedim(1, -1)).movedim(-1, 1))
+        for block in self.blocks:
+            mixed = mixed + block(mixed)
+        return mixed
+
+    def similarity(self, mixed: Tensor, vectors: Tensor) -> Tensor:
+        """(B, WIDTH, h, w) and N vectors (N, 384) of length one -> cosines (B, N, h, w).
+
+        The cosine of ``out(mixed)`` with each vector, without writing the 384 channels out: the length is a quadratic form.
+        """
+        weight, bias = self.out.weight, self.out.bias  # (384, WIDTH), (384,)
+        rows = mixed.flatten(2)  # (B, WIDTH, L)
+        square = (rows * ((weight.T @ weight) @ rows)).sum(1) + 2 * (weight.T @ bias) @ rows + bias @ bias  # (B, L)
+        dots = (vectors @ weight) @ rows + (vectors @ bias)[:, None]  # (B, N, L)
+        cosines: Tensor = dots * square.clamp_min(1e-12).rsqrt()[:, None]
+        return cosines.reshape(*dots.shape[:2], *mixed.shape[-2:])

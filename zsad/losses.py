@@ -1,0 +1,47 @@
+"""Losses that several methods train with."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+__all__ = ["dice", "focal", "top_mean"]
+
+SMOOTH = 1e-5  # of the one-hot target and inside the logarithm, as in the published code
+GAMMA = 2.0
+
+
+def focal(probability: Tensor, target: Tensor, gamma: float = GAMMA, smooth: float = SMOOTH) -> Tensor:
+    """Focal loss as APRIL-GAN, AnomalyCLIP, AdaCLIP and their family compute it (Lin et al. 2017, without class weights).
+
+    Args:
+        probability: (B, C, H, W), already softmaxed over C.
+        target: (B, H, W), the class of each pixel.
+        gamma: how much easy pixels count less.
+        smooth: the one-hot target is clamped to [smooth / (C - 1), 1 - smooth], and ``smooth`` is added to the probability.
+
+    Returns:
+        The mean over all pixels, a scalar.
+    """
+    classes = probability.shape[1]
+    one_hot = F.one_hot(target.long(), classes).movedim(-1, 1).to(probability.dtype)  # (B, C, H, W)
+    chosen = (one_hot.clamp(smooth / (classes - 1), 1 - smooth) * probability).sum(1) + smooth  # (B, H, W)
+    return (-((1 - chosen) ** gamma) * chosen.log()).mean()
+
+
+def dice(probability: Tensor, target: Tensor, smooth: float = 1.0) -> Tensor:
+    """1 - the mean Dice coefficient of the pictures, the sums over all pixels of each.
+
+    Args:
+        probability: (B, ...), in [0, 1].
+        target: (B, ...), 0 or 1.
+        smooth: added to both halves of the fraction, so that two empty masks agree.
+    """
+    p, g = probability.flatten(1), target.flatten(1).to(probability.dtype)
+    return 1 - ((2 * (p * g).sum(1) + smooth) / (p.sum(1) + g.sum(1) + smooth)).mean()
+
+
+def top_mean(maps: Tensor, part: float) -> Tensor:
+    """(B, ...) -> (B,): the mean of each picture's highest ``part`` of places, at least one place."""
+    flat = maps.flatten(1)
+    return flat.topk(max(1, round(part * flat.shape[1])), dim=1).values.mean(1)
