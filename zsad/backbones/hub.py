@@ -4,12 +4,13 @@ found out in seconds instead of after a minute of retries."""
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from zsad.errors import WeightsUnavailable
 
-__all__ = ["announce_download", "cached_file"]
+__all__ = ["announce_download", "cached_file", "quiet_without_a_terminal"]
 
 log = logging.getLogger("zsad")
 _ADVICE = (
@@ -27,6 +28,14 @@ def cached_file(repository: str, filenames: Sequence[str]) -> Path | None:
         if isinstance(found, str):
             return Path(found)
     return None
+
+
+def quiet_without_a_terminal() -> None:
+    """Keeps transformers' progress bars off anything but a terminal."""
+    from transformers.utils import logging as transformers_logging
+
+    if not sys.stderr.isatty():
+        transformers_logging.disable_progress_bar()
 
 
 def announce_download(name: str, repository: str, filenames: Sequence[str], url: str = "") -> None:

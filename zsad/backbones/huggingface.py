@@ -6,7 +6,6 @@ run. A download is announced with its size.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from zsad.backbones.file import load_clip_state
-from zsad.backbones.hub import announce_download, cached_file
+from zsad.backbones.hub import announce_download, cached_file, quiet_without_a_terminal
 from zsad.backbones.vit import CLIP, TowerShape
 from zsad.checkpoints import sha256_of
 from zsad.errors import UnsupportedBackbone, UsageError, WeightsUnavailable
@@ -71,8 +70,7 @@ def load_huggingface(
     source = name.removeprefix("hf:")
     if not Path(source).is_dir() and cached_file(source, [FILE]) is None:
         announce_download(name, source, [FILE])
-    if not sys.stderr.isatty():
-        transformers.utils.logging.disable_progress_bar()
+    quiet_without_a_terminal()
     try:
         config = transformers.AutoConfig.from_pretrained(source, trust_remote_code=False)
         kind = config.model_type

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from zsad.backbones.hub import quiet_without_a_terminal
 from zsad.errors import MissingExtra, UsageError
 from zsad.prompting import PromptSet
 
@@ -59,6 +60,7 @@ def encode_sentences(sentences: Iterable[Sequence[str]]) -> Tensor:
         raise MissingExtra("Defect words outside the default vocabulary (a text tower is needed for them)", "words")
     from transformers import AutoModel, AutoTokenizer
 
+    quiet_without_a_terminal()
     folder = Path(spec.submodule_search_locations[0]) / "model"
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     tower = AutoModel.from_pretrained(folder, local_files_only=True).eval()
