@@ -25,7 +25,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from auxiliary_pictures import OBJECTS, PHOTOGRAPHS, TEXTURES, camera, crop, photographs, textiles
-from compact_rules import CHOOSING, FINE, REPORTING, Parts, Set, part_of, report, settle, write_card
+from compact_rules import CHOOSING, FINE, REPORTING, Set, look, part_of, report, settle, write_card
 from torch import Tensor
 from tqdm import tqdm, trange
 
@@ -207,20 +207,6 @@ def train(detector: Compact, data: Set, synonyms: Tensor, steps: int, seed: int)
         torch.nn.utils.clip_grad_norm_(head.parameters(), 1.0)
         optimizer.step()
         schedule.step()
-
-
-@torch.no_grad()
-def look(detector: Compact, data: Set, synonyms: Tensor) -> Parts:
-    """Runs the head over a set."""
-    found: list[list[Tensor]] = [[], [], [], []]
-    for rows in torch.arange(len(data.kind)).split(64):
-        seen = data.compared(rows)
-        mixed = detector.head(seen)
-        sides = detector.head.similarity(mixed, detector.sides) * detector.head.scale.exp()
-        words = [detector.head.similarity(mixed, v) for v in (detector.vectors, synonyms[:, -1])]
-        for into, part in zip(found, (sides[:, 1] - sides[:, 0], seen.novel, *words), strict=True):
-            into.append(part)
-    return Parts(*(torch.cat(part) for part in found))
 
 
 def elpv(checkpoint: Path) -> dict[str, float]:

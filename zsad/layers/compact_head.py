@@ -34,11 +34,11 @@ def compare_within(x: Tensor, sharpness: float = SHARPNESS) -> tuple[Tensor, Ten
     x = F.avg_pool2d(x, 3, 1, 1, count_include_pad=False)
     rows = x.flatten(2).transpose(1, 2)  # (B, L, C)
     unit = F.normalize(rows, dim=-1)
-    y, z = torch.arange(x.shape[2] * x.shape[3], device=x.device).div(x.shape[3], rounding_mode="floor"), None
-    z = torch.arange(x.shape[2] * x.shape[3], device=x.device) % x.shape[3]
-    beside = ((y[:, None] - y).abs() <= 1) & ((z[:, None] - z).abs() <= 1)  # (L, L)
+    place = torch.arange(x.shape[2] * x.shape[3], device=x.device)
+    row, column = place.div(x.shape[3], rounding_mode="floor"), place % x.shape[3]
+    beside = ((row[:, None] - row).abs() <= 1) & ((column[:, None] - column).abs() <= 1)  # (L, L)
     cosine = (unit @ unit.transpose(1, 2)).masked_fill(beside, -1.0)
-    nearest = cosine.topk(max(1, round(NEIGHBOURS * len(y))), dim=-1)
+    nearest = cosine.topk(max(1, round(NEIGHBOURS * len(place))), dim=-1)
     weights = torch.zeros_like(cosine).scatter_(-1, nearest.indices, (nearest.values * sharpness).softmax(-1))
     residual = (rows - weights @ rows).transpose(1, 2).reshape(x.shape)
     return 1 - nearest.values.mean(-1).reshape(-1, *x.shape[2:]), residual
