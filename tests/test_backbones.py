@@ -159,20 +159,24 @@ def test_unknown_names_get_a_guess() -> None:
 
 def test_offline_says_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setattr("huggingface_hub.constants.is_offline_mode", lambda: True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(WeightsUnavailable, match=r"HF_HUB_OFFLINE is set.*bring the files from another machine"):
         zsad.load_backbone("ViT-B-32.laion2b_s34b_b79k")
 
 
-class Answer:
-    def __init__(self, status: int, size: int) -> None:
-        self.status_code, self.headers = status, {"content-length": str(size)}
+def metadata(url: str, **_: Any) -> Any:
+    """What a stand-in hub answers: the first name of the weights' file is missing, the second is there."""
+    from huggingface_hub.utils import EntryNotFoundError
+
+    if not url.endswith(".bin"):
+        raise EntryNotFoundError.__new__(EntryNotFoundError)
+    return type("Metadata", (), {"size": 123_000_000})()
 
 
 def test_the_download_is_announced_and_the_cache_honoured(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A stand-in hub: the first name of the weights' file is missing, the second is there; then the cache has it."""
+    """Downloaded with a word from a stand-in hub; then the cache has it, and nothing is said."""
     torch.manual_seed(0)
     weights = tmp_path / "open_clip_pytorch_model.bin"
     torch.save(openclip.build("x", "ViT-S-32").state_dict(), weights)
@@ -180,9 +184,8 @@ def test_the_download_is_announced_and_the_cache_honoured(
     monkeypatch.setattr(
         "open_clip.pretrained.get_pretrained_cfg", lambda *_: {"hf_hub": "org/fake/", "mean": (0.5,) * 3, "quick_gelu": True}
     )
-    monkeypatch.setattr("huggingface_hub.constants.is_offline_mode", lambda: False)
-    session = type("Session", (), {"head": lambda self, url, **_: Answer(200 if url.endswith(".bin") else 404, 123_000_000)})()
-    monkeypatch.setattr("huggingface_hub.utils.get_session", lambda: session)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.get_hf_file_metadata", metadata)
     monkeypatch.setattr("open_clip.pretrained.download_pretrained", lambda _: str(weights))
     model = zsad.load_backbone(name)
     assert "123 MB from org/fake to " in caplog.text
@@ -198,8 +201,8 @@ def test_no_network_is_found_out_at_once(monkeypatch: pytest.MonkeyPatch, tmp_pa
     def refuse(*_: Any, **__: Any) -> None:
         raise ConnectionError("no route")
 
-    monkeypatch.setattr("huggingface_hub.constants.is_offline_mode", lambda: False)
-    monkeypatch.setattr("huggingface_hub.utils.get_session", lambda: type("Session", (), {"head": refuse})())
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.get_hf_file_metadata", refuse)
     with pytest.raises(WeightsUnavailable, match=r"could not be reached: no route.*needs no download"):
         zsad.load_backbone("hf:org/nothing-here")
 

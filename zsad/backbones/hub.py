@@ -38,27 +38,27 @@ def quiet_without_a_terminal() -> None:
         transformers_logging.disable_progress_bar()
 
 
-def announce_download(name: str, repository: str, filenames: Sequence[str], url: str = "") -> None:
-    """Logs a warning with source, size and target of the first file that the hub (or ``url``) has.
+def announce_download(name: str, repository: str, filenames: Sequence[str]) -> None:
+    """Logs a warning with source, size and target of the first of the files that the hub has.
 
     Raises:
         WeightsUnavailable: ``HF_HUB_OFFLINE`` is set, or nothing answers.
     """
-    from huggingface_hub import hf_hub_url
-    from huggingface_hub.constants import HF_HUB_CACHE, is_offline_mode
-    from huggingface_hub.utils import get_session
+    from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
+    from huggingface_hub.utils import EntryNotFoundError
 
-    target = HF_HUB_CACHE if repository else str(Path("~/.cache/clip").expanduser())
-    advice = _ADVICE.format(target=target)
-    if is_offline_mode():
+    advice = _ADVICE.format(target=constants.HF_HUB_CACHE)
+    if constants.HF_HUB_OFFLINE:
         raise WeightsUnavailable(f"The weights of {name} are not in the cache, and HF_HUB_OFFLINE is set. {advice}")
-    for candidate in [hf_hub_url(repository, filename) for filename in filenames] if repository else [url]:
+    for filename in filenames:
         try:
-            answer = get_session().head(candidate, follow_redirects=True, timeout=10)
-        except Exception as error:  # the transport raises a dozen kinds
-            raise WeightsUnavailable(f"The weights of {name} could not be reached: {error}. {advice}") from error
-        if answer.status_code < 400:
-            size = int(answer.headers.get("content-length", 0)) / 1e6
-            log.warning("Downloading the weights of %s: %.0f MB from %s to %s", name, size, repository or url, target)
-            return
-    raise WeightsUnavailable(f"{repository or url} does not answer with the weights of {name}. {advice}")
+            size = get_hf_file_metadata(hf_hub_url(repository, filename), timeout=10).size or 0
+        except EntryNotFoundError:
+            continue
+        except Exception as error:  # the hub and its transport raise a dozen kinds
+            reason = str(error).strip().partition("\n")[0]
+            raise WeightsUnavailable(f"The weights of {name} could not be reached: {reason}. {advice}") from error
+        target = constants.HF_HUB_CACHE
+        log.warning("Downloading the weights of %s: %.0f MB from %s to %s", name, size / 1e6, repository, target)
+        return
+    raise WeightsUnavailable(f"{repository} has none of {', '.join(filenames)}, the weights of {name}. {advice}")

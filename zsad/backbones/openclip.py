@@ -150,7 +150,7 @@ def _fetch(name: str, source: dict[str, Any]) -> Path:
     repository, filenames = hub_files(source)
     if (cached := cached_file(repository, filenames)) is not None:
         return cached
-    announce_download(name, repository, filenames, source.get("url", ""))
+    announce_download(name, repository, filenames)
     try:
         return Path(download_pretrained(source))
     except Exception as error:  # open_clip and the hub raise a dozen kinds, down to their transports'
