@@ -3,7 +3,7 @@
     pip install 'zsad[train,words]'
     python scripts/train_compact.py --cache /tmp/compact
 
-Seeded throughout. Pictures are drawn and encoded once (about ten minutes on two cores) and cached; the head of each seed
+Seeded throughout. Pictures are drawn and encoded once (about 25 minutes on two shared cores) and cached; the head of each seed
 takes minutes. The rule for the weights is ``choose_weights``; it sees auxiliary pictures alone. Families in ``CHOOSING``
 and ``REPORTING`` are never trained on: the weights, the margin and the colour scale come from the first, the figures of
 the card from the second. The head of the first seed ships, whatever its figures.

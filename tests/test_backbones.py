@@ -110,6 +110,8 @@ def test_odd_width_asks_for_heads(tmp_path: Path) -> None:
         "visual.proj": torch.zeros(1280, 8),
         "visual.transformer.resblocks.0.mlp.c_fc.weight": torch.zeros(8, 1280),
         "transformer.resblocks.0.mlp.c_fc.weight": torch.zeros(8, 64),
+        "token_embedding.weight": torch.zeros(49408, 64),
+        "positional_embedding": torch.zeros(77, 64),
         "ln_final.weight": torch.zeros(64),
         "text_projection": torch.zeros(64, 8),
     }

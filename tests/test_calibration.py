@@ -112,7 +112,7 @@ def test_decide_keeps_what_was_given() -> None:
     assert decide(scores, scores, fixed(2.0, 1.0, 3.0)) == fixed(2.0, 1.0, 3.0)
     mixed = decide(scores, scores, fixed(4.0))
     assert (mixed.anomalous, mixed.pixel) == (4.0, pixel_level(scores, scores, 4.0))
-    assert mixed.source == "threshold given by the user; regions lie above the maps of 95% of the pictures judged normal"
+    assert mixed.source == "threshold given by the user; regions lie above the maps of all pictures judged normal"
     pixel = decide(scores, scores, fixed(None, None, 0.7))
     assert (pixel.anomalous, pixel.pixel) == (batch_rule(scores).anomalous, 0.7)
     assert decide([3.0], [1.0], fixed(2.0)).pixel is None

@@ -144,8 +144,7 @@ def test_given_thresholds(tmp_path: Path) -> None:
     done = predict(tmp_path / "in", tmp_path / "out", "--threshold", 0.9, "--review-at", 0.31)
     assert [row["pred_label"] for row in rows(tmp_path / "out")] == ["normal", "review", "anomalous"]
     assert (
-        "Threshold: 0.9; threshold given by the user; regions lie above the maps of 95% of the pictures judged normal."
-        in done.stdout
+        "Threshold: 0.9; threshold given by the user; regions lie above the maps of all pictures judged normal." in done.stdout
     )
     assert (tmp_path / "out" / "masks" / "02.png").exists()
 
@@ -457,3 +456,35 @@ def test_help_is_light_and_a_broken_pipe_is_quiet(good: Path, tmp_path: Path) ->
         assert run.stderr is not None
         run.stdout.close()
         assert run.stderr.read() == b""
+
+
+def test_earlier_runs_below_the_source_are_left_out(tmp_path: Path) -> None:
+    folder_of(tmp_path / "in", 9)
+    assert predict(tmp_path / "in", tmp_path / "in" / "first").exit_code == 0
+    done = predict(tmp_path / "in", tmp_path / "in" / "second")
+    assert "9 pictures: " in done.stdout
+    assert "were left out: they are output of zsad" in done.stderr
+
+
+def test_a_bad_range_deletes_nothing(tmp_path: Path) -> None:
+    folder_of(tmp_path / "in", 2)
+    predict(tmp_path / "in", tmp_path / "out")
+    done = predict(tmp_path / "in", tmp_path / "out", "--overwrite", "--value-range", 5, 1)
+    assert done.exit_code == 2
+    assert "value_range must be two finite numbers" in done.stderr
+    assert (tmp_path / "out" / "report.html").is_file()
+
+
+def test_an_empty_out_is_refused(tmp_path: Path) -> None:
+    folder_of(tmp_path / "in", 2)
+    done = call("predict", tmp_path / "in", "--out", "")
+    assert done.exit_code == 2
+    assert "--out is empty" in done.stderr
+
+
+def test_formulas_stay_text_in_the_table(tmp_path: Path) -> None:
+    folder_of(tmp_path / "in", 1)
+    next((tmp_path / "in").glob("*.png")).rename(tmp_path / "in" / "=1+1.png")
+    predict(tmp_path / "in", tmp_path / "out")
+    assert "'=1+1.png" in (tmp_path / "out" / "predictions.csv").read_text()
+    assert rows(tmp_path / "out")[0]["name"] == "=1+1.png"

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 import zsad
-from zsad.errors import SourceNotFound, UsageError, WeightsUnavailable
+from zsad.errors import SourceNotFound, UnknownName, UsageError
 from zsad.prompting import PromptSet, encode_ensemble
 
 
@@ -68,5 +68,5 @@ def test_bad_files_are_named(tmp_path: Path, text: str, said: str) -> None:
 def test_absent_files(tmp_path: Path) -> None:
     with pytest.raises(SourceNotFound, match="no prompt set at"):
         PromptSet.load(tmp_path / "own.toml")
-    with pytest.raises(WeightsUnavailable, match="not part of this installation"):
-        PromptSet.load("nothing-like-it")
+    with pytest.raises(UnknownName, match="No prompt set is called 'winclipp'.*Did you mean 'winclip'"):
+        PromptSet.load("winclipp")

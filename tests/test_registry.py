@@ -64,6 +64,42 @@ def test_unknown_names() -> None:
         zsad.create("winclip", backbone="tiny", checkpoint="x.pth")
 
 
+@pytest.mark.parametrize(
+    ("key", "value"), [("scales", 2), ("scales", ("a",)), ("temperature", "abc"), ("temperature", True), ("prompts", 5)]
+)
+def test_arguments_of_another_kind_are_refused(key: str, value: Any) -> None:
+    with pytest.raises(UsageError, match=f"{key} of winclip takes .*; got "):
+        zsad.create("winclip", backbone="tiny", **{key: value})
+
+
+@pytest.mark.parametrize("wrong", [{"scales": ()}, {"scales": (0,)}, {"temperature": 0}])
+def test_ranges_are_checked_before_scoring(wrong: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match="give scales from 1 on"):
+        zsad.create("winclip", backbone="tiny", **wrong).prepare("nut")
+
+
+def test_a_backbone_must_have_what_the_method_needs() -> None:
+    with pytest.raises(UsageError, match="winclip cannot run on the backbone 'compact', which has no visual, encode_text"):
+        zsad.create("winclip", backbone=zsad.load_backbone("compact"))
+    with pytest.raises(UsageError, match="compact cannot run on the backbone 'tiny', which has no stages"):
+        zsad.create("compact", backbone="tiny")
+
+
+def test_weights_that_say_their_activation_keep_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """WinCLIP on OpenAI's weights runs QuickGELU; a state dict on disk gets the recipe's GELU."""
+    asked: dict[str, Any] = {}
+
+    def loader(name: str, **options: Any) -> Any:
+        asked[name] = options["activation"]
+        return zsad.load_backbone("tiny")
+
+    monkeypatch.setitem(zsad.registry._backbones, "openclip:", loader)
+    monkeypatch.setitem(zsad.registry._backbones, "file:", loader)
+    for name in ("ViT-B-16.openai", "file:weights.pt"):
+        zsad.create("winclip", backbone=name)
+    assert asked == {"ViT-B-16.openai": None, "file:weights.pt": "gelu"}
+
+
 def test_a_name_is_registered_once() -> None:
     with pytest.raises(UsageError, match="is taken by"):
         zsad.registry.register("winclip")(Learner)

@@ -257,3 +257,18 @@ def test_memory_does_not_grow(tmp_path: Path) -> None:
     growth, seen = map(float, done.stdout.split())
     assert seen == 2
     assert growth < 0.10
+
+
+def test_damaged_records_are_scored_again_and_damaged_settings_say_so(pictures: Path, tmp_path: Path) -> None:
+    """What a power cut leaves: a run of NUL bytes in the records, an empty settings file."""
+    out, whole = tmp_path / "out", tmp_path / "whole"
+    for place in (out, whole):
+        assert predict(pictures, "--out", place, *COMMON)[0] == 3
+    records = out / ".zsad" / "records.jsonl"
+    lines = records.read_bytes().splitlines(keepends=True)
+    records.write_bytes(b"".join(lines[:5]) + b"\0" * 60 + b"\n" + b"".join(lines[6:]))
+    assert predict(pictures, "--out", out, *COMMON, "--resume")[0] == 3
+    assert contents(out, hidden=False) == contents(whole, hidden=False)
+    (out / ".zsad" / "settings.json").write_bytes(b"")
+    code, said = predict(pictures, "--out", out, *COMMON, "--resume")
+    assert (code, "is damaged" in said, "--overwrite" in said) == (2, True, True)

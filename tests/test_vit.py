@@ -105,8 +105,8 @@ def test_project_is_explicit(tiny: Any) -> None:
 def test_text_is_independent_of_padding_and_order(tiny: Any) -> None:
     together = tiny.encode_text(SENTENCES)
     for index, sentence in enumerate(SENTENCES):
-        torch.testing.assert_close(tiny.encode_text([sentence])[0], together[index], rtol=0, atol=1e-6)
-    torch.testing.assert_close(tiny.encode_text(SENTENCES, batch_size=1), together, rtol=0, atol=1e-6)
+        torch.testing.assert_close(tiny.encode_text([sentence])[0], together[index], rtol=0, atol=5e-6)
+    torch.testing.assert_close(tiny.encode_text(SENTENCES, batch_size=1), together, rtol=0, atol=5e-6)
 
 
 def test_a_long_sentence_is_refused(tiny: Any) -> None:

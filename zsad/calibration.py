@@ -111,7 +111,7 @@ def pixel_level(
 ) -> float | None:
     """The value that the map exceeds in one of twenty pictures judged normal at the most.
 
-    With fewer than 19 of them it lies above every one's peak. None where no picture is normal.
+    With fewer than 39 of them it lies above every one's peak. None where no picture is normal.
 
     Args:
         scores: one raw score per picture.
@@ -140,10 +140,16 @@ def batch_rule(
     pixel = pixel_level(scores, peaks, found[0]) if len(peaks) else None
     source = (
         f"robust rule over this batch of {len(scores)}: {ANOMALOUS_SIGMAS:g} sigma above the densest half of the scores "
-        f"(review from {REVIEW_SIGMAS:g}); assumes that more than half of the pictures are normal; regions lie above the maps "
-        f"of {1 - PIXEL_ALARMS:.0%} of the pictures judged normal"
+        f"(review from {REVIEW_SIGMAS:g}); assumes that more than half of the pictures are normal"
+        + (f"; {_regions_said(scores, found[0])}" if pixel is not None else "")
     )
     return Thresholds(found[1], found[0], pixel, source)
+
+
+def _regions_said(scores: Sequence[float] | np.ndarray[Any, Any], below: float) -> str:
+    """What ``pixel_level`` means for a batch of this size."""
+    few = np.count_nonzero(np.asarray(scores) < below) < 2 / PIXEL_ALARMS - 1
+    return f"regions lie above the maps of {'all' if few else f'{1 - PIXEL_ALARMS:.0%} of the'} pictures judged normal"
 
 
 def decide(
@@ -159,7 +165,7 @@ def decide(
         return Thresholds(rule.anomalous, rule.review, given.pixel, f"{rule.source}; {given.source}")
     if given.pixel is not None:
         return given
-    pixel = pixel_level(scores, peaks, given.anomalous if given.review is None else given.review)
-    share = f"regions lie above the maps of {1 - PIXEL_ALARMS:.0%} of the pictures judged normal"
-    said = "no pixel threshold: no picture is normal" if pixel is None else share
+    below = given.anomalous if given.review is None else given.review
+    pixel = pixel_level(scores, peaks, below)
+    said = "no pixel threshold: no picture is normal" if pixel is None else _regions_said(scores, below)
     return Thresholds(given.anomalous, given.review, pixel, f"{given.source}; {said}")

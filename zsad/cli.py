@@ -81,7 +81,7 @@ def _root(
 def predict(
     source: Annotated[str, typer.Argument(help="A picture, a folder (with its subfolders) or a quoted glob pattern.")],
     target: Annotated[str, typer.Option(help="What is to be seen, as a person would say it: 'metal nut'.")] = "object",
-    out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("results"),
+    out: Annotated[str, typer.Option(help="Folder for the results.")] = "results",
     method: Annotated[str, typer.Option(help="A method, or method.tag; see zsad list methods.")] = "compact",
     backbone: Annotated[str | None, typer.Option(help="Image encoder, instead of the method's own.")] = None,
     checkpoint: Annotated[Path | None, typer.Option(help="Learned weights of the method.")] = None,
@@ -112,6 +112,8 @@ def predict(
     from zsad.predicting import Request, predict_folder
     from zsad.writing import Options
 
+    if not out.strip():
+        raise UsageError("--out is empty (an unset variable?). Give the folder for the results; '.' is this one.")
     arguments = _arguments(method, set_ or [], word or [])
     settings: dict[str, Any] = {"backbone": backbone, "checkpoint": checkpoint, "value_range": value_range}
     settings |= {"threshold": threshold, "review_at": review_at, "pixel_threshold": pixel_threshold}
@@ -119,7 +121,7 @@ def predict(
     if taken := sorted(settings.keys() & arguments.keys()):
         raise UsageError(f"--set {taken[0]} was given, but that is an option: --{taken[0].replace('_', '-')}.")
     request = Request(
-        source, target, out, method, settings | arguments, Options(maps, limit_report), resume, overwrite, as_json
+        source, target, Path(out), method, settings | arguments, Options(maps, limit_report), resume, overwrite, as_json
     )
     raise typer.Exit(predict_folder(request))
 
@@ -135,7 +137,7 @@ def _arguments(method: str, assignments: Iterable[str], words: list[str]) -> dic
             raise UsageError(f"--set takes key=value, and got {assignment!r}.")
         try:
             arguments[key] = ast.literal_eval(text)
-        except (ValueError, SyntaxError):
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
             arguments[key] = text
     if words:
         if "words" not in inspect.signature(method_class(method).__init__).parameters:

@@ -26,6 +26,7 @@ class Detector(nn.Module):
     Attributes:
         name: the name in the registry.
         recipe: what the paper runs on.
+        needs: attributes that the backbone must have.
         cacheable: False where ``encode`` runs learned weights, so that training may not cache its output.
         learned: True where the method must not score before weights were trained or loaded.
         map_range: the two values of the anomaly map that the fixed colour scale draws as its ends, for every picture alike.
@@ -34,6 +35,7 @@ class Detector(nn.Module):
 
     name: ClassVar[str]
     recipe: ClassVar[Recipe]
+    needs: ClassVar[tuple[str, ...]] = ()
     cacheable: ClassVar[bool] = True
     learned: ClassVar[bool] = False
     map_range: tuple[float, float] = (0.0, 1.0)

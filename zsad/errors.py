@@ -6,6 +6,7 @@ A message says what is wrong, what it got and what to do. The leaves name the ca
     |-- UsageError (ValueError)        a call that cannot be carried out as asked
     |   |-- UnknownName                no such method, backbone, checkpoint or argument ("did you mean ...")
     |   |-- SourceNotFound             a path that does not exist, or that holds no picture
+    |   |-- SizeMismatch               an image size that is no multiple of the patch size
     |   |-- NeedsSet                   score() of a method that judges a whole set
     |   `-- NotTrained                 a method asked to score without its learned weights
     |-- ImageError                     one picture cannot be read; becomes an error row, never a dead run
@@ -45,6 +46,16 @@ class UnknownName(UsageError):
 
 class SourceNotFound(UsageError):
     """A path that does not exist, or that holds no picture."""
+
+
+class SizeMismatch(UsageError):
+    """An image size that is no multiple of the patch size; ``nearest`` is one that is."""
+
+    def __init__(self, name: str, image_size: int, patch_size: int) -> None:
+        self.nearest = max(1, round(image_size / patch_size)) * patch_size
+        super().__init__(
+            f"image_size={image_size} is no multiple of the patch size {patch_size} of {name}. The nearest is {self.nearest}."
+        )
 
 
 class NeedsSet(UsageError):

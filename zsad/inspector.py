@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -70,7 +71,7 @@ class Inspector:
         self.device = pick_device(device)
         self.batch_size = _at_least_one("batch_size", self._default_batch() if batch_size is None else batch_size)
         self.workers = _at_least_one("workers", workers)
-        self.value_range = value_range
+        self.value_range = _checked_range(value_range)
         self.detector = _built(method, backbone, checkpoint, arguments).to(self.device).eval()
         self.detector.require_trained()
         with torch.inference_mode():
@@ -152,6 +153,8 @@ def check_target(target: str) -> str:
     Raises:
         UsageError: it is empty, or longer than a text tower reads.
     """
+    if not isinstance(target, str):
+        raise UsageError(f"The target is {target!r}. Give the object's name, as a person would say it: 'metal nut'.")
     target = " ".join(target.split())
     if not target:
         raise UsageError("The target is empty. Give the object's name, as a person would say it: 'metal nut'.")
@@ -179,9 +182,18 @@ def pick_device(device: str | torch.device = "auto") -> torch.device:
         chosen = torch.device(device)
     except RuntimeError as error:
         raise UsageError(f"No device is called {device!r}. Use auto, cpu, cuda, cuda:1, mps or xpu.") from error
-    if not there.get(chosen.type, True):
+    if not there.get(chosen.type, chosen.type == "cpu"):
         raise UsageError(f"The device {str(device)!r} is not available here. Use --device auto, or cpu.")
     return chosen
+
+
+def _checked_range(value_range: tuple[float, float] | None) -> tuple[float, float] | None:
+    if value_range is None:
+        return None
+    two = tuple(value_range)
+    if len(two) != 2 or not -math.inf < two[0] < two[1] < math.inf:
+        raise UsageError(f"value_range must be two finite numbers, the lower one first; got {value_range!r}.")
+    return two[0], two[1]
 
 
 def _built(method: str | Detector, backbone: Any, checkpoint: str | Path | None, arguments: dict[str, Any]) -> Detector:

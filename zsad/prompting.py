@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from zsad.assets import asset
-from zsad.errors import SourceNotFound, UsageError
+from zsad.errors import SourceNotFound, UnknownName, UsageError
 from zsad.types import TextBackbone
 
 __all__ = ["PromptSet", "encode_ensemble"]
@@ -41,7 +41,7 @@ class PromptSet:
             UsageError: it is no prompt set; says what is wrong.
         """
         own = str(name_or_path).endswith(".toml")
-        path = Path(name_or_path) if own else asset(f"prompts/{name_or_path}.toml")
+        path = Path(name_or_path) if own else _shipped(str(name_or_path))
         if not path.is_file():
             raise SourceNotFound(f"There is no prompt set at {str(path)!r}.")
         try:
@@ -70,6 +70,14 @@ class PromptSet:
             key: tuple(template.replace("{}", phrase.replace("{}", name)) for phrase in phrases for template in self.templates)
             for key, phrases in self.states.items()
         }
+
+
+def _shipped(name: str) -> Path:
+    folder = asset("prompts")
+    known = [path.stem for path in folder.glob("*.toml")]
+    if name not in known:
+        raise UnknownName.among("prompt set", name, known)
+    return folder / f"{name}.toml"
 
 
 def encode_ensemble(backbone: TextBackbone, sentences: Sequence[Sequence[str]], *, normalize: str = "both") -> Tensor:

@@ -54,7 +54,11 @@ class Records:
             UsageError: the one that is there was scored with other settings; says which.
         """
         if self.settings.is_file() and self.file.is_file():
-            _compare(json.loads(self.settings.read_text()), settings)
+            try:
+                then = json.loads(self.settings.read_text())
+            except ValueError as error:
+                raise UsageError(f"{str(self.settings)!r} is damaged ({error}). Give --overwrite to start anew.") from error
+            _compare(then, settings)
             self._known = dict(self._read_known())
             return
         (self.folder / "maps").mkdir(parents=True, exist_ok=True)
@@ -62,15 +66,17 @@ class Records:
         write_aside(self.settings, json.dumps(settings, indent=1).encode())
 
     def _read_known(self) -> Iterator[tuple[str, tuple[int, list[Any]]]]:
-        """Reads the file's whole lines and cuts off a torn last one."""
+        """Reads the file's lines up to the first that is torn or damaged, and cuts that off with all behind it."""
         with self.file.open("rb+") as file:
             place = 0
             for line in file:
-                if not line.endswith(b"\n"):
+                try:
+                    row = json.loads(line) if line.endswith(b"\n") else {}
+                    known = row["name"], (place, row["file"])
+                except (ValueError, KeyError, TypeError):
                     file.truncate(place)
                     return
-                row = json.loads(line)
-                yield row["name"], (place, row["file"])
+                yield known
                 place += len(line)
 
     def score(self, refs: Iterable[ImageRef], score: Score, batch_size: int) -> Iterator[int]:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from zsad.errors import UnknownName, UsageError
+from zsad.errors import SizeMismatch, UnknownName, UsageError
 from zsad.types import Backbone, Recipe
 
 __all__ = ["create", "list_backbones", "list_methods", "load_backbone", "method_class", "register", "register_backbone"]
@@ -132,19 +132,52 @@ def create(name: str, *, backbone: str | Backbone | None = None, checkpoint: str
             raise UnknownName.among(f"argument of {cls.name!r}", key, known)
     recipe: Recipe = cls.recipe
     if backbone is None or isinstance(backbone, str):
-        backbone = load_backbone(
-            backbone or recipe.backbone,
-            activation=recipe.activation,
-            position_embedding=recipe.position_embedding,
-            image_size=recipe.image_size,
-        )
+        backbone = _by_recipe(cls.name, recipe, backbone or recipe.backbone)
     else:
         _compare(cls.name, recipe, backbone)
+    _check_backbone(cls, backbone)
+    for key, value in arguments.items():
+        _check_argument(cls, key, value)
     with torch.random.fork_rng(devices=[]):  # building a method never disturbs the caller's random numbers
         detector = cls(backbone, **arguments)
     tag = name.partition(".")[2]
     detector.restore(checkpoint=checkpoint, tag=tag or None)
     return detector.eval()
+
+
+def _check_backbone(cls: Any, backbone: Any) -> None:
+    """A backbone must have what the method reads of it."""
+    missing = [part for part in cls.needs if not hasattr(backbone, part)]
+    if missing:
+        raise UsageError(
+            f"{cls.name} cannot run on the backbone {backbone.name!r}, which has no {', '.join(missing)}. "
+            f"Leave the backbone out to get {cls.recipe.backbone!r}, or name another."
+        )
+
+
+def _check_argument(cls: Any, key: str, value: Any) -> None:
+    """A keyword must be of its default's kind; an int will do for a float, a list for a tuple."""
+    parameter = inspect.signature(cls.__init__).parameters[key]
+    said = str(parameter.annotation)
+    kinds = {"tuple": (tuple, list), "int": int, "float": (int, float), "bool": bool, "str": str}
+    wanted = next((kind for kind in kinds if said.startswith(kind)), None)
+    inner = str if "[str" in said else int
+    good = wanted is None or (value is None and "None" in said) or isinstance(value, kinds[wanted])  # type: ignore[arg-type]
+    if good and isinstance(value, (tuple, list)):
+        good = all(isinstance(one, inner) for one in value)
+    if not good or (isinstance(value, bool) and wanted != "bool"):
+        raise UsageError(f"{key} of {cls.name} takes {said}, such as {parameter.default!r}; got {value!r}.")
+
+
+def _by_recipe(method: str, recipe: Recipe, name: str) -> Any:
+    """Loads a backbone as the method's paper ran it; at the nearest size where its patches do not divide the recipe's."""
+    own = recipe.follows_weights and not name.startswith("file:")
+    options = {"activation": None if own else recipe.activation, "position_embedding": recipe.position_embedding}
+    try:
+        return load_backbone(name, image_size=recipe.image_size, **options)
+    except SizeMismatch as error:
+        log.warning("%s was published at %d px; %s runs at %d px.", method, recipe.image_size, name, error.nearest)
+        return load_backbone(name, image_size=error.nearest, **options)
 
 
 def _compare(method: str, recipe: Recipe, backbone: Backbone) -> None:

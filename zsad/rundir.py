@@ -32,7 +32,7 @@ class RunFolder:
     Attributes:
         records: what the model said of each picture.
         new: where finished files wait for ``install``.
-        skipped: pictures that were left out because they are this folder's own output.
+        skipped: pictures that were left out because they are output of a run.
     """
 
     def __init__(self, out: str | Path) -> None:
@@ -73,23 +73,20 @@ class RunFolder:
         _remove(self.hidden)
 
     def outside(self, refs: Iterable[ImageRef]) -> Iterator[ImageRef]:
-        """The pictures that are not this folder's own output.
+        """The pictures that are not the output of a run, this one or another.
 
         Raises:
             UsageError: there are no others.
         """
-        own = tuple(f"{os.path.realpath(self.out)}{os.sep}{name}{os.sep}" for name in (*FOLDERS, ".zsad"))
-        kept = 0
+        kept, judged = 0, dict[Path, bool]()
         for ref in refs:
-            if ref.path is not None and os.path.realpath(ref.path).startswith(own):
+            if ref.path is not None and _is_output(Path(os.path.realpath(ref.path.parent)), judged):
                 self.skipped += 1
                 continue
             kept += 1
             yield ref
         if not kept:
-            raise UsageError(
-                f"Every picture of the source is output of an earlier run in {str(self.out)!r}. Give other pictures."
-            )
+            raise UsageError("Every picture of the source is output of an earlier run. Give other pictures.")
 
     def begin_new(self) -> None:
         """An empty place for finished files."""
@@ -105,6 +102,14 @@ class RunFolder:
             if fresh.exists():
                 fresh.replace(place)
         _remove(self.new)
+
+
+def _is_output(folder: Path, judged: dict[Path, bool]) -> bool:
+    """True below the overlays, masks or maps of a folder that holds a run; ``judged`` remembers."""
+    if folder not in judged:
+        own = folder.name == ".zsad" or (folder.name in FOLDERS and (folder.parent / ".zsad").is_dir())
+        judged[folder] = own or (folder.parent != folder and _is_output(folder.parent, judged))
+    return judged[folder]
 
 
 def _remove(path: Path) -> None:

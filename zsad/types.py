@@ -43,6 +43,7 @@ class Recipe:
         position_embedding: ``"bilinear"``, ``"bicubic"``, ``"bicubic_antialias"`` or None (the backbone's own).
         taps: layers whose patches are scored, 1-based, for the recipe's own depth.
         local_start: first layer of the local (surgery) path, 1-based, or None.
+        follows_weights: weights that say what activation they were trained with keep it; the recipe's is for state dicts.
     """
 
     backbone: str
@@ -51,6 +52,7 @@ class Recipe:
     position_embedding: str | None = None
     taps: tuple[int, ...] = ()
     local_start: int | None = None
+    follows_weights: bool = False
 
 
 @dataclass(frozen=True)

@@ -246,6 +246,8 @@ def _cell(value: Any) -> Any:
     """A CSV cell: lists of regions as "x0 y0 x1 y1" each, prompts as counts."""
     if isinstance(value, list):
         return "; ".join(" ".join(map(str, one["box"])) if isinstance(one, dict) else str(one) for one in value)
+    if isinstance(value, str) and value.startswith(("=", "+", "-", "@")):
+        return f"'{value}"  # a spreadsheet would run it as a formula
     if isinstance(value, dict):
         return "; ".join(f"{count} {kind}" for kind, count in value["count"].items())
     return value

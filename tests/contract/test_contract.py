@@ -15,7 +15,10 @@ import zsad
 def build(name: str) -> Any:
     """A method on a tiny backbone; one that has a backbone of its own runs on that."""
     recipe = zsad.registry.method_class(name).recipe
-    return zsad.create(name, backbone=None if recipe.backbone in zsad.list_backbones() else "tiny")
+    if recipe.backbone in zsad.list_backbones():
+        return zsad.create(name)
+    options = {"activation": recipe.activation, "position_embedding": recipe.position_embedding}
+    return zsad.create(name, backbone=zsad.load_backbone("tiny", image_size=112, **options))
 
 
 @pytest.mark.parametrize("check", CHECKS)

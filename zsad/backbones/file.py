@@ -87,7 +87,17 @@ def clip_state(raw: dict[str, Any], name: str) -> dict[str, Tensor]:
     state = raw.get("state_dict", raw)
     state = {key.removeprefix("module."): value for key, value in state.items() if isinstance(value, Tensor)}
     state = {key: value.float() for key, value in state.items() if key not in DROPPABLE}
-    needed = ("visual.conv1.weight", "visual.positional_embedding", "visual.proj", "ln_final.weight", "text_projection")
+    blocks = ("visual.transformer.resblocks.0.mlp.c_fc.weight", "transformer.resblocks.0.mlp.c_fc.weight")
+    needed = (
+        *blocks,
+        "token_embedding.weight",
+        "positional_embedding",
+        "visual.conv1.weight",
+        "visual.positional_embedding",
+        "visual.proj",
+        "ln_final.weight",
+        "text_projection",
+    )
     absent = [key for key in needed if key not in state]
     if absent:
         hint = (
@@ -124,9 +134,9 @@ def load_clip_state(model: CLIP, state: dict[str, Tensor], sha256: str) -> None:
         CheckpointMismatch: names what is missing, unexpected or of another shape.
     """
     state = {"logit_scale": model.logit_scale.detach(), **state}
-    state["logit_scale"] = state["logit_scale"].reshape(())
     try:
         with torch.no_grad():
+            state["logit_scale"] = state["logit_scale"].reshape(())
             model.load_state_dict(state, strict=True)
     except RuntimeError as error:
         raise CheckpointMismatch(f"{model.name} does not fit the trunk: {str(error).partition(chr(10))[2].strip()}") from error

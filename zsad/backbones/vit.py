@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zsad.backbones.tokens import clip_tokenizer
-from zsad.errors import UsageError
+from zsad.errors import SizeMismatch, UsageError
 from zsad.transforms import CLIP_MEAN, CLIP_STD, Squash
 from zsad.types import ImageFeatures, Tap
 
@@ -133,6 +133,19 @@ class Block(nn.Module):
         plain, own = self.attn.output(values).chunk(2)
         return self.feed(x + plain), local + own
 
+    def finish(self, x: Tensor, local: Tensor | None = None, attend: Attend | None = None) -> tuple[Tensor, Tensor | None]:
+        """The last layer, where only the plain stream's class token is wanted: (B, 1, C), and the local stream (B, L, C)."""
+        if local is None or attend is None:
+            normed, width = self.ln_1(x), x.shape[-1]
+            weight, bias = self.attn.in_proj_weight, self.attn.in_proj_bias
+            k, v = F.linear(normed, weight[width:], bias[width:]).unflatten(-1, (2, self.attn.heads, -1)).permute(2, 0, 3, 1, 4)
+            q = F.linear(normed[:, :1], weight[:width], bias[:width]).unflatten(-1, (self.attn.heads, -1)).transpose(1, 2)
+            return self.feed(x[:, :1] + self.attn.output(F.scaled_dot_product_attention(q, k, v))), None
+        q, k, v = self.qkv(x)
+        values = torch.cat([F.scaled_dot_product_attention(q[:, :, :1], k, v), attend(q, k, v)], dim=2)
+        mixed = self.attn.output(values)  # (B, 1 + L, C)
+        return self.feed(x[:, :1] + mixed[:, :1]), local + mixed[:, 1:]
+
 
 class Transformer(nn.Module):
     """A stack of blocks."""
@@ -195,25 +208,37 @@ class VisionTransformer(nn.Module):
         return x @ self.proj if proj else x
 
     def forward(
-        self, images: Tensor, taps: Sequence[int] = (), local: LocalPath | None = None, prompts: Prompts | None = None
+        self,
+        images: Tensor,
+        taps: Sequence[int] = (),
+        local: LocalPath | None = None,
+        prompts: Prompts | None = None,
+        *,
+        class_only: bool = False,
     ) -> tuple[Tensor, dict[int, Tap], dict[int, Tap]]:
         """(B, 3, H, W) -> class token behind the last block (B, C), taps of the plain and of the local stream (raw states).
 
         Where ``prompts`` appended tokens, taps leave them out. Before ``local.start`` the local stream is the plain one.
+        ``class_only`` computes the plain stream's last block for the class token alone, so that layer has no plain tap.
         """
-        grid = self.grid(images)
+        grid, last = self.grid(images), len(self.blocks)
         tapped: tuple[dict[int, Tap], dict[int, Tap]] = ({}, {})
         x = self.embed(images)
-        own = x
+        own: Tensor | None = x
         for layer, block in enumerate(self.blocks, 1):
             x = prompts.insert(x, layer) if prompts else x
-            if local and layer >= local.start:
-                x, own = block.fork(x, own if layer > local.start else x, local.attend)
+            forked = local is not None and layer >= local.start
+            before = own if local and layer > local.start else x
+            if class_only and layer == last:
+                x, own = block.finish(x, before, local.attend) if forked and local else block.finish(x)
+            elif forked and local and before is not None:
+                x, own = block.fork(x, before, local.attend)
             else:
                 x = own = block(x)
             if layer in taps:
                 for taps_of, state in zip(tapped, (x, own) if local else (x,), strict=False):
-                    taps_of[layer] = Tap(state[:, 1 : 1 + grid[0] * grid[1]], grid, state[:, 0])
+                    if state is not None and state.shape[1] > 1:
+                        taps_of[layer] = Tap(state[:, 1 : 1 + grid[0] * grid[1]], grid, state[:, 0])
         return x[:, 0], *tapped
 
 
@@ -250,7 +275,7 @@ class CLIP(nn.Module):
         self.position_embedding = _choice("position_embedding", position_embedding or "bicubic_antialias", POSITION_MODES)
         self.image_size = image_size or native_size
         if self.image_size % patch_size:
-            raise UsageError(f"image_size={image_size} is no multiple of the patch size {patch_size} of {name}.")
+            raise SizeMismatch(name, self.image_size, patch_size)
         self.preprocess = Squash(self.image_size, mean, std)
         self.visual = VisionTransformer(vision, patch_size, native_size, dim, activation, self.position_embedding)
         self.token_embedding = nn.Embedding(vocabulary, text.width)

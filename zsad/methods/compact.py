@@ -64,6 +64,7 @@ class Compact(Detector):
     weights: Tensor  # (6,) of the head's logit, the novelty of each stage, the given words
     bias: Tensor  # () with the weights: 0 is a usual normal place, 1 a plain defect
     margin: Tensor  # () word_margin
+    needs = ("stages",)
     recipe = Recipe(backbone="compact", image_size=256, taps=tuple(CHANNELS))
     learned = True
 

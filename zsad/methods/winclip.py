@@ -58,7 +58,10 @@ class WinCLIP(Detector):
         prompts: name of a set in ``prompts/``, or the path of a TOML file, with classes "normal" and "anomalous".
     """
 
-    recipe = Recipe("ViT-B-16-plus-240.laion400m_e32", 240, activation="gelu", position_embedding="bicubic_antialias")
+    recipe = Recipe(
+        "ViT-B-16-plus-240.laion400m_e32", 240, activation="gelu", position_embedding="bicubic_antialias", follows_weights=True
+    )
+    needs = ("visual", "encode_text")
     backbone: TextBackbone
 
     def __init__(
@@ -71,6 +74,10 @@ class WinCLIP(Detector):
         """Encodes the ensemble once; ``context.text`` (1, 2, D) holds the plain means, un-normalised."""
         if references is not None:
             raise UsageError("winclip scores without references; leave them out.")
+        if not self.scales or min(self.scales) < 1 or not self.temperature > 0:
+            raise UsageError(
+                f"scales={self.scales} and temperature={self.temperature}: give scales from 1 on, and a positive one."
+            )
         sentences = PromptSet.load(self.prompts).sentences(name)
         if set(sentences) != {"normal", "anomalous"}:
             raise UsageError(f"winclip needs the classes 'normal' and 'anomalous' in {self.prompts}, not {sorted(sentences)}.")

@@ -2,12 +2,37 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["upsample"]
+__all__ = ["smooth", "upsample"]
 
 
 def upsample(grid: Tensor, size: tuple[int, int], *, align_corners: bool = False) -> Tensor:
     """(B, h, w) -> (B, H, W), bilinear. ``align_corners`` differs between papers and moves borders by half a patch."""
     return F.interpolate(grid[:, None], size=size, mode="bilinear", align_corners=align_corners)[:, 0]
+
+
+def smooth(maps: Tensor, sigma: float, truncate: float = 4.0) -> Tensor:
+    """Gaussian smoothing of (B, H, W), each map by itself, as ``scipy.ndimage.gaussian_filter`` with its defaults.
+
+    The border is mirrored with the edge sample repeated (scipy's "reflect"), which ``F.pad`` cannot do.
+    """
+    radius = int(truncate * sigma + 0.5)
+    if radius == 0:
+        return maps
+    taps = torch.arange(-radius, radius + 1, dtype=torch.float64)
+    kernel = torch.exp(-0.5 * (taps / sigma) ** 2)
+    kernel = (kernel / kernel.sum()).to(maps)
+    for shape in ((1, 1, -1, 1), (1, 1, 1, -1)):  # rows, then columns
+        axis = 2 if shape[2] == -1 else 3
+        padded = maps[:, None].index_select(axis, _mirrored(maps.shape[axis - 1], radius).to(maps.device))
+        maps = F.conv2d(padded, kernel.view(shape))[:, 0]
+    return maps
+
+
+def _mirrored(length: int, radius: int) -> Tensor:
+    """Indices of d c b a | a b c d | d c b a, as far as ``radius`` reaches."""
+    index = torch.arange(-radius, length + radius) % (2 * length)
+    return torch.where(index < length, index, 2 * length - 1 - index)
