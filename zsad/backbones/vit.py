@@ -298,6 +298,10 @@ class CLIP(nn.Module):
         cls, plain, own = self.visual(images, taps, local, prompts)
         return ImageFeatures(self.visual.project(cls), plain, {"local": own} if local else {})
 
+    def encode_class(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) preprocessed -> (B, D) as ``encode_image(...).image``; the last block runs for the class token alone."""
+        return self.visual.project(self.visual(images, class_only=True)[0])
+
     # ------------------------------------------------------------------ text
     def tokenize(self, sentences: Sequence[str]) -> Tensor:
         """N sentences -> (N, context) int64: start, tokens, end, zeros.
