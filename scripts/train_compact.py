@@ -1,7 +1,7 @@
 """Trains the head of the embedded default and writes ``checkpoints/compact-head.safetensors`` and ``compact.md``.
 
     pip install 'zsad[train,words]'
-    python scripts/train_compact.py --cache /tmp/compact
+    python scripts/train_compact.py --cache compact-cache
 
 Seeded throughout. Pictures are drawn and encoded once (about 25 minutes on two shared cores) and cached; the head of each seed
 takes minutes. The rule for the weights is ``choose_weights``; it sees auxiliary pictures alone. Families in ``CHOOSING``

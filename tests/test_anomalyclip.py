@@ -198,7 +198,7 @@ def test_real_crane_files(root: Path) -> None:
     from zsad.checkpoints import read_state_dict
 
     state = read_state_dict(path)["prompt_learner"]
-    backbone = zsad.backbones.vit.CLIP(
+    backbone = zsad.backbones.clip.CLIP(
         "wide",
         vision=zsad.backbones.vit.TowerShape(64, 2, 1, 64),
         text=zsad.backbones.vit.TowerShape(768, 1, 12, 64),

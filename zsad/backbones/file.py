@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zsad.backbones.vit import CLIP, TowerShape
+from zsad.backbones.clip import CLIP
+from zsad.backbones.vit import TowerShape
 from zsad.checkpoints import read_state_dict, sha256_of
 from zsad.errors import CheckpointMismatch, UnsupportedBackbone, UsageError
 from zsad.registry import register_backbone

@@ -14,9 +14,10 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from zsad.backbones.clip import CLIP
 from zsad.backbones.file import load_clip_state
 from zsad.backbones.hub import announce_download, cached_file, quiet_without_a_terminal
-from zsad.backbones.vit import CLIP, TowerShape
+from zsad.backbones.vit import TowerShape
 from zsad.checkpoints import sha256_of
 from zsad.errors import SizeMismatch, UnsupportedBackbone, UsageError, WeightsUnavailable
 from zsad.registry import register_backbone

@@ -11,9 +11,10 @@ from typing import Any
 
 import torch
 
+from zsad.backbones.clip import CLIP
 from zsad.backbones.file import clip_state, load_clip_state
 from zsad.backbones.hub import announce_download, cached_file
-from zsad.backbones.vit import CLIP, TowerShape
+from zsad.backbones.vit import TowerShape
 from zsad.checkpoints import read_state_dict, sha256_of
 from zsad.errors import UnknownName, UnsupportedBackbone, WeightsUnavailable
 from zsad.registry import register_backbone

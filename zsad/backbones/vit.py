@@ -1,4 +1,4 @@
-"""The trunk: CLIP's vision transformer and text tower, with two seams for the methods.
+"""The trunk: CLIP's vision transformer, with two seams for the methods; ``clip.py`` puts the text tower beside it.
 
 Parameter names are CLIP's, so OpenAI-format and open_clip state dicts load strictly with no map. Every intermediate that
 the papers use is a public function: ``embed`` and ``Block`` for loops of one's own, ``project`` for what stands behind the
@@ -24,12 +24,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zsad.backbones.tokens import clip_tokenizer
-from zsad.errors import SizeMismatch, UsageError
-from zsad.transforms import CLIP_MEAN, CLIP_STD, Squash
-from zsad.types import ImageFeatures, Tap
+from zsad.types import Tap
 
-__all__ = ["CLIP", "Block", "LocalPath", "Prompts", "TowerShape", "VisionTransformer", "resize_positions"]
+__all__ = ["Block", "LocalPath", "Prompts", "TowerShape", "VisionTransformer", "resize_positions"]
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 POSITION_MODES = ("bilinear", "bicubic", "bicubic_antialias")
@@ -240,110 +237,3 @@ class VisionTransformer(nn.Module):
                     if state is not None and state.shape[1] > 1:
                         taps_of[layer] = Tap(state[:, 1 : 1 + grid[0] * grid[1]], grid, state[:, 0])
         return x[:, 0], *tapped
-
-
-class CLIP(nn.Module):
-    """An image tower and a text tower in one space; fulfils ``types.TextBackbone``.
-
-    Attributes:
-        name: as ``load_backbone`` takes it.
-        image_size: side of the square input in pixels.
-        weights_sha256: of the file of weights; "" where they are random.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        *,
-        vision: TowerShape,
-        text: TowerShape,
-        patch_size: int,
-        native_size: int,
-        dim: int,
-        activation: str,
-        position_embedding: str | None = None,
-        image_size: int | None = None,
-        vocabulary: int = 49408,
-        context_length: int = 77,
-        mean: tuple[float, float, float] = CLIP_MEAN,
-        std: tuple[float, float, float] = CLIP_STD,
-    ) -> None:
-        super().__init__()
-        self.name, self.weights_sha256 = name, ""
-        self.activation = _choice("activation", activation, tuple(ACTIVATIONS))
-        # open_clip's own way of resizing, for whoever does not ask for another
-        self.position_embedding = _choice("position_embedding", position_embedding or "bicubic_antialias", POSITION_MODES)
-        self.image_size = image_size or native_size
-        if self.image_size % patch_size:
-            raise SizeMismatch(name, self.image_size, patch_size)
-        self.preprocess = Squash(self.image_size, mean, std)
-        self.visual = VisionTransformer(vision, patch_size, native_size, dim, activation, self.position_embedding)
-        self.token_embedding = nn.Embedding(vocabulary, text.width)
-        self.positional_embedding = nn.Parameter(0.01 * torch.randn(context_length, text.width))
-        self.transformer = Transformer(text, activation)
-        self.ln_final = nn.LayerNorm(text.width)
-        self.text_projection = nn.Parameter(text.width**-0.5 * torch.randn(text.width, dim))
-        self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
-
-    def encode_image(
-        self, images: Tensor, taps: Sequence[int] = (), *, local: LocalPath | None = None, prompts: Prompts | None = None
-    ) -> ImageFeatures:
-        """(B, 3, H, W) preprocessed -> ``.image`` (B, D) behind ``ln_post`` and projection, raw states of the tapped layers.
-
-        The local stream's taps are in ``.streams["local"]``.
-        """
-        layers = len(self.visual.blocks)
-        if any(not 1 <= tap <= layers for tap in taps):
-            raise UsageError(f"taps={tuple(taps)} must lie in 1..{layers}, the layers of {self.name}.")
-        cls, plain, own = self.visual(images, taps, local, prompts)
-        return ImageFeatures(self.visual.project(cls), plain, {"local": own} if local else {})
-
-    def encode_class(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) preprocessed -> (B, D) as ``encode_image(...).image``; the last block runs for the class token alone."""
-        return self.visual.project(self.visual(images, class_only=True)[0])
-
-    # ------------------------------------------------------------------ text
-    def tokenize(self, sentences: Sequence[str]) -> Tensor:
-        """N sentences -> (N, context) int64: start, tokens, end, zeros.
-
-        Raises:
-            UsageError: a sentence is longer than the context.
-        """
-        tokenizer = clip_tokenizer()
-        context = self.positional_embedding.shape[0]
-        start, end = self.token_embedding.num_embeddings - 2, self.token_embedding.num_embeddings - 1
-        ids = torch.zeros(len(sentences), context, dtype=torch.int64)
-        for row, sentence in zip(ids, sentences, strict=True):
-            tokens = [start, *tokenizer(sentence), end]
-            if len(tokens) > context:
-                raise UsageError(
-                    f"The sentence {sentence[:60]!r}... has {len(tokens)} tokens; {self.name} reads {context}. Use fewer words."
-                )
-            row[: len(tokens)] = torch.tensor(tokens)
-        return ids.to(self.positional_embedding.device)
-
-    def encode_embeddings(self, x: Tensor, eot: Tensor, prompts: Prompts | None = None) -> Tensor:
-        """Token embeddings (N, L, C) without positions and the index (N,) of each end token -> (N, D), not normalised.
-
-        What stands behind the last end token is cut off: attention is causal, so it changes nothing.
-        """
-        used = int(eot.max()) + 1
-        x = x[:, :used] + self.positional_embedding[:used]
-        for layer, block in enumerate(self.transformer.resblocks, 1):
-            x = prompts.insert(x, layer) if prompts else x
-            x = block(x, causal=True)
-        return self.ln_final(x[torch.arange(len(x), device=x.device), eot]) @ self.text_projection
-
-    def encode_text(self, sentences: Sequence[str], batch_size: int = 64) -> Tensor:
-        """N sentences -> (N, D), not normalised. Sentences of like length share a batch, so little padding is computed."""
-        ids = self.tokenize(sentences)
-        ends = ids.argmax(dim=1)  # the end token has the largest id
-        order = ends.argsort(stable=True)
-        encoded = [self.encode_embeddings(self.token_embedding(ids[rows]), ends[rows]) for rows in order.split(batch_size)]
-        return torch.cat(encoded)[order.argsort(stable=True)]
-
-
-def _choice(what: str, value: str, allowed: tuple[str, ...]) -> str:
-    if value not in allowed:
-        raise UsageError(f"{what}={value!r} is not known; choose one of {', '.join(allowed)}.")
-    return value

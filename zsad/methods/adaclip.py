@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zsad.backbones.vit import CLIP
+from zsad.backbones.clip import CLIP
 from zsad.detector import Detector
 from zsad.errors import UsageError
 from zsad.layers import hybrid
