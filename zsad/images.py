@@ -6,7 +6,6 @@ How intensities and transparency become 8-bit RGB is ruled in ``intensity.py``; 
 # ruff: noqa: PTH116  (os.stat is patched and read by itself)
 from __future__ import annotations
 
-import math
 import os
 import re
 import stat
@@ -20,9 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from zsad.errors import ImageError, UsageError
-from zsad.intensity import Raw, to_rgb
-from zsad.sources import SUFFIXES, ImageRef, list_images, printable
+from zsad.errors import ImageError
+from zsad.intensity import Raw, check_range, to_rgb
+from zsad.sources import SUFFIXES, ImageRef, encodable, list_images
 
 __all__ = ["SUFFIXES", "ImageRef", "Picture", "list_images", "load_image"]
 
@@ -53,8 +52,7 @@ def load_image(ref: ImageRef, *, value_range: tuple[float, float] | None = None,
         ImageError: The picture cannot be read, for whatever reason; one sentence.
         UsageError: ``value_range`` is no range.
     """
-    if value_range is not None and not -math.inf < value_range[0] < value_range[1] < math.inf:
-        raise UsageError(f"value_range must be two finite numbers, the lower one first; got {value_range!r}.")
+    value_range = check_range(value_range)
     _hush_pillow()
     try:
         raw = _raw(ref, max_pixels)
@@ -68,7 +66,7 @@ def load_image(ref: ImageRef, *, value_range: tuple[float, float] | None = None,
         text = _reason(error)
     if ref.path is not None and ref.path.is_absolute():
         text = text.replace(str(ref.path), ref.name)
-    raise ImageError(printable(f"{ref.name!r} {' '.join(text.split())[:500].rstrip('.')}."))
+    raise ImageError(encodable(f"{ref.name!r} {' '.join(text.split())[:500].rstrip('.')}."))
 
 
 def _reason(error: Exception) -> str:

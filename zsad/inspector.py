@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from zsad.calibration import Thresholds, fixed
 from zsad.detector import Detector
 from zsad.errors import UsageError
 from zsad.images import ImageRef, list_images
+from zsad.intensity import check_range
 from zsad.naming import printable
 from zsad.registry import create
 from zsad.results import Region, Result, find_regions
@@ -71,7 +71,7 @@ class Inspector:
         self.device = pick_device(device)
         self.batch_size = _at_least_one("batch_size", self._default_batch() if batch_size is None else batch_size)
         self.workers = _at_least_one("workers", workers)
-        self.value_range = _checked_range(value_range)
+        self.value_range = check_range(value_range)
         self.detector = _built(method, backbone, checkpoint, arguments).to(self.device).eval()
         self.detector.require_trained()
         with torch.inference_mode():
@@ -185,15 +185,6 @@ def pick_device(device: str | torch.device = "auto") -> torch.device:
     if not there.get(chosen.type, chosen.type == "cpu"):
         raise UsageError(f"The device {str(device)!r} is not available here. Use --device auto, or cpu.")
     return chosen
-
-
-def _checked_range(value_range: tuple[float, float] | None) -> tuple[float, float] | None:
-    if value_range is None:
-        return None
-    two = tuple(value_range)
-    if len(two) != 2 or not -math.inf < two[0] < two[1] < math.inf:
-        raise UsageError(f"value_range must be two finite numbers, the lower one first; got {value_range!r}.")
-    return two[0], two[1]
 
 
 def _built(method: str | Detector, backbone: Any, checkpoint: str | Path | None, arguments: dict[str, Any]) -> Detector:

@@ -25,9 +25,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from zsad.errors import ImageError
+from zsad.errors import ImageError, UsageError
 
-__all__ = ["Raw", "to_rgb"]
+__all__ = ["Raw", "check_range", "to_rgb"]
 
 _TURNS: dict[int, Callable[[NDArray[Any]], NDArray[Any]]] = {  # EXIF orientation -> upright
     2: lambda a: a[:, ::-1],
@@ -51,7 +51,22 @@ class Raw:
     premultiplied: bool = False
 
 
+def check_range(value_range: tuple[float, float] | None) -> tuple[float, float] | None:
+    """The range itself, as a pair; None stays None.
+
+    Raises:
+        UsageError: not two finite numbers, the lower one first.
+    """
+    if value_range is None:
+        return None
+    pair = tuple(value_range)
+    if len(pair) != 2 or not -math.inf < pair[0] < pair[1] < math.inf:
+        raise UsageError(f"value_range must be two finite numbers, the lower one first; got {value_range!r}.")
+    return pair[0], pair[1]
+
+
 def to_rgb(raw: Raw, value_range: tuple[float, float] | None) -> NDArray[np.uint8]:
+    """What a decoder gave -> (H, W, 3) uint8 by the rules above; what was done is added to ``raw.notes``."""
     pixels = raw.pixels if raw.pixels.ndim == 3 else raw.pixels[..., None]
     colours = pixels.shape[2] - (pixels.shape[2] in (2, 4))
     rgb = _eight_bits(pixels[..., :colours], value_range, raw.notes)

@@ -127,17 +127,16 @@ def create(name: str, *, backbone: str | Backbone | None = None, checkpoint: str
     """
     cls = method_class(name)
     known = [key for key in inspect.signature(cls.__init__).parameters if key not in ("self", "backbone")]
-    for key in arguments:
+    for key, value in arguments.items():  # before any weights are loaded
         if key not in known:
             raise UnknownName.among(f"argument of {cls.name!r}", key, known)
+        _check_argument(cls, key, value)
     recipe: Recipe = cls.recipe
     if backbone is None or isinstance(backbone, str):
         backbone = _by_recipe(cls.name, recipe, backbone or recipe.backbone)
     else:
         _compare(cls.name, recipe, backbone)
     _check_backbone(cls, backbone)
-    for key, value in arguments.items():
-        _check_argument(cls, key, value)
     with torch.random.fork_rng(devices=[]):  # building a method never disturbs the caller's random numbers
         detector = cls(backbone, **arguments)
     tag = name.partition(".")[2]

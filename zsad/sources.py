@@ -21,7 +21,7 @@ from PIL import Image
 
 from zsad.errors import ImageError, SourceNotFound
 
-__all__ = ["SUFFIXES", "ImageRef", "list_images", "printable"]
+__all__ = ["SUFFIXES", "ImageRef", "encodable", "list_images"]
 
 SUFFIXES = frozenset(
     {".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".tif", ".tiff"}
@@ -76,7 +76,7 @@ class _Names:
 
     def file(self, name: str, path: str | Path, origin: str | Path, data: Any = None) -> ImageRef:
         """``origin`` is the folder whose own name tells equal names apart."""
-        label, name = printable(os.path.basename(os.path.realpath(origin))), printable(name)
+        label, name = encodable(os.path.basename(os.path.realpath(origin))), encodable(name)
         free = chain([name, f"{label}/{name}"], (f"{label}~{k}/{name}" for k in count(2)))
         # A bare number of seven digits and more is kept for pictures in memory.
         name = next(n for n in free if n not in self.taken and not re.fullmatch(r"\d{7,}", n))
@@ -89,7 +89,7 @@ class _Names:
         return ImageRef(f"{self.given - 1:07d}", None, data)
 
 
-def printable(text: str) -> str:
+def encodable(text: str) -> str:
     """Bytes that are no UTF-8 reach Python as lone surrogates, which neither print nor encode: here "%E9"."""
     return re.sub("[\ud800-\udfff]", lambda m: f"%{ord(m[0]) & 0xFF:02X}", text)
 
@@ -171,7 +171,7 @@ def _from_folder(root: str, names: _Names) -> Iterator[ImageRef]:
         elif not is_folder and ending in SUFFIXES:
             yield names.file(name, path, root)
         elif not is_folder:
-            others[printable(ending) or "without ending"] += 1
+            others[encodable(ending) or "without ending"] += 1
     if names.given == before:
         kinds = ", ".join(f"{n} {ending}" for ending, n in others.most_common(5)) or "none"
         saw = f"files seen: {sum(others.values())} ({kinds}); endings taken: {' '.join(sorted(SUFFIXES))}"
