@@ -12,9 +12,11 @@ from torch import Tensor, nn
 
 from zsad.checkpoints import find_checkpoint, read_header, read_state_dict, sha256_of, write_learned
 from zsad.errors import CheckpointMismatch, NeedsSet, NotTrained, UsageError
-from zsad.types import Backbone, Batch, Context, ImageFeatures, Prediction, Recipe, References
+from zsad.types import Backbone, Bank, Batch, Context, ImageFeatures, Prediction, Recipe, References
 
 __all__ = ["Detector"]
+
+REFERENCE_BATCH = 8  # pictures per pass where references are encoded
 
 
 class Detector(nn.Module):
@@ -86,6 +88,26 @@ class Detector(nn.Module):
     def loss(self, batch: Batch, context: Context) -> dict[str, Tensor]:
         """Named parts of the training loss; the trainer sums and logs them."""
         raise UsageError(f"{self.name} has nothing to train.")
+
+    # ------------------------------------------------------------------ references
+    def reference_rows(self, features: ImageFeatures) -> Mapping[str, Tensor]:
+        """What B pictures leave in the banks as references: (B, M, C) by layer or scale. By default the tapped patches."""
+        return {str(layer): tap.patches for layer, tap in features.taps.items()}
+
+    def banks(self, references: References | None) -> dict[str, Bank]:
+        """The references' rows, encoded ``REFERENCE_BATCH`` pictures at a time; {} where there are none."""
+        if references is None:
+            return {}
+        parts: dict[str, list[Tensor]] = {}
+        for images in references.normal.split(REFERENCE_BATCH):
+            for key, rows in self.reference_rows(self.encode(images)).items():
+                parts.setdefault(key, []).append(rows)
+        found = {}
+        for key, pieces in parts.items():
+            whole = torch.cat(pieces)  # (K, M, C)
+            source = torch.arange(len(whole), device=whole.device).repeat_interleave(whole.shape[1])
+            found[key] = Bank(whole.flatten(0, 1), source)
+        return found
 
     # ------------------------------------------------------------------ arguments and learned weights
     def arguments(self) -> dict[str, Any]:
