@@ -280,7 +280,8 @@ def test_short_sentences_under_long_prompts(tiny: Any, tmp_path: Path) -> None:
     with torch.inference_mode():
         context, features = detector.prepare("nut"), detector.encode(pictures())
         padded = F.pad(context.extra["tokens"], (0, 77 - context.extra["tokens"].shape[1]))
-        whole = detector.text_features(features, zsad.types.Context(sentences=context.sentences, extra={"tokens": padded}))
+        uncut = {"tokens": padded, "states": hybrid.unprompted_states(detector.backbone, padded)}
+        whole = detector.text_features(features, zsad.types.Context(sentences=context.sentences, extra=uncut))
         torch.testing.assert_close(detector.text_features(features, context), whole, rtol=0, atol=1e-6)
 
 

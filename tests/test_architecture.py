@@ -25,7 +25,7 @@ ROWS = [
     {"rundir"},
     {"writing"},
     {"console"},
-    {"predicting", "listing", "doctor"},
+    {"predicting", "listing", "doctor", "converting"},
     {"cli"},
     {"__main__", "__init__"},
 ]

@@ -21,7 +21,7 @@ from torch import Tensor
 from zsad.assets import asset
 from zsad.errors import CheckpointMismatch, SourceNotFound, UnknownName, UnsafeCheckpoint, WeightsError
 
-__all__ = ["IndexEntry", "load_index", "read_header", "read_state_dict", "sha256_of", "write_learned"]
+__all__ = ["IndexEntry", "load_index", "published", "read_header", "read_state_dict", "sha256_of", "write_learned"]
 
 _HEADER = "zsad"
 
@@ -34,9 +34,10 @@ class IndexEntry:
     file: str  # relative to checkpoints/; "" where it is only to be had from its source
     source: str  # where it comes from, for a person
     sha256: str  # "" where unknown
-    size: int  # bytes
+    size: int  # bytes; of the tensors alone where the file's is not known
     licence: str
     trained_on: str
+    git_blob: str = ""  # git's own digest of the file, where that is what its source publishes
 
     @property
     def path(self) -> Path | None:
@@ -71,6 +72,24 @@ def find_checkpoint(name: str) -> Path:
             f"{entry.source} and pass its path: create({name.partition('.')[0]!r}, checkpoint='path/to/file')."
         )
     return entry.path
+
+
+def published(path: str | Path) -> IndexEntry | None:
+    """The row of the index whose digest a file has, or None."""
+    path = Path(path)
+    if not path.is_file():
+        return None
+    own = sha256_of(path), git_blob_of(path)
+    return next((e for e in load_index().values() if e.sha256 == own[0] or e.git_blob == own[1]), None)
+
+
+def git_blob_of(path: Path) -> str:
+    """Hex digest under which git stores a file."""
+    digest = hashlib.sha1(f"blob {path.stat().st_size}\0".encode(), usedforsecurity=False)
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def sha256_of(path: str | Path) -> str:

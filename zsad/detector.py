@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -16,6 +17,8 @@ from zsad.types import Backbone, Bank, Batch, Context, ImageFeatures, Prediction
 
 __all__ = ["Detector"]
 
+log = logging.getLogger("zsad")
+BACKBONE_FACTS = ("name", "image_size", "activation", "position_embedding", "weights_sha256")
 REFERENCE_BATCH = 8  # pictures per pass where references are encoded
 
 
@@ -138,14 +141,20 @@ class Detector(nn.Module):
         self.load_state_dict(dict(tensors), strict=False)  # the keys were compared above; the backbone's stay
         self.trained = True
 
-    def save(self, path: str | Path, **header: Any) -> None:
-        """Writes the learned weights (never the backbone's) as safetensors with a header."""
+    def save(self, path: str | Path, **about: Any) -> dict[str, Any]:
+        """Writes the learned weights (never the backbone's) as safetensors, and returns their header.
+
+        Args:
+            path: of the file.
+            **about: what else the header says: trained_on, licence, ...
+        """
         arguments = {key: list(v) if isinstance(v, tuple) else v for key, v in self.arguments().items()}
-        backbone = {
-            key: getattr(self.backbone, key)
-            for key in ("name", "image_size", "activation", "position_embedding", "weights_sha256")
-        }
-        write_learned(path, self.learned_state(), {"method": self.name, "arguments": arguments, "backbone": backbone} | header)
+        header = {"method": self.name, "arguments": arguments, "backbone": self._backbone_facts()} | about
+        write_learned(path, self.learned_state(), header)
+        return header
+
+    def _backbone_facts(self) -> dict[str, Any]:
+        return {key: getattr(self.backbone, key) for key in BACKBONE_FACTS}
 
     def load(self, path: str | Path) -> None:
         """Reads what ``save`` wrote, strictly; subclasses that know their authors' files extend ``foreign_state``.
@@ -159,6 +168,33 @@ class Detector(nn.Module):
         state = read_state_dict(path)
         self.load_learned(state if header else self.foreign_state(state), Path(path).name)
         self.header, self.weights_sha256 = header, sha256_of(path)
+        learned_on, own = header.get("backbone", {}), self._backbone_facts()
+        for key in BACKBONE_FACTS[1:4]:
+            if key in learned_on and learned_on[key] != own[key]:
+                log.warning("%s was learned with %s=%r; this backbone has %r.", Path(path).name, key, learned_on[key], own[key])
+
+    @classmethod
+    def stored_arguments(cls, checkpoint: str | Path | None, tag: str | None) -> dict[str, Any]:
+        """Constructor keywords that a file of learned weights was saved with, or that its shapes imply."""
+        if not cls.learned or not (checkpoint or tag):
+            return {}
+        path = checkpoint or find_checkpoint(f"{cls.name}.{tag}")
+        if not (header := read_header(path)):
+            return cls.implied_arguments(read_state_dict(path))
+        if header.get("method") != cls.name:
+            return {}  # load() says so
+        known = list(inspect.signature(cls.__init__).parameters)[2:]
+        stored = {key: value for key, value in dict(header.get("arguments", {})).items() if key in known}
+        if outside := [key for key, value in stored.items() if isinstance(value, str) and Path(value).name != value]:
+            raise CheckpointMismatch(
+                f"The header of {Path(path).name} asks for the path {stored[outside[0]]!r} as {outside[0]}; pass {outside[0]}=."
+            )
+        return {key: tuple(value) if isinstance(value, list) else value for key, value in stored.items()}
+
+    @classmethod
+    def implied_arguments(cls, state: Mapping[str, Any]) -> dict[str, Any]:
+        """Constructor keywords that the shapes of the authors' tensors say."""
+        return {}
 
     def foreign_state(self, state: dict[str, Any]) -> dict[str, Tensor]:
         """Renames the authors' keys at the border; by default there is nothing to rename."""

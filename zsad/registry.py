@@ -119,7 +119,8 @@ def create(name: str, *, backbone: str | Backbone | None = None, checkpoint: str
         name: a method's name, or ``"method.tag"`` for the checkpoint of that tag in ``checkpoints/index.toml``.
         backbone: a name (loaded by the method's recipe), a built backbone, or None for the recipe's own.
         checkpoint: path of learned weights; overrides the tag.
-        **arguments: the method's constructor keywords; their defaults are the paper's values.
+        **arguments: the method's constructor keywords. Where one is left out, what the checkpoint was saved with (or what its
+            shapes imply) is taken, then the paper's value.
 
     Raises:
         UnknownName: no such method, tag or keyword.
@@ -131,6 +132,8 @@ def create(name: str, *, backbone: str | Backbone | None = None, checkpoint: str
         if key not in known:
             raise UnknownName.among(f"argument of {cls.name!r}", key, known)
         _check_argument(cls, key, value)
+    tag = name.partition(".")[2] or None
+    arguments = cls.stored_arguments(checkpoint, tag) | arguments
     recipe: Recipe = cls.recipe
     if backbone is None or isinstance(backbone, str):
         backbone = _by_recipe(cls.name, recipe, backbone or recipe.backbone)
@@ -139,8 +142,7 @@ def create(name: str, *, backbone: str | Backbone | None = None, checkpoint: str
     _check_backbone(cls, backbone)
     with torch.random.fork_rng(devices=[]):  # building a method never disturbs the caller's random numbers
         detector = cls(backbone, **arguments)
-    tag = name.partition(".")[2]
-    detector.restore(checkpoint=checkpoint, tag=tag or None)
+    detector.restore(checkpoint=checkpoint, tag=tag)
     return detector.eval()
 
 

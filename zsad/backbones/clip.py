@@ -103,11 +103,18 @@ class CLIP(nn.Module):
         What stands behind the last end token is cut off: attention is causal, so it changes nothing.
         """
         used = int(eot.max()) + 1
-        x = x[:, :used] + self.positional_embedding[:used]
-        for layer, block in enumerate(self.transformer.resblocks, 1):
+        return self.encode_states(x[:, :used] + self.positional_embedding[:used], eot, prompts)
+
+    def encode_states(self, x: Tensor, eot: Tensor, prompts: Prompts | None = None, *, behind: int = 0) -> Tensor:
+        """As ``encode_embeddings``, from the hidden states (N, L, C) behind block ``behind``; 0: embeddings with positions.
+
+        The last block runs for the end tokens alone.
+        """
+        blocks = self.transformer.blocks
+        for layer, block in enumerate(blocks[behind:], behind + 1):
             x = prompts.insert(x, layer) if prompts else x
-            x = block(x, causal=True)
-        return self.ln_final(x[torch.arange(len(x), device=x.device), eot]) @ self.text_projection
+            x = block(x, causal=True) if layer < len(blocks) else block.only(x, eot, causal=True)
+        return self.ln_final(x[:, 0]) @ self.text_projection
 
     def encode_text(self, sentences: Sequence[str], batch_size: int = 64) -> Tensor:
         """N sentences -> (N, D), not normalised. Sentences of like length share a batch, so little padding is computed."""

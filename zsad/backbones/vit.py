@@ -130,14 +130,20 @@ class Block(nn.Module):
         plain, own = self.attn.output(values).chunk(2)
         return self.feed(x + plain), local + own
 
+    def only(self, x: Tensor, place: Tensor, causal: bool = False) -> Tensor:
+        """The block's output at one place of each sequence: (B, L, C) and indices (B,) -> (B, 1, C)."""
+        normed, width, rows = self.ln_1(x), x.shape[-1], torch.arange(len(x), device=x.device)
+        weight, bias = self.attn.in_proj_weight, self.attn.in_proj_bias
+        k, v = F.linear(normed, weight[width:], bias[width:]).unflatten(-1, (2, self.attn.heads, -1)).permute(2, 0, 3, 1, 4)
+        q = F.linear(normed[rows, place], weight[:width], bias[:width]).unflatten(-1, (self.attn.heads, 1, -1))  # (B, h, 1, d)
+        seen = (torch.arange(x.shape[1], device=x.device) <= place[:, None])[:, None, None] if causal else None
+        mixed = self.attn.output(F.scaled_dot_product_attention(q, k, v, attn_mask=seen))
+        return self.feed(x[rows, place][:, None] + mixed)
+
     def finish(self, x: Tensor, local: Tensor | None = None, attend: Attend | None = None) -> tuple[Tensor, Tensor | None]:
         """The last layer, where only the plain stream's class token is wanted: (B, 1, C), and the local stream (B, L, C)."""
         if local is None or attend is None:
-            normed, width = self.ln_1(x), x.shape[-1]
-            weight, bias = self.attn.in_proj_weight, self.attn.in_proj_bias
-            k, v = F.linear(normed, weight[width:], bias[width:]).unflatten(-1, (2, self.attn.heads, -1)).permute(2, 0, 3, 1, 4)
-            q = F.linear(normed[:, :1], weight[:width], bias[:width]).unflatten(-1, (self.attn.heads, -1)).transpose(1, 2)
-            return self.feed(x[:, :1] + self.attn.output(F.scaled_dot_product_attention(q, k, v))), None
+            return self.only(x, torch.zeros(len(x), dtype=torch.int64, device=x.device)), None
         q, k, v = self.qkv(x)
         values = torch.cat([F.scaled_dot_product_attention(q[:, :, :1], k, v), attend(q, k, v)], dim=2)
         mixed = self.attn.output(values)  # (B, 1 + L, C)
@@ -150,6 +156,11 @@ class Transformer(nn.Module):
     def __init__(self, shape: TowerShape, activation: str) -> None:
         super().__init__()
         self.resblocks = nn.ModuleList(Block(shape, activation) for _ in range(shape.layers))
+
+    @property
+    def blocks(self) -> list[Block]:
+        """The residual blocks; layer l of the papers is ``blocks[l - 1]``."""
+        return [cast(Block, block) for block in self.resblocks]
 
 
 def resize_positions(embedding: Tensor, grid: tuple[int, int], mode: str) -> Tensor:
@@ -187,7 +198,7 @@ class VisionTransformer(nn.Module):
     @property
     def blocks(self) -> list[Block]:
         """The residual blocks; layer l of the papers is ``blocks[l - 1]``."""
-        return [cast(Block, block) for block in self.transformer.resblocks]
+        return self.transformer.blocks
 
     def grid(self, images: Tensor) -> tuple[int, int]:
         """Rows and columns of patches of (B, 3, H, W)."""

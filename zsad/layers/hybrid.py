@@ -31,6 +31,8 @@ __all__ = [
     "map_losses",
     "prompted_ensemble",
     "semantic_features",
+    "stored_sizes",
+    "unprompted_states",
 ]
 
 PICTURES = 8  # whose sentences pass the text tower together
@@ -96,32 +98,44 @@ class HybridPrompts(nn.Module):
         return [rounded_to_half(prompt) for prompt in tokens] if self.half_prompts else tokens
 
 
-def prompted_ensemble(backbone: Any, prompts: HybridPrompts, dynamic: Tensor, ids: Tensor, normal: int) -> Tensor:
+def unprompted_states(backbone: Any, ids: Tensor) -> Tensor:
+    """Tokens (N, T) -> hidden states (N, T, C) behind text block 1, which no prompt reaches: the same for all pictures."""
+    embedded = backbone.token_embedding(ids) + backbone.positional_embedding[: ids.shape[1]]
+    states: Tensor = backbone.transformer.blocks[0](embedded, causal=True)
+    return states
+
+
+def prompted_ensemble(
+    backbone: Any, prompts: HybridPrompts, dynamic: Tensor, states: Tensor, ends: Tensor, normal: int
+) -> Tensor:
     """Every picture's own vectors of normal and anomalous text.
 
     Args:
         backbone: a ``vit.CLIP``.
         prompts: of the text tower.
         dynamic: (B, length, C), the pictures' dynamic prompts.
-        ids: (N, T), the tokens of all sentences, cut behind the last end token.
+        states: (N, T, C) of all sentences, from ``unprompted_states``.
+        ends: (N,), where each sentence ends.
         normal: how many of them, from the first, are normal.
 
     Returns:
         (B, 2, D): sentences of length one, averaged, of length one again.
     """
-    encoded = torch.cat([_prompted_sentences(backbone, prompts, part, ids) for part in dynamic.split(PICTURES)])  # (B, N, D)
+    encoded = torch.cat(
+        [_prompted_sentences(backbone, prompts, part, states, ends) for part in dynamic.split(PICTURES)]
+    )  # (B, N, D)
     means = [encoded[:, :normal].mean(dim=1), encoded[:, normal:].mean(dim=1)]
     return F.normalize(torch.stack(means, dim=1), dim=-1)
 
 
-def _prompted_sentences(backbone: Any, prompts: HybridPrompts, dynamic: Tensor, ids: Tensor) -> Tensor:
-    """Prompts (b, length, C) of b pictures, tokens (N, T) -> (b, N, D), of length one."""
+def _prompted_sentences(backbone: Any, prompts: HybridPrompts, dynamic: Tensor, states: Tensor, ends: Tensor) -> Tensor:
+    """Prompts (b, length, C) of b pictures, states (N, T, C) -> (b, N, D), of length one."""
     # repeated before they are rounded, so that gradients are rounded per sentence, as in the published training
-    tokens = prompts(dynamic.repeat_interleave(len(ids), dim=0))
+    tokens = prompts(dynamic.repeat_interleave(len(states), dim=0))
     overwrite = Overwrite(dict(enumerate(tokens[1:], 2)))  # the first words, before blocks 2 to depth
-    embedded = backbone.token_embedding(ids).repeat(len(dynamic), 1, 1)
-    encoded = backbone.encode_embeddings(embedded, ids.argmax(dim=1).repeat(len(dynamic)), overwrite)
-    return F.normalize(encoded, dim=-1).unflatten(0, (len(dynamic), len(ids)))
+    repeated = states.repeat(len(dynamic), 1, 1), ends.repeat(len(dynamic))
+    encoded = backbone.encode_states(*repeated, overwrite, behind=1)
+    return F.normalize(encoded, dim=-1).unflatten(0, (len(dynamic), len(states)))
 
 
 def both(margins: Tensor) -> Tensor:
@@ -212,22 +226,26 @@ def authors_state(state: Mapping[str, Any]) -> dict[str, Any]:
     return renamed
 
 
+SIZES = {
+    "depth": r"(text|visual)_prompts\.static\.(?P<index>\d+)$",
+    "length": r"(text|visual)_prompts\.dynamic\.(?P<index>\d+)\.",
+    "taps": r"patch_projection\.(?P<index>\d+)\.",
+}
+
+
+def stored_sizes(state: Mapping[str, Any]) -> dict[str, int]:
+    """What renamed keys say of "depth", "length" and "taps" (their number)."""
+    indices = {size: [int(hit["index"]) for key in state if (hit := re.match(p, key))] for size, p in SIZES.items()}
+    return {size: max(found) + 1 for size, found in indices.items() if found}
+
+
 def compare_sizes(state: Mapping[str, Any], own: Mapping[str, int], origin: str) -> None:
-    """Compares what keys say of "depth", "length" and "taps" (their number) with ``own``; silent where they say nothing.
+    """Compares ``stored_sizes`` with ``own``.
 
     Raises:
         CheckpointMismatch: says which keywords to pass.
     """
-    patterns = {
-        "depth": r"(text|visual)_prompts\.static\.(?P<index>\d+)$",
-        "length": r"(text|visual)_prompts\.dynamic\.(?P<index>\d+)\.",
-        "taps": r"patch_projection\.(?P<index>\d+)\.",
-    }
-    differ = []
-    for size, pattern in patterns.items():
-        indices = [int(hit["index"]) for key in state if (hit := re.match(pattern, key))]
-        if indices and max(indices) + 1 != own[size]:
-            differ.append((size, max(indices) + 1))
+    differ = [(size, stored) for size, stored in stored_sizes(state).items() if stored != own[size]]
     if differ:
         built = ", ".join(f"{own[size]} taps" if size == "taps" else f"{size}={own[size]}" for size, _ in differ)
         needed = ", ".join(f"taps= with its {n} layers" if size == "taps" else f"{size}={n}" for size, n in differ)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from zsad.errors import CheckpointMismatch
 from zsad.layers.prompts import Overwrite, rounded_to_half
 
-__all__ = ["PromptPair", "compare_start_token", "has_projections", "renamed_pair"]
+__all__ = ["PromptPair", "compare_start_token", "has_projections", "pair_sizes", "renamed_pair"]
 
 STD = 0.02  # of the initial tokens
 RENAMED = {"ctx_pos": "normal", "ctx_neg": "anomalous"}
@@ -83,6 +83,14 @@ def renamed_pair(state: Mapping[str, Any]) -> dict[str, Tensor]:
     return renamed
 
 
+def pair_sizes(state: Mapping[str, Any]) -> dict[str, int]:
+    """Sizes of a ``PromptPair`` that the authors' shapes say: ``context``, ``deep`` and ``deep_length``."""
+    tensors = {key: tensor for key, tensor in renamed_pair(state).items() if isinstance(tensor, Tensor) and tensor.dim() == 2}
+    deep = [tensor for key, tensor in tensors.items() if key.startswith("deep.")]
+    sizes = {"context": len(tensors["normal"])} if "normal" in tensors else {}
+    return sizes | ({"deep": 1 + len(deep), "deep_length": len(deep[0])} if deep else {})
+
+
 def compare_start_token(state: Mapping[str, Any], backbone: Any) -> None:
     """The stored start token must be the backbone's, or the prompts were learned on another one.
 
@@ -93,6 +101,8 @@ def compare_start_token(state: Mapping[str, Any], backbone: Any) -> None:
     if not isinstance(stored, Tensor):
         return
     own = backbone.token_embedding.weight[backbone.token_embedding.num_embeddings - 2]
+    if own.is_meta and stored.shape[-1] == own.shape[0]:
+        return  # a tower without weights, which has no more than shapes to compare
     if stored.shape[-1] != own.shape[0] or not torch.allclose(stored.flatten().to(own), own, atol=1e-2):
         raise CheckpointMismatch(
             f"The prompts were learned on another backbone than {backbone.name}: the start token differs "

@@ -82,14 +82,16 @@ class AdaCLIP(Detector):
         self.class_projection = nn.Linear(dim, dim)
 
     def prepare(self, name: str = "object", references: References | None = None) -> Context:
-        """Sentences and their ``extra["tokens"]`` (N, T), normal ones first; the text features depend on the picture."""
+        """Sentences, normal first, their tokens (N, T), and states (N, T, C) behind text block 1, the last before prompts."""
         if references is not None:
             raise UsageError("adaclip scores without references; leave them out.")
         sentences = PromptSet.load(self.prompts).sentences(name.replace("-", " "))
         if set(sentences) != {"normal", "anomalous"}:
             raise UsageError(f"adaclip needs the classes 'normal' and 'anomalous' in {self.prompts}, not {sorted(sentences)}.")
         tokens = self.backbone.tokenize([*sentences["normal"], *sentences["anomalous"]])
-        return Context(sentences=sentences, extra={"tokens": tokens[:, : int(tokens.argmax(dim=1).max()) + 1]})
+        tokens = tokens[:, : int(tokens.argmax(dim=1).max()) + 1]  # the end token has the largest id
+        states = hybrid.unprompted_states(self.backbone, tokens)
+        return Context(sentences=sentences, extra={"tokens": tokens, "states": states})
 
     def encode(self, images: Tensor) -> ImageFeatures:
         """(B, 3, H, W) -> image (B, D) and ``streams["patches"]``, of length one; dynamic ``streams["text_prompts"][0]``."""
@@ -108,7 +110,8 @@ class AdaCLIP(Detector):
     def text_features(self, features: ImageFeatures, context: Context) -> Tensor:
         """Every picture's own ensemble, (B, 2, D), of length one: its dynamic prompts in all sentences."""
         dynamic, normal = features.streams["text_prompts"][0].patches, len(context.sentences["normal"])
-        return hybrid.prompted_ensemble(self.backbone, self.text_prompts, dynamic, context.extra["tokens"], normal)
+        states, ends = context.extra["states"], context.extra["tokens"].argmax(dim=1)
+        return hybrid.prompted_ensemble(self.backbone, self.text_prompts, dynamic, states, ends, normal)
 
     def margins(self, features: ImageFeatures, context: Context) -> tuple[Tensor, Tensor]:
         """Anomalous logit less normal logit, whose sigmoid is the softmax over both: pictures (B,), patches (B, layers, L)."""
@@ -140,6 +143,11 @@ class AdaCLIP(Detector):
         losses = {"image": focal(hybrid.both(image[:, None, None]), batch.labels[:, None, None])}
         maps = [self.resized(margins, features) for margins in places.unbind(dim=1)]
         return losses if batch.masks is None else losses | hybrid.map_losses(maps, batch.masks)
+
+    @classmethod
+    def implied_arguments(cls, state: Mapping[str, Any]) -> dict[str, Any]:
+        """``depth`` and ``length`` of the authors' prompts; which layers are tapped, no file says."""
+        return {key: n for key, n in hybrid.stored_sizes(hybrid.authors_state(state)).items() if key != "taps"}
 
     def foreign_state(self, state: dict[str, Any]) -> dict[str, Tensor]:
         """The authors' flat file, with or without ``clip_model.``; the frozen CLIP of a full dump is left out."""

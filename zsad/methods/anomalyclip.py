@@ -12,6 +12,7 @@ nothing); the image score of a batch's first picture only.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ from torch import Tensor
 from zsad.backbones.vit import LocalPath
 from zsad.detector import Detector
 from zsad.errors import CheckpointMismatch, UsageError
-from zsad.layers.prompt_pair import PromptPair, compare_start_token, has_projections, renamed_pair
+from zsad.layers.prompt_pair import PromptPair, compare_start_token, has_projections, pair_sizes, renamed_pair
 from zsad.losses import dice, focal
 from zsad.ops.alignment import anomaly_probability
 from zsad.ops.maps import smooth, upsample
@@ -132,6 +133,11 @@ class AnomalyCLIP(Detector):
             terms = focal(both, masks) + dice(anomalous, masks) + dice(1 - anomalous, 1 - masks)
             parts[f"map {layer}"] = PIXEL_WEIGHT * terms
         return parts
+
+    @classmethod
+    def implied_arguments(cls, state: Mapping[str, Any]) -> dict[str, Any]:
+        """``context``, ``deep`` and ``deep_length`` of the authors' prompts."""
+        return pair_sizes(state.get("prompt_learner", state))
 
     def foreign_state(self, state: dict[str, Any]) -> dict[str, Tensor]:
         """The authors' ``{"prompt_learner": {...}}`` -> our keys; what is dead or derived from the tokenizer is dropped."""
