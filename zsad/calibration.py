@@ -46,12 +46,14 @@ class Thresholds:
         review: a score at or above it, and below ``anomalous``, is for a person to look at.
         pixel: a place of the map at or above it belongs to a region.
         source: one or two sentences: where the levels come from, and what that assumes.
+        promise: what share of normal pictures is called anomalous, as a clause; "" where nothing is promised.
     """
 
     anomalous: float | None = None
     review: float | None = None
     pixel: float | None = None
     source: str = "no rule was given"
+    promise: str = ""
 
     def label(self, score: float | None) -> str | None:
         """``"normal"``, ``"review"``, ``"anomalous"``, or None where there is no rule or no score."""
