@@ -12,7 +12,7 @@ import typer
 from tqdm import tqdm
 
 from zsad.calibration import levels as batch_levels
-from zsad.conformal import check_size, false_alarm_spread, floor_said, pictures
+from zsad.conformal import check_size, false_alarm_spread, floor_said, percent, pictures
 from zsad.console import print_json
 from zsad.errors import UsageError
 from zsad.images import list_images
@@ -112,12 +112,13 @@ def _outliers(made: Calibration, names: list[str]) -> list[dict[str, Any]]:
 
 def _said(facts: dict[str, Any], count: int) -> list[str]:
     levels, spread = facts["thresholds"], facts["expected_false_alarms"]
+    mean, low, high = (percent(spread[key], 2) for key in ("mean", "low", "high"))
     lines = [
         f"{pictures(count)} scored{', ' + str(len(facts['errors'])) + ' could not be read' if facts['errors'] else ''}.",
         f"Anomalous from {levels['anomalous']:.4g}, review from {levels['review']:.4g}, regions from {levels['pixel']:.4g}:",
         f"{levels['source']}.",
-        f"The rate that comes true depends on which {count} these were: {spread['mean']:.1%} on average, for nine of ten such "
-        f"sets between {spread['low']:.1%} and {spread['high']:.1%}.",
+        f"The rate that comes true depends on which {count} these were: {mean} on average, for nine of ten such sets between "
+        f"{low} and {high}.",
         f"{pictures(count)} cannot promise less than {floor_said(count)}.",
     ]
     if outliers := facts["outliers"]:

@@ -112,9 +112,9 @@ def check_share(share: float) -> float:
     return share
 
 
-def percent(share: float) -> str:
+def percent(share: float, digits: int = 3) -> str:
     """0.05 as "5 %"."""
-    return f"{100 * share:.3g} %"
+    return f"{100 * share:.{digits}g} %"
 
 
 def pictures(count: int) -> str:
@@ -126,4 +126,4 @@ def floor_said(count: int) -> str:
     """1 / (n + 1) in per cent, rounded up to two digits so that what is said can be asked for."""
     floor = 100 / (count + 1)
     unit = 10.0 ** (math.floor(math.log10(floor)) - 1)
-    return f"{math.ceil(floor / unit - 1e-9) * unit:.2g} %"
+    return f"{math.ceil(floor / unit - 1e-9) * unit:.9g} %"
