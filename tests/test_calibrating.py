@@ -123,7 +123,7 @@ def test_an_outlier_among_the_normals_is_named(tmp_path: Path) -> None:
     grey(tmp_path / "good", range(100, 130))
     picture(1.0).save(tmp_path / "good" / "white.png")
     done = calibrate(tmp_path / "good", tmp_path / "c.json")
-    assert "Look at white.png (1): 1 of 31 score far above the others." in done.stdout
+    assert "Look at white.png (1): 1 of 31 scores far above the others." in done.stdout
     assert zsad.Calibration.load(tmp_path / "c.json").thresholds().anomalous > 1  # as promised, and to no use
 
 

@@ -121,11 +121,13 @@ def _said(facts: dict[str, Any], count: int) -> list[str]:
         f"{low} and {high}.",
         f"{pictures(count)} cannot promise less than {floor_said(count)}.",
     ]
-    if outliers := facts["outliers"]:
-        named = ", ".join(f"{printable(one['name'])} ({one['score']:.4g})" for one in outliers[:NAMED])
-        more = f" and {len(outliers) - NAMED} more" if len(outliers) > NAMED else ""
-        lines.append(
-            f"Look at {named}{more}: {len(outliers)} of {count} score far above the others. A defect among the normal pictures "
-            "raises the level and hides others like it; if they are normal, all is well."
-        )
-    return lines
+    return lines + ([_suspicion(facts["outliers"], count)] if facts["outliers"] else [])
+
+
+def _suspicion(outliers: list[dict[str, Any]], count: int) -> str:
+    named = ", ".join(f"{printable(one['name'])} ({one['score']:.4g})" for one in outliers[:NAMED])
+    more = f" and {len(outliers) - NAMED} more" if len(outliers) > NAMED else ""
+    return (
+        f"Look at {named}{more}: {len(outliers)} of {count} score{'s' * (len(outliers) == 1)} far above the others. A defect "
+        "among the normal pictures raises the level and hides others like it; if they are normal, all is well."
+    )
