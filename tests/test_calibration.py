@@ -72,7 +72,10 @@ def test_no_spread_gives_no_rule(scores: list[float]) -> None:
 def test_fewer_than_eight_gives_no_rule() -> None:
     rule = batch_rule([1, 2, 3, 4, 5, 6, 7])
     assert rule.label(7) is None
-    assert rule.source == "no rule: 7 scored pictures, and the batch rule needs at least 8; give --threshold to get verdicts"
+    assert (
+        rule.source
+        == "no rule: 7 scored pictures, and the batch rule needs at least 8; give --threshold or --calibration to get verdicts"
+    )
     assert "1 scored picture," in batch_rule([1.0]).source
     assert batch_rule([]).anomalous is None
 

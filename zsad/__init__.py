@@ -11,6 +11,7 @@ from zsad import methods as _methods  # noqa: F401  (registers the methods)
 from zsad.calibration import Thresholds
 from zsad.detector import Detector
 from zsad.inspector import Inspector
+from zsad.promises import Calibration
 from zsad.registry import create, list_backbones, list_methods, load_backbone
 from zsad.results import Region, Result
 from zsad.types import Context, ImageFeatures, Prediction, References
@@ -18,6 +19,7 @@ from zsad.types import Context, ImageFeatures, Prediction, References
 __version__ = "0.1.0"
 
 __all__ = [
+    "Calibration",
     "Context",
     "Detector",
     "ImageFeatures",

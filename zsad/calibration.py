@@ -12,7 +12,8 @@ Scores at or above the first level are then set aside and all taken again from t
 fewer than half of the scores). ``benchmarks/batch_rule.py`` prints what the constants do: of normal pictures with Gaussian
 scores 2 % of 8 or 12, 0.8 % of 40 and 0.2 % of 500 are called anomalous; with right-skewed scores (Gumbel) 4 to 8 %. Of
 100 pictures with 33 defects at 6 deviations more than 99 % are found, at 4 deviations 58 % (a median with the spread of the
-lower half: 87 and 19 %, with the same false alarms in small batches). Where false alarms matter more, give --threshold.
+lower half: 87 and 19 %, with the same false alarms in small batches). Where false alarms matter more, give normal pictures
+(``zsad calibrate``; the rule is in ``conformal.py``) or --threshold.
 """
 
 from __future__ import annotations
@@ -46,12 +47,14 @@ class Thresholds:
         review: a score at or above it, and below ``anomalous``, is for a person to look at.
         pixel: a place of the map at or above it belongs to a region.
         source: one or two sentences: where the levels come from, and what that assumes.
+        promise: what share of normal pictures is called anomalous, as a clause; "" where nothing is promised.
     """
 
     anomalous: float | None = None
     review: float | None = None
     pixel: float | None = None
     source: str = "no rule was given"
+    promise: str = ""
 
     def label(self, score: float | None) -> str | None:
         """``"normal"``, ``"review"``, ``"anomalous"``, or None where there is no rule or no score."""
@@ -136,7 +139,7 @@ def batch_rule(
     """
     found = levels(scores)
     if isinstance(found, str):
-        return Thresholds(source=f"{found}; give --threshold to get verdicts")
+        return Thresholds(source=f"{found}; give --threshold or --calibration to get verdicts")
     pixel = pixel_level(scores, peaks, found[0]) if len(peaks) else None
     source = (
         f"robust rule over this batch of {len(scores)}: {ANOMALOUS_SIGMAS:g} sigma above the densest half of the scores "

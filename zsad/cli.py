@@ -1,13 +1,11 @@
-"""The command line: ``zsad predict | list | prompts | doctor``."""
+"""The command line: ``zsad predict | calibrate | list | prompts | doctor``."""
 
 from __future__ import annotations
 
-import ast
 import functools
-import inspect
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal, ParamSpec
 
@@ -16,6 +14,22 @@ import typer
 from zsad.console import print_json, table
 from zsad.errors import UsageError, ZsadError
 from zsad.naming import printable
+from zsad.options import (
+    Backbone,
+    BatchSize,
+    Checkpoint,
+    Device,
+    FalseAlarms,
+    Method,
+    ReviewShare,
+    Sets,
+    Target,
+    ValueRange,
+    Words,
+    Workers,
+    joined,
+    method_arguments,
+)
 
 __all__ = ["app", "main"]
 
@@ -80,25 +94,26 @@ def _root(
 @sentence_on_error
 def predict(
     source: Annotated[str, typer.Argument(help="A picture, a folder (with its subfolders) or a quoted glob pattern.")],
-    target: Annotated[str, typer.Option(help="What is to be seen, as a person would say it: 'metal nut'.")] = "object",
+    target: Target = "object",
     out: Annotated[str, typer.Option(help="Folder for the results.")] = "results",
-    method: Annotated[str, typer.Option(help="A method, or method.tag; see zsad list methods.")] = "compact",
-    backbone: Annotated[str | None, typer.Option(help="Image encoder, instead of the method's own.")] = None,
-    checkpoint: Annotated[Path | None, typer.Option(help="Learned weights of the method.")] = None,
-    word: Annotated[list[str] | None, typer.Option(help="Defect word, where the method takes them; repeat for more.")] = None,
-    set_: Annotated[list[str] | None, typer.Option("--set", help="key=value of the method, such as scales=(2,).")] = None,
+    method: Method = "compact",
+    backbone: Backbone = None,
+    checkpoint: Checkpoint = None,
+    word: Words = None,
+    set_: Sets = None,
     threshold: Annotated[float | None, typer.Option(help="Score from which on a picture is anomalous.")] = None,
     review_at: Annotated[float | None, typer.Option(help="Score from which on a picture is for review.")] = None,
     pixel_threshold: Annotated[float | None, typer.Option(help="Map value from which on a place is a region.")] = None,
+    calibration: Annotated[Path | None, typer.Option(help="File of zsad calibrate: verdicts with a promise.")] = None,
+    max_false_alarms: FalseAlarms = None,
+    review_false_alarms: ReviewShare = None,
     maps: Annotated[
         Literal["npy", "png"] | None, typer.Option(help="Write the maps too: float32 .npy, or 16-bit .png.")
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps or xpu.")] = "auto",
-    batch_size: Annotated[int | None, typer.Option(help="Pictures per pass; by default 8 on a CPU, else 16.")] = None,
-    workers: Annotated[int, typer.Option(help="Threads that read and draw pictures.")] = 2,
-    value_range: Annotated[
-        tuple[float, float] | None, typer.Option(help="Values that become black and white above 8 bits: 0 4095.")
-    ] = None,
+    device: Device = "auto",
+    batch_size: BatchSize = None,
+    workers: Workers = 2,
+    value_range: ValueRange = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Delete the run in --out first.")] = False,
     limit_report: Annotated[int, typer.Option(min=0, help="Pictures shown in report.html, the worst first.")] = 500,
@@ -106,44 +121,56 @@ def predict(
 ) -> None:
     """Scores pictures, decides, and writes predictions.jsonl, .csv, report.html, overlays/ and masks/ to --out.
 
-    Without --threshold the verdicts come from a robust rule over the batch itself, which assumes that more than half of the
-    pictures are normal; it needs at least 8.
+    Without --threshold or --calibration the verdicts come from a robust rule over the batch itself, which assumes that more
+    than half of the pictures are normal; it needs at least 8.
     """
     from zsad.predicting import Request, predict_folder
     from zsad.writing import Options
 
     if not out.strip():
         raise UsageError("--out is empty (an unset variable?). Give the folder for the results; '.' is this one.")
-    arguments = _arguments(method, set_ or [], word or [])
+    arguments = method_arguments(method, set_, word)
     settings: dict[str, Any] = {"backbone": backbone, "checkpoint": checkpoint, "value_range": value_range}
     settings |= {"threshold": threshold, "review_at": review_at, "pixel_threshold": pixel_threshold}
     settings |= {"device": device, "batch_size": batch_size, "workers": workers}
-    if taken := sorted(settings.keys() & arguments.keys()):
-        raise UsageError(f"--set {taken[0]} was given, but that is an option: --{taken[0].replace('_', '-')}.")
-    request = Request(
-        source, target, Path(out), method, settings | arguments, Options(maps, limit_report), resume, overwrite, as_json
-    )
+    settings |= {"calibration": calibration, "max_false_alarms": max_false_alarms}
+    settings |= {"review_false_alarms": review_false_alarms}
+    settings = joined(settings, arguments)
+    request = Request(source, target, Path(out), method, settings, Options(maps, limit_report), resume, overwrite, as_json)
     raise typer.Exit(predict_folder(request))
 
 
-def _arguments(method: str, assignments: Iterable[str], words: list[str]) -> dict[str, Any]:
-    """Constructor keywords of the method from --set and --word."""
-    from zsad.registry import method_class
+@app.command(epilog=EXIT_CODES)
+@sentence_on_error
+def calibrate(
+    normal: Annotated[str, typer.Option(help="Folder or quoted glob pattern of normal pictures that are no references.")],
+    target: Target = "object",
+    out: Annotated[Path, typer.Option(help="File for the calibration.")] = Path("calibration.json"),
+    method: Method = "compact",
+    backbone: Backbone = None,
+    checkpoint: Checkpoint = None,
+    word: Words = None,
+    set_: Sets = None,
+    max_false_alarms: Annotated[float, typer.Option(help="Share of normal pictures that may be called anomalous.")] = 0.05,
+    review_false_alarms: ReviewShare = None,
+    device: Device = "auto",
+    batch_size: BatchSize = None,
+    workers: Workers = 2,
+    value_range: ValueRange = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file that is there.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Scores normal pictures once, so that predict --calibration can keep a promise of few false alarms.
 
-    arguments: dict[str, Any] = {}
-    for assignment in assignments:
-        key, sign, text = assignment.partition("=")
-        if not sign or not key.isidentifier():
-            raise UsageError(f"--set takes key=value, and got {assignment!r}.")
-        try:
-            arguments[key] = ast.literal_eval(text)
-        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-            arguments[key] = text
-    if words:
-        if "words" not in inspect.signature(method_class(method).__init__).parameters:
-            raise UsageError(f"{method} takes no defect words, so --word would do nothing. Leave it out.")
-        arguments["words"] = tuple(words)
-    return arguments
+    The levels can be chosen anew at every predict, without scoring anything again.
+    """
+    from zsad.calibrating import Request, calibrate_folder
+
+    settings: dict[str, Any] = {"backbone": backbone, "checkpoint": checkpoint, "value_range": value_range}
+    settings |= {"device": device, "batch_size": batch_size, "workers": workers}
+    settings = joined(settings, method_arguments(method, set_, word))
+    request = Request(normal, target, out, method, settings, max_false_alarms, review_false_alarms, overwrite, as_json)
+    raise typer.Exit(calibrate_folder(request))
 
 
 @app.command("list", epilog=EXIT_CODES)
@@ -172,15 +199,15 @@ def list_(
 def prompts(
     method: Annotated[str, typer.Argument(help="A method; see zsad list methods.")],
     target: Annotated[str, typer.Option(help="The object's name.")] = "object",
-    backbone: Annotated[str | None, typer.Option(help="Image encoder, instead of the method's own.")] = None,
-    word: Annotated[list[str] | None, typer.Option(help="Defect word; repeat for more.")] = None,
-    set_: Annotated[list[str] | None, typer.Option("--set", help="key=value of the method.")] = None,
+    backbone: Backbone = None,
+    word: Words = None,
+    set_: Sets = None,
     as_json: Json = False,
 ) -> None:
     """Prints the exact sentences that a method uses for a target."""
     from zsad.listing import sentences_of
 
-    sentences = sentences_of(method, target, backbone, _arguments(method, set_ or [], word or []))
+    sentences = sentences_of(method, target, backbone, method_arguments(method, set_, word))
     if as_json:
         print_json({"method": method, "target": target, "sentences": {kind: list(lines) for kind, lines in sentences.items()}})
         return

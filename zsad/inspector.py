@@ -15,6 +15,7 @@ from zsad.errors import UsageError
 from zsad.images import ImageRef, list_images
 from zsad.intensity import check_range
 from zsad.naming import printable
+from zsad.promises import Calibration, settle
 from zsad.registry import create
 from zsad.results import Region, Result, find_regions
 from zsad.scoring import Scored, Scorer, original_size
@@ -37,6 +38,9 @@ class Inspector:
         threshold: raw score from which on a picture is anomalous; None gives no labels.
         review_at: raw score from which on a picture is for review.
         pixel_threshold: map value from which on a place belongs to a region; None gives no regions.
+        calibration: a ``Calibration`` of this judge or its file; gives p-values, and all levels that are not given.
+        max_false_alarms: share of normal pictures that may be called anomalous, instead of the calibration's.
+        review_false_alarms: share of normal pictures that may be called anomalous or review, likewise.
         device: "auto" (cuda, mps, xpu, else cpu) or a torch device.
         batch_size: pictures per pass; None takes 8 on a CPU and 16 elsewhere.
         workers: threads that read pictures while the model runs.
@@ -58,6 +62,9 @@ class Inspector:
         threshold: float | None = None,
         review_at: float | None = None,
         pixel_threshold: float | None = None,
+        calibration: Calibration | str | Path | None = None,
+        max_false_alarms: float | None = None,
+        review_false_alarms: float | None = None,
         device: str | torch.device = "auto",
         batch_size: int | None = None,
         workers: int = 2,
@@ -67,7 +74,9 @@ class Inspector:
         if references is not None:
             raise UsageError("References were given, and no method of this version takes them (none yet). Leave them out.")
         self.target = check_target(target)
-        self.thresholds = fixed(threshold, review_at, pixel_threshold)
+        self.calibration = Calibration.load(calibration) if isinstance(calibration, (str, Path)) else calibration
+        given = fixed(threshold, review_at, pixel_threshold)
+        self.thresholds = settle(given, self.calibration, max_false_alarms, review_false_alarms)
         self.device = pick_device(device)
         self.batch_size = _at_least_one("batch_size", self._default_batch() if batch_size is None else batch_size)
         self.workers = _at_least_one("workers", workers)
@@ -78,6 +87,8 @@ class Inspector:
             self.context = self.detector.prepare(self.target).to(self.device)
         if self.detector.needs_set(self.context):
             raise UsageError(f"{self.detector.name} judges pictures against each other, which the inspector cannot do yet.")
+        if self.calibration is not None:
+            self.calibration.check(self.describe())
 
     def _default_batch(self) -> int:
         return CPU_BATCH if self.device.type == "cpu" else ACCELERATOR_BATCH
@@ -118,6 +129,7 @@ class Inspector:
         return replace(
             known,
             pred_score=scored.score,
+            p_value=None if self.calibration is None else self.calibration.p_value(scored.score),
             pred_label=thresholds.label(scored.score),
             threshold=thresholds.anomalous,
             threshold_source=thresholds.source,

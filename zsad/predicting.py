@@ -104,11 +104,22 @@ def _about(request: Request, inspector: Inspector, summary: Summary, begun: floa
         "device": str(inspector.device),
         "batch_size": inspector.batch_size,
         "thresholds": {"anomalous": levels.anomalous, "review": levels.review, "pixel": levels.pixel, "source": levels.source},
+        "calibration": _calibrated(inspector, request.settings),
         "counts": dict(sorted(summary.counts.items())),
         "maps": _scale_of_maps(request.options.maps, inspector.detector.map_range),
         "limit_report": request.options.limit_report,
         "times": request.times | {"writing_seconds": round(time.perf_counter() - begun, 3)},
     }
+
+
+def _calibrated(inspector: Inspector, settings: dict[str, Any]) -> dict[str, Any] | None:
+    """Which calibration the verdicts rest on, and at which shares of false alarms."""
+    made = inspector.calibration
+    if made is None:
+        return None
+    shares = made.shares(settings.get("max_false_alarms"), settings.get("review_false_alarms"))
+    said = {"file": str(settings["calibration"]), "kind": made.kind, "normal_pictures": len(made)}
+    return said | {"max_false_alarms": shares[0], "review_false_alarms": shares[1]}
 
 
 def _scale_of_maps(kind: str | None, map_range: tuple[float, float]) -> str | None:
@@ -125,7 +136,9 @@ def _say(request: Request, inspector: Inspector, folder: RunFolder, summary: Sum
         _print_json(rows, folder.out / "run.json")
         return
     width = shutil.get_terminal_size((120, 24)).columns
-    typer.echo("\n".join(table([_line(row) for row in rows_at(rows, summary.order[:SHOWN])], width)))
+    typer.echo(
+        "\n".join(table([_line(row, inspector.calibration is not None) for row in rows_at(rows, summary.order[:SHOWN])], width))
+    )
     if summary.total > SHOWN:
         typer.echo(f"… and {summary.total - SHOWN} more in {request.out / 'predictions.csv'}")
     typer.echo(f"\n{verdict_line(summary.counts)}.")
@@ -137,12 +150,13 @@ def _say(request: Request, inspector: Inspector, folder: RunFolder, summary: Sum
     typer.echo(f"Written to {request.out}: {', '.join(there)}")
 
 
-def _line(row: dict[str, Any]) -> dict[str, str]:
+def _line(row: dict[str, Any], calibrated: bool) -> dict[str, str]:
     regions = row["regions"]
     where = "{},{}-{},{}".format(*regions[0]["box"]) if regions else ""
     more = f" and {len(regions) - 1} more" if len(regions) > 1 else ""
     return {
         "score": "-" if row["pred_score"] is None else f"{row['pred_score']:.4f}",
+        **({"p": "-" if row["p_value"] is None else f"{row['p_value']:.3f}"} if calibrated else {}),
         "verdict": "error" if row["error"] else row["pred_label"] or "-",
         "picture": row["name"] if len(row["name"]) <= 60 else f"{row['name'][:28]}…{row['name'][-31:]}",
         "strongest region": row["error"] or where + more,

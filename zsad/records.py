@@ -23,6 +23,7 @@ from zsad.errors import UsageError
 from zsad.images import ImageRef
 from zsad.results import shortest
 from zsad.scoring import Scored
+from zsad.stored import differences, write_aside
 
 __all__ = ["Records", "rows_at"]
 
@@ -58,7 +59,11 @@ class Records:
                 then = json.loads(self.settings.read_text())
             except ValueError as error:
                 raise UsageError(f"{str(self.settings)!r} is damaged ({error}). Give --overwrite to start anew.") from error
-            _compare(then, settings)
+            if said := differences(then, settings):
+                raise UsageError(
+                    f"The output folder holds a run with other settings: {'; '.join(said)}. Give the same settings to resume "
+                    "it, --overwrite to start anew, or another --out."
+                )
             self._known = dict(self._read_known())
             return
         (self.folder / "maps").mkdir(parents=True, exist_ok=True)
@@ -179,13 +184,6 @@ def rows_at(path: Path, places: Iterable[int]) -> Iterator[dict[str, Any]]:
             yield json.loads(file.readline())
 
 
-def write_aside(path: Path, content: bytes) -> None:
-    """Writes a file beside its place and renames it, so that it is never seen half written."""
-    aside = path.with_name(path.name + ".partial")
-    aside.write_bytes(content)
-    aside.replace(path)
-
-
 def _state(ref: ImageRef) -> list[Any]:
     """What tells whether a picture's file is still the same: path, size, times of change; only the path where it is gone."""
     if ref.path is None:
@@ -206,19 +204,3 @@ def _batches(refs: Iterable[ImageRef], size: int) -> Iterator[list[ImageRef]]:
             batch = []
     if batch:
         yield batch
-
-
-def _compare(then: dict[str, Any], now: dict[str, Any]) -> None:
-    now = json.loads(json.dumps(now))
-    differ = [key for key in sorted(then.keys() | now.keys()) if then.get(key) != now.get(key)]
-    if differ:
-        said = [f"{key} was {_brief(then.get(key))} and is {_brief(now.get(key))}" for key in differ]
-        raise UsageError(
-            f"The output folder holds a run with other settings: {'; '.join(said)}. Give the same settings to resume it, "
-            "--overwrite to start anew, or another --out."
-        )
-
-
-def _brief(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 60 else f"{text[:40]}... ({hashlib.sha256(text.encode()).hexdigest()[:8]})"

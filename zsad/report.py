@@ -68,14 +68,14 @@ def write_report(
         file.write(f"</main><script>{_part('report.js')}</script></body></html>\n")
 
 
-def verdict_line(counts: Mapping[str, int]) -> str:
-    """ "12 pictures: 3 anomalous, 1 review, 8 normal"; errors and pictures without a verdict where there are any."""
+def verdict_line(counts: Mapping[str, int], promise: str = "") -> str:
+    """ "12 pictures: 3 anomalous, 1 review, 8 normal"; errors, unjudged pictures and the promise where there are any."""
     total = sum(counts.values())
     judged = [label for label in (ANOMALOUS, REVIEW, NORMAL) if counts.get("unlabelled", 0) < total - counts.get("error", 0)]
     said = [f"{counts.get(label, 0)} {label}" for label in judged]
     said += [f"{counts['unlabelled']} scored without a verdict"] if counts.get("unlabelled") else []
     said += [f"{counts['error']} could not be judged"] if counts.get("error") else []
-    return f"{total} picture{'s' * (total != 1)}: {', '.join(said)}"
+    return f"{total} picture{'s' * (total != 1)}: {', '.join(said)}{promise and f'; {promise}'}"
 
 
 def _write_head(
@@ -99,7 +99,7 @@ def _write_head(
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f'<link rel="icon" href="data:,"><style>{_part("report.css")}</style></head>\n<body><main><h1>{title}</h1>'
-        f'<p class="lead">{escape(verdict_line(counts))}.</p>\n<div class="about"><dl>{listed}</dl><div>'
+        f'<p class="lead">{escape(verdict_line(counts, thresholds.promise))}.</p>\n<div class="about"><dl>{listed}</dl><div>'
         f"{_histogram(scores, thresholds)}{_scale(judge['map_range'])}</div></div>\n"
     )
 
@@ -193,10 +193,17 @@ def _row(rank: int, shown: Shown) -> str:
     said = "" if label == "unlabelled" else label
     places = _regions(regions) + "".join(f'<p class="soft">{escape(note)}</p>' for note in row["notes"])
     return (
-        f'<tr {data}><td class="pictures">{_pair(shown)}</td><td class="score">{"" if score is None else f"{score:.4g}"}</td>'
+        f'<tr {data}><td class="pictures">{_pair(shown)}</td><td class="score">{_score(row)}</td>'
         f'<td class="name">{escape(row["name"])}</td><td><span class="verdict is-{label}">{said}</span></td>'
         f'<td class="places">{escape(row["error"] or "")}{places}</td></tr>\n'
     )
+
+
+def _score(row: Mapping[str, Any]) -> str:
+    if row["pred_score"] is None:
+        return ""
+    p_value = row.get("p_value")
+    return f"{row['pred_score']:.4g}" + ("" if p_value is None else f'<p class="soft">p = {p_value:.3g}</p>')
 
 
 def _pair(shown: Shown) -> str:

@@ -52,7 +52,7 @@ class Result:
 
     Attributes:
         pred_score: raw score of the method, higher is more anomalous; not normalised, not comparable between methods.
-        p_value: share of normal calibration pictures that score as high; None without calibration.
+        p_value: (1 + normal calibration pictures that score as high) / (n + 1); None without calibration.
         pred_label: "normal", "review", "anomalous", or None where no rule was given.
         threshold: the score from which on a picture is anomalous; ``threshold_source`` says where it comes from.
         anomaly_map: (H, W) float32 at the picture's original size.

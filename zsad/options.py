@@ -1,0 +1,68 @@
+"""Options that several commands take, and what becomes of --set and --word."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from zsad.errors import UsageError
+
+__all__ = ["joined", "method_arguments"]
+
+Target = Annotated[str, typer.Option(help="What is to be seen, as a person would say it: 'metal nut'.")]
+Method = Annotated[str, typer.Option(help="A method, or method.tag; see zsad list methods.")]
+Backbone = Annotated[str | None, typer.Option(help="Image encoder, instead of the method's own.")]
+Checkpoint = Annotated[Path | None, typer.Option(help="Learned weights of the method.")]
+Words = Annotated[list[str] | None, typer.Option(help="Defect word, where the method takes them; repeat for more.")]
+Sets = Annotated[list[str] | None, typer.Option("--set", help="key=value of the method, such as scales=(2,).")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps or xpu.")]
+BatchSize = Annotated[int | None, typer.Option(help="Pictures per pass; by default 8 on a CPU, else 16.")]
+Workers = Annotated[int, typer.Option(help="Threads that read and draw pictures.")]
+ValueRange = Annotated[
+    tuple[float, float] | None, typer.Option(help="Values that become black and white above 8 bits: 0 4095.")
+]
+FalseAlarms = Annotated[
+    float | None, typer.Option(help="Share of normal pictures that may be called anomalous; the calibration's by default.")
+]
+ReviewShare = Annotated[
+    float | None, typer.Option(help="Share that may be called anomalous or review; twice the other by default.")
+]
+
+
+def method_arguments(method: str, assignments: list[str] | None, words: list[str] | None) -> dict[str, Any]:
+    """Constructor keywords of the method from --set and --word.
+
+    Raises:
+        UsageError: an assignment that is none, or words for a method that takes none.
+    """
+    from zsad.registry import method_class
+
+    arguments: dict[str, Any] = {}
+    for assignment in assignments or []:
+        key, sign, text = assignment.partition("=")
+        if not sign or not key.isidentifier():
+            raise UsageError(f"--set takes key=value, and got {assignment!r}.")
+        try:
+            arguments[key] = ast.literal_eval(text)
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+            arguments[key] = text
+    if words:
+        if "words" not in inspect.signature(method_class(method).__init__).parameters:
+            raise UsageError(f"{method} takes no defect words, so --word would do nothing. Leave it out.")
+        arguments["words"] = tuple(words)
+    return arguments
+
+
+def joined(settings: dict[str, Any], arguments: dict[str, Any]) -> dict[str, Any]:
+    """Keywords of ``Inspector`` from options and from --set.
+
+    Raises:
+        UsageError: --set names an option.
+    """
+    if taken := sorted(settings.keys() & arguments.keys()):
+        raise UsageError(f"--set {taken[0]} was given, but that is an option: --{taken[0].replace('_', '-')}.")
+    return settings | arguments

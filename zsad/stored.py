@@ -1,0 +1,35 @@
+"""What is kept on disk between runs: files never seen half written, and what differs between settings then and now."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+__all__ = ["differences", "write_aside"]
+
+
+def write_aside(path: Path, content: bytes) -> None:
+    """Writes a file beside its place and renames it, so that it is never seen half written."""
+    aside = path.with_name(path.name + ".partial")
+    aside.write_bytes(content)
+    aside.replace(path)
+
+
+def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """One clause per key whose value is another one, such as 'target was "lamp" and is "bulb"'; [] where all are equal.
+
+    Args:
+        then: settings that were read from JSON.
+        now: settings of this run; compared as JSON would keep them.
+    """
+    now = json.loads(json.dumps(now))
+    differ = [key for key in sorted(then.keys() | now.keys()) if then.get(key) != now.get(key)]
+    return [f"{key} was {_brief(then.get(key))} and is {_brief(now.get(key))}" for key in differ]
+
+
+def _brief(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else f"{text[:40]}... ({hashlib.sha256(text.encode()).hexdigest()[:8]})"
