@@ -221,6 +221,8 @@ def test_wrong_files_are_refused(parity: Path, files: dict[str, Path], tmp_path:
     wide = authors_file(1, tmp_path / "wide.pth", width=64)
     with pytest.raises(CheckpointMismatch, match=r"prompts\.anomalous is \(12, 64\) instead of \(12, 128\)"):
         build(files | {"prompts": wide})
+    with pytest.raises(CheckpointMismatch, match=r"prompts\.anomalous is \(12, 128\) instead of \(9, 128\)"):
+        build(files, context=9)
     state = torch.load(files["prompts"])
     del state["prompt_learner"]["ctx_neg"]
     torch.save(state, tmp_path / "short.pth")
@@ -247,3 +249,16 @@ def test_features_are_normalised_in_the_cosine(tiny: Any) -> None:
     context, features = tiny.prepare(), tiny.encode(images)
     by_hand = (F.normalize(features.image, dim=-1) @ context.text[0].T / 0.07).softmax(-1)[:, 1]
     torch.testing.assert_close(tiny.score(features, context).pred_score, by_hand)
+
+
+def test_golden(tiny: Any) -> None:
+    """The seeded tiny backbone's outputs, rounded: a change of the numbers is seen without the reference files."""
+    stored = json.loads((Path(__file__).parent / "golden" / "anomalyclip.json").read_text())
+    torch.manual_seed(0)
+    detector = zsad.create("anomalyclip", backbone=tiny.backbone)
+    size = tiny.backbone.image_size
+    images = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(7))
+    with torch.inference_mode():
+        found = detector(F.interpolate(images, size=size, mode="bilinear") * 2 - 1, detector.prepare())
+    assert found.pred_score.tolist() == pytest.approx(stored["pred_score"], abs=1e-5)
+    assert found.anomaly_map[:, ::16, ::16].flatten().tolist() == pytest.approx(stored["anomaly_map_stride16"], abs=1e-5)

@@ -13,6 +13,7 @@ import torch
 from brightness import SIDE, Brightness, Eyes, folder_of, known, picture  # noqa: F401
 from PIL import Image
 
+import zsad
 from zsad.errors import NotTrained, UnknownName, UsageError
 from zsad.inspector import Inspector, check_target, pick_device
 from zsad.scoring import ahead, original_size
@@ -202,3 +203,29 @@ def test_ahead_keeps_order_and_bounds() -> None:
 def test_ahead_raises_what_the_work_raises() -> None:
     with pytest.raises(ZeroDivisionError):
         list(ahead([1, 0], lambda item: 1 // item, workers=2, waiting=2))
+
+
+@pytest.mark.parametrize("method", ["winclip", "anomalyclip", "adaclip"])
+def test_bf16_is_near_fp32_and_repeatable(method: str) -> None:
+    """Half of the mantissa in the encoder alone: scores and maps are float32, near the exact ones, and the same every time."""
+    recipe = zsad.registry.method_class(method).recipe
+    options = {"activation": recipe.activation, "position_embedding": recipe.position_embedding, "image_size": 80}
+    torch.manual_seed(0)
+    detector = zsad.create(method, backbone=zsad.load_backbone("tiny", **options))
+    detector.trained = True
+    pixels = np.random.default_rng(0).integers(0, 256, (90, 80, 3), dtype=np.uint8)
+    runs = [next(Inspector(detector, "nut", precision=kind)([pixels])) for kind in ("fp32", "bf16", "bf16")]
+    exact, half, again = runs
+    assert half.anomaly_map.dtype == np.float32
+    assert 0 < np.abs(half.anomaly_map - exact.anomaly_map).max() < 0.05
+    assert half.pred_score == pytest.approx(exact.pred_score, abs=0.05)
+    assert half.pred_score == again.pred_score
+    assert np.array_equal(half.anomaly_map, again.anomaly_map)
+
+
+def test_precisions_that_are_refused() -> None:
+    with pytest.raises(UsageError, match="fp16 is for cuda, mps and xpu"):
+        Inspector("brightness", device="cpu", precision="fp16")
+    with pytest.raises(UsageError, match="No precision is called 'int4'"):
+        Inspector("brightness", precision="int4")
+    assert Inspector("brightness", precision="bf16").describe()["precision"] == "bf16"

@@ -10,7 +10,7 @@ import torch
 from zsad.backbones import openclip
 from zsad.checkpoints import published
 from zsad.errors import UsageError
-from zsad.registry import create, list_backbones, load_backbone, method_class
+from zsad.registry import create, list_backbones, load_by_recipe, method_class
 
 __all__ = ["convert_checkpoint"]
 
@@ -72,14 +72,8 @@ def convert_checkpoint(
 
 def _tower(cls: Any, name: str) -> tuple[Any, bool]:
     """The backbone by the method's recipe, and whether it has weights; an open_clip name that is not here has shapes alone."""
-    recipe = cls.recipe
-    options = {
-        "activation": recipe.activation,
-        "position_embedding": recipe.position_embedding,
-        "image_size": recipe.image_size,
-    }
-    own = name in list_backbones() or ":" in name
-    if own or openclip.cached(name):
-        return load_backbone(name, **options), True
+    if name in list_backbones() or ":" in name or openclip.cached(name):
+        return load_by_recipe(cls.name, cls.recipe, name), True
+    options = {key: getattr(cls.recipe, key) for key in ("activation", "position_embedding", "image_size")}
     with torch.device("meta"):
         return openclip.build(name, name.partition(".")[0], **options).eval().requires_grad_(False), False

@@ -18,9 +18,9 @@ from zsad.naming import printable
 from zsad.promises import Calibration, settle
 from zsad.registry import create
 from zsad.results import Region, Result, find_regions
-from zsad.scoring import Scored, Scorer, original_size
+from zsad.scoring import PRECISIONS, Scored, Scorer, original_size
 
-__all__ = ["Inspector", "check_target", "pick_device"]
+__all__ = ["Inspector", "check_target", "pick_device", "pick_precision"]
 
 TARGET_WORDS, TARGET_CHARACTERS = 40, 300  # CLIP reads 77 tokens, and a prompt's own words take up to 20 of them
 CPU_BATCH, ACCELERATOR_BATCH = 8, 16
@@ -42,6 +42,7 @@ class Inspector:
         max_false_alarms: share of normal pictures that may be called anomalous, instead of the calibration's.
         review_false_alarms: share of normal pictures that may be called anomalous or review, likewise.
         device: "auto" (cuda, mps, xpu, else cpu) or a torch device.
+        precision: of the encoder: "fp32", "bf16", or "fp16" on devices that have it; scores and maps are float32 in any case.
         batch_size: pictures per pass; None takes 8 on a CPU and 16 elsewhere.
         workers: threads that read pictures while the model runs.
         value_range: (low, high) that become black and white in pictures of more than 8 bits; None takes the stated rule.
@@ -66,6 +67,7 @@ class Inspector:
         max_false_alarms: float | None = None,
         review_false_alarms: float | None = None,
         device: str | torch.device = "auto",
+        precision: str = "fp32",
         batch_size: int | None = None,
         workers: int = 2,
         value_range: tuple[float, float] | None = None,
@@ -78,6 +80,7 @@ class Inspector:
         given = fixed(threshold, review_at, pixel_threshold)
         self.thresholds = settle(given, self.calibration, max_false_alarms, review_false_alarms)
         self.device = pick_device(device)
+        self.precision = pick_precision(precision, self.device)
         self.batch_size = _at_least_one("batch_size", self._default_batch() if batch_size is None else batch_size)
         self.workers = _at_least_one("workers", workers)
         self.value_range = check_range(value_range)
@@ -104,8 +107,8 @@ class Inspector:
 
     def scored(self, refs: Iterable[ImageRef], *, keep_images: bool = False) -> Iterator[Scored]:
         """What the model says of pictures, before any threshold and at model size; see ``Scorer``."""
-        score = Scorer(self.detector, self.context, self.device, self.batch_size, self.workers, self.value_range)
-        return score(refs, keep_images=keep_images)
+        how = (self.device, self.batch_size, self.workers, self.value_range, self.precision)
+        return Scorer(self.detector, self.context, *how)(refs, keep_images=keep_images)
 
     def result(self, scored: Scored, thresholds: Thresholds) -> Result:
         """Verdict, map at original size and regions of a scored picture."""
@@ -152,6 +155,7 @@ class Inspector:
             "image_size": backbone.image_size,
             "activation": backbone.activation,
             "position_embedding": backbone.position_embedding,
+            "precision": self.precision,
             "value_range": None if self.value_range is None else list(self.value_range),
             "map_range": list(detector.map_range),
             "words": list(self.context.words),
@@ -197,6 +201,19 @@ def pick_device(device: str | torch.device = "auto") -> torch.device:
     if not there.get(chosen.type, chosen.type == "cpu"):
         raise UsageError(f"The device {str(device)!r} is not available here. Use --device auto, or cpu.")
     return chosen
+
+
+def pick_precision(precision: str, device: torch.device) -> str:
+    """The precision, if the device has it.
+
+    Raises:
+        UsageError: no such precision, or float16 on a CPU.
+    """
+    if precision not in PRECISIONS:
+        raise UsageError(f"No precision is called {precision!r}. Use {', '.join(PRECISIONS)}.")
+    if precision == "fp16" and device.type == "cpu":
+        raise UsageError("fp16 is for cuda, mps and xpu; on a CPU it is slower and less exact than bf16. Use bf16, or fp32.")
+    return precision
 
 
 def _built(method: str | Detector, backbone: Any, checkpoint: str | Path | None, arguments: dict[str, Any]) -> Detector:

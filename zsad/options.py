@@ -20,6 +20,7 @@ Checkpoint = Annotated[Path | None, typer.Option(help="Learned weights of the me
 Words = Annotated[list[str] | None, typer.Option(help="Defect word, where the method takes them; repeat for more.")]
 Sets = Annotated[list[str] | None, typer.Option("--set", help="key=value of the method, such as scales=(2,).")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps or xpu.")]
+Precision = Annotated[str, typer.Option(help="fp32, bf16, or fp16 on devices that have it.")]
 BatchSize = Annotated[int | None, typer.Option(help="Pictures per pass; by default 8 on a CPU, else 16.")]
 Workers = Annotated[int, typer.Option(help="Threads that read and draw pictures.")]
 ValueRange = Annotated[

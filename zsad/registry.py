@@ -13,7 +13,16 @@ import torch
 from zsad.errors import SizeMismatch, UnknownName, UsageError
 from zsad.types import Backbone, Recipe
 
-__all__ = ["create", "list_backbones", "list_methods", "load_backbone", "method_class", "register", "register_backbone"]
+__all__ = [
+    "create",
+    "list_backbones",
+    "list_methods",
+    "load_backbone",
+    "load_by_recipe",
+    "method_class",
+    "register",
+    "register_backbone",
+]
 
 log = logging.getLogger("zsad")
 Method = TypeVar("Method", bound=type)
@@ -136,7 +145,7 @@ def create(name: str, *, backbone: str | Backbone | None = None, checkpoint: str
     arguments = cls.stored_arguments(checkpoint, tag) | arguments
     recipe: Recipe = cls.recipe
     if backbone is None or isinstance(backbone, str):
-        backbone = _by_recipe(cls.name, recipe, backbone or recipe.backbone)
+        backbone = load_by_recipe(cls.name, recipe, backbone or recipe.backbone)
     else:
         _compare(cls.name, recipe, backbone)
     _check_backbone(cls, backbone)
@@ -170,7 +179,7 @@ def _check_argument(cls: Any, key: str, value: Any) -> None:
         raise UsageError(f"{key} of {cls.name} takes {said}, such as {parameter.default!r}; got {value!r}.")
 
 
-def _by_recipe(method: str, recipe: Recipe, name: str) -> Any:
+def load_by_recipe(method: str, recipe: Recipe, name: str) -> Any:
     """Loads a backbone as the method's paper ran it; at the nearest size where its patches do not divide the recipe's."""
     own = recipe.follows_weights and not name.startswith("file:")
     options = {"activation": None if own else recipe.activation, "position_embedding": recipe.position_embedding}

@@ -21,10 +21,11 @@ from zsad.errors import ImageError, UsageError
 from zsad.images import ImageRef, load_image
 from zsad.ops.maps import upsample
 from zsad.results import shortest
-from zsad.types import Context, Prediction
+from zsad.types import Context, ImageFeatures, Prediction
 
-__all__ = ["Scored", "Scorer", "ahead", "original_size"]
+__all__ = ["PRECISIONS", "Scored", "Scorer", "ahead", "original_size"]
 
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 KEPT_PIXELS = 32_000_000  # of decoded pictures that wait for their batch, where they are kept: 100 MB
 Item = TypeVar("Item")
 Made = TypeVar("Made")
@@ -58,6 +59,7 @@ class Scorer:
     batch_size: int
     workers: int
     value_range: tuple[float, float] | None
+    precision: str = "fp32"  # of the encoder: a key of PRECISIONS
 
     def __call__(self, refs: Iterable[ImageRef], *, keep_images: bool = False) -> Iterator[Scored]:
         """The model's answers in order. Batches are cut by position, so that an unreadable picture moves no other."""
@@ -105,13 +107,20 @@ class Scorer:
     def _predict(self, images: Tensor) -> Prediction:
         try:
             with torch.inference_mode():
-                found = self.detector(images.to(self.device), self.context)
+                found = self.detector.score(self._encode(images), self.context)
         except torch.cuda.OutOfMemoryError as error:
             raise UsageError(
                 f"{self.device} has not enough memory for {len(images)} pictures at once. Choose a smaller batch size."
             ) from error
         words = None if found.word_maps is None else found.word_maps.float().cpu()
         return Prediction(found.pred_score.float().cpu(), found.anomaly_map.float().cpu(), words)
+
+    def _encode(self, images: Tensor) -> ImageFeatures:
+        """The encoder in the run's precision; scores and maps are computed from float32 features in any case."""
+        kind, dtype = self.device.type, PRECISIONS[self.precision]
+        with torch.autocast(kind, dtype, enabled=dtype is not torch.float32):
+            features = self.detector.encode(images.to(self.device))
+        return features if dtype is torch.float32 else features.to(torch.float32)
 
 
 def _pixels(read: Read) -> int:

@@ -66,8 +66,8 @@ class Tap:
     def __getitem__(self, rows: slice) -> Tap:
         return replace(self, patches=self.patches[rows], cls=None if self.cls is None else self.cls[rows])
 
-    def to(self, device: torch.device | str) -> Tap:
-        return replace(self, patches=self.patches.to(device), cls=None if self.cls is None else self.cls.to(device))
+    def to(self, where: torch.device | str | torch.dtype) -> Tap:
+        return replace(self, patches=self.patches.to(where), cls=None if self.cls is None else self.cls.to(where))
 
 
 @dataclass(frozen=True)
@@ -91,12 +91,12 @@ class ImageFeatures:
             {name: {layer: tap[rows] for layer, tap in taps.items()} for name, taps in self.streams.items()},
         )
 
-    def to(self, device: torch.device | str) -> ImageFeatures:
-        """The same features on another device."""
+    def to(self, where: torch.device | str | torch.dtype) -> ImageFeatures:
+        """The same features on another device, or as another floating-point type."""
         return ImageFeatures(
-            self.image.to(device),
-            {layer: tap.to(device) for layer, tap in self.taps.items()},
-            {name: {layer: tap.to(device) for layer, tap in taps.items()} for name, taps in self.streams.items()},
+            self.image.to(where),
+            {layer: tap.to(where) for layer, tap in self.taps.items()},
+            {name: {layer: tap.to(where) for layer, tap in taps.items()} for name, taps in self.streams.items()},
         )
 
 

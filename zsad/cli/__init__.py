@@ -1,0 +1,14 @@
+"""The command line: ``zsad predict | calibrate | convert | list | prompts | doctor``."""
+
+import sys
+
+from zsad.cli import score, tell, weights  # noqa: F401  (register their commands)
+from zsad.cli.frame import app
+
+__all__ = ["app", "main"]
+
+
+def main() -> None:
+    """Entry point of ``zsad``."""
+    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    app()

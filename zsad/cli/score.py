@@ -1,0 +1,113 @@
+"""``zsad predict`` and ``zsad calibrate``: pictures in, verdicts out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from zsad.cli.frame import EXIT_CODES, Json, app, sentence_on_error
+from zsad.errors import UsageError
+from zsad.options import (
+    Backbone,
+    BatchSize,
+    Checkpoint,
+    Device,
+    FalseAlarms,
+    Method,
+    Precision,
+    ReviewShare,
+    Sets,
+    Target,
+    ValueRange,
+    Words,
+    Workers,
+    joined,
+    method_arguments,
+)
+
+
+@app.command(epilog=EXIT_CODES)
+@sentence_on_error
+def predict(
+    source: Annotated[str, typer.Argument(help="A picture, a folder (with its subfolders) or a quoted glob pattern.")],
+    target: Target = "object",
+    out: Annotated[str, typer.Option(help="Folder for the results.")] = "results",
+    method: Method = "compact",
+    backbone: Backbone = None,
+    checkpoint: Checkpoint = None,
+    word: Words = None,
+    set_: Sets = None,
+    threshold: Annotated[float | None, typer.Option(help="Score from which on a picture is anomalous.")] = None,
+    review_at: Annotated[float | None, typer.Option(help="Score from which on a picture is for review.")] = None,
+    pixel_threshold: Annotated[float | None, typer.Option(help="Map value from which on a place is a region.")] = None,
+    calibration: Annotated[Path | None, typer.Option(help="File of zsad calibrate: verdicts with a promise.")] = None,
+    max_false_alarms: FalseAlarms = None,
+    review_false_alarms: ReviewShare = None,
+    maps: Annotated[
+        Literal["npy", "png"] | None, typer.Option(help="Write the maps too: float32 .npy, or 16-bit .png.")
+    ] = None,
+    device: Device = "auto",
+    precision: Precision = "fp32",
+    batch_size: BatchSize = None,
+    workers: Workers = 2,
+    value_range: ValueRange = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Delete the run in --out first.")] = False,
+    limit_report: Annotated[int, typer.Option(min=0, help="Pictures shown in report.html, the worst first.")] = 500,
+    as_json: Json = False,
+) -> None:
+    """Scores pictures, decides, and writes predictions.jsonl, .csv, report.html, overlays/ and masks/ to --out.
+
+    Without --threshold or --calibration the verdicts come from a robust rule over the batch itself, which assumes that more
+    than half of the pictures are normal; it needs at least 8.
+    """
+    from zsad.predicting import Request, predict_folder
+    from zsad.writing import Options
+
+    if not out.strip():
+        raise UsageError("--out is empty (an unset variable?). Give the folder for the results; '.' is this one.")
+    arguments = method_arguments(method, set_, word)
+    settings: dict[str, Any] = {"backbone": backbone, "checkpoint": checkpoint, "value_range": value_range}
+    settings |= {"threshold": threshold, "review_at": review_at, "pixel_threshold": pixel_threshold}
+    settings |= {"device": device, "precision": precision, "batch_size": batch_size, "workers": workers}
+    settings |= {"calibration": calibration, "max_false_alarms": max_false_alarms}
+    settings |= {"review_false_alarms": review_false_alarms}
+    settings = joined(settings, arguments)
+    request = Request(source, target, Path(out), method, settings, Options(maps, limit_report), resume, overwrite, as_json)
+    raise typer.Exit(predict_folder(request))
+
+
+@app.command(epilog=EXIT_CODES)
+@sentence_on_error
+def calibrate(
+    normal: Annotated[str, typer.Option(help="Folder or quoted glob pattern of normal pictures that are no references.")],
+    target: Target = "object",
+    out: Annotated[Path, typer.Option(help="File for the calibration.")] = Path("calibration.json"),
+    method: Method = "compact",
+    backbone: Backbone = None,
+    checkpoint: Checkpoint = None,
+    word: Words = None,
+    set_: Sets = None,
+    max_false_alarms: Annotated[float, typer.Option(help="Share of normal pictures that may be called anomalous.")] = 0.05,
+    review_false_alarms: ReviewShare = None,
+    device: Device = "auto",
+    precision: Precision = "fp32",
+    batch_size: BatchSize = None,
+    workers: Workers = 2,
+    value_range: ValueRange = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file that is there.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Scores normal pictures once, so that predict --calibration can keep a promise of few false alarms.
+
+    The levels can be chosen anew at every predict, without scoring anything again.
+    """
+    from zsad.calibrating import Request, calibrate_folder
+
+    settings: dict[str, Any] = {"backbone": backbone, "checkpoint": checkpoint, "value_range": value_range}
+    settings |= {"device": device, "precision": precision, "batch_size": batch_size, "workers": workers}
+    settings = joined(settings, method_arguments(method, set_, word))
+    request = Request(normal, target, out, method, settings, max_false_alarms, review_false_alarms, overwrite, as_json)
+    raise typer.Exit(calibrate_folder(request))
