@@ -99,6 +99,14 @@ def predict(
     value_range: Annotated[
         tuple[float, float] | None, typer.Option(help="Values that become black and white above 8 bits: 0 4095.")
     ] = None,
+    tile: Annotated[
+        str | None, typer.Option(help="Cut into tiles of so many pixels: 512, or 512x256 (width x height).")
+    ] = None,
+    overlap: Annotated[float | None, typer.Option(help="Share of a tile that its neighbour has too; by default 0.25.")] = None,
+    roi: Annotated[
+        str | None, typer.Option(help="Judge only x0,y0,x1,y1 (pixels or %), polygon:'x,y x,y x,y', or a mask's white.")
+    ] = None,
+    keep_aspect: Annotated[bool, typer.Option("--keep-aspect", help="Pad to a square instead of squashing.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Delete the run in --out first.")] = False,
     limit_report: Annotated[int, typer.Option(min=0, help="Pictures shown in report.html, the worst first.")] = 500,
@@ -118,6 +126,7 @@ def predict(
     settings: dict[str, Any] = {"backbone": backbone, "checkpoint": checkpoint, "value_range": value_range}
     settings |= {"threshold": threshold, "review_at": review_at, "pixel_threshold": pixel_threshold}
     settings |= {"device": device, "batch_size": batch_size, "workers": workers}
+    settings |= {"tile": tile, "overlap": overlap, "roi": roi, "keep_aspect": keep_aspect}
     if taken := sorted(settings.keys() & arguments.keys()):
         raise UsageError(f"--set {taken[0]} was given, but that is an option: --{taken[0].replace('_', '-')}.")
     request = Request(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,12 @@ class Region:
     suggested_word: str | None = None  # defect word, only where it stands out from the others
     margin: float | None = None  # by how much
 
+    def moved(self, x: int, y: int) -> Region:
+        """The same region in a picture that begins x pixels further left and y pixels further up."""
+        x0, y0, x1, y1 = self.box
+        corners = tuple((px + x, py + y) for px, py in self.contour)
+        return replace(self, box=(x0 + x, y0 + y, x1 + x, y1 + y), contour=corners)
+
     def as_dict(self) -> dict[str, Any]:
         """As a JSON object."""
         return {
@@ -55,12 +61,13 @@ class Result:
         p_value: share of normal calibration pictures that score as high; None without calibration.
         pred_label: "normal", "review", "anomalous", or None where no rule was given.
         threshold: the score from which on a picture is anomalous; ``threshold_source`` says where it comes from.
-        anomaly_map: (H, W) float32 at the picture's original size.
+        anomaly_map: (H, W) float32 at the picture's original size; the low end of ``map_range`` where nothing was judged.
         pred_mask: (H, W) bool, the union of the regions; None without a pixel threshold.
         prompts: the exact sentences that the method used, by class of text.
         notes: what reading the picture had to decide (first frame of several, value range, ...).
         image: (H, W, 3) uint8.
         map_range: values of the map that the colour scale draws as its ends: the model's, the same for every picture.
+        judged: (H, W) bool, the region of interest, to which map, mask and regions are confined; None: the whole picture.
     """
 
     name: str
@@ -79,16 +86,17 @@ class Result:
     notes: tuple[str, ...] = ()
     image: NDArray[np.uint8] | None = None
     map_range: tuple[float, float] = (0.0, 1.0)
+    judged: NDArray[np.bool_] | None = None
 
     def overlay(self) -> Image.Image:
-        """The picture with the heat map on the model's fixed colour scale and the regions' outlines.
+        """The picture, darker where it was not judged, the heat map on the model's fixed colour scale and the regions' outlines.
 
         Raises:
             UsageError: the picture could not be judged, so there is nothing to draw.
         """
         if self.image is None or self.anomaly_map is None:
             raise UsageError(f"{self.name} has no map to draw: {self.error or 'it was not scored'}.")
-        return overlay(self.image, self.anomaly_map, self.map_range, [region.contour for region in self.regions])
+        return overlay(self.image, self.anomaly_map, self.map_range, [region.contour for region in self.regions], self.judged)
 
     def as_dict(self) -> dict[str, Any]:
         """As a JSON object: everything but the arrays."""
