@@ -89,7 +89,7 @@ class Result:
     judged: NDArray[np.bool_] | None = None
 
     def overlay(self) -> Image.Image:
-        """The picture, darker where it was not judged, the heat map on the model's fixed colour scale and the regions' outlines.
+        """The picture, dark where it was not judged, the heat map on the model's fixed colour scale and the regions' outlines.
 
         Raises:
             UsageError: the picture could not be judged, so there is nothing to draw.

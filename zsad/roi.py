@@ -1,8 +1,10 @@
 """Regions of interest: the part of a picture that is judged, as a box, a polygon or a mask.
 
-A box crops. A polygon or a mask crops to its bounding box, and the crop's pixels outside it are replaced before the method
-sees them, each by its mirror image at the nearest border (or the nearest point of that line that lies inside). So nothing
-outside can change a score; and unlike a flat colour the mirrored texture draws no contour, to which these methods react.
+A box crops. A polygon or a mask crops to its bounding box, and what lies outside it takes the mean colour of what lies inside
+before the method sees it, so that nothing outside can change a score. This has a price, because the method sees an edge that
+is not there: with ``compact`` the scores of normal pictures rise by 0.02 to 0.22 and spread less (brick and solar cells of the
+demo, three polygons). Mirrored texture, repeated or smoothed borders separated no better and raise them as much or more.
+Where a box serves, take a box.
 """
 
 from __future__ import annotations
@@ -18,14 +20,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from zsad.errors import ImageError, UsageError
 from zsad.images import ImageRef, load_image
 
 __all__ = ["Roi", "Window", "read_roi", "window"]
 
-KEPT_WINDOWS = 2  # sizes of picture whose polygon stays rasterised: 5 bytes per pixel of the crop each
+KEPT_WINDOWS = 2  # sizes of picture whose polygon stays rasterised: a byte per pixel of the crop each
 _FORMS = (
     "Give a box 'x0,y0,x1,y1' in pixels of the picture or with %, 'polygon:x,y x,y x,y', or the path of a mask that is "
     "white where pictures are judged"
@@ -67,13 +68,11 @@ class Window:
         size: (H, W) of the picture.
         box: x0, y0, x1, y1 of what is cropped, in pixels; x1 and y1 are one past the last.
         inside: (h, w) of the crop, True where it is judged; None: everywhere.
-        source: (h, w), for every pixel of the crop the flat index of the one whose colour it takes; None: its own.
     """
 
     size: tuple[int, int]
     box: tuple[int, int, int, int]
     inside: NDArray[np.bool_] | None = None
-    source: NDArray[np.int32] | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -81,10 +80,13 @@ class Window:
         return self.box[3] - self.box[1], self.box[2] - self.box[0]
 
     def crop(self, rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """(H, W, 3) -> (h, w, 3), what lies outside replaced by mirrored texture."""
+        """(H, W, 3) -> (h, w, 3), the mean colour of the inside outside."""
         x0, y0, x1, y1 = self.box
         cut = rgb[y0:y1, x0:x1]
-        return cut if self.source is None else cut.reshape(-1, 3)[self.source]
+        if self.inside is None:
+            return cut
+        mean = np.rint([cut[..., channel].mean(where=self.inside) for channel in range(3)]).astype(np.uint8)
+        return np.where(self.inside[..., None], cut, mean)
 
     def hide(self, values: NDArray[np.float32], outside: float) -> NDArray[np.float32]:
         """(h, w) with a constant outside."""
@@ -232,19 +234,4 @@ def _within(inside: NDArray[np.bool_], size: tuple[int, int]) -> Window:
     rows, columns = np.flatnonzero(inside.any(1)), np.flatnonzero(inside.any(0))
     box = (int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1)
     cut = np.ascontiguousarray(inside[box[1] : box[3], box[0] : box[2]])
-    return Window(size, box) if cut.all() else Window(size, box, cut, _mirrored(cut))
-
-
-def _mirrored(inside: NDArray[np.bool_]) -> NDArray[np.int32]:
-    """Flat indices: a pixel inside stands for itself, one outside takes its mirror image at the nearest one inside."""
-    width = inside.shape[1]
-    found = np.arange(inside.size, dtype=np.int32).reshape(inside.shape)
-    own = np.stack(np.nonzero(~inside))  # (2, N): y, x
-    border = ndimage.distance_transform_edt(~inside, return_distances=False, return_indices=True)[:, own[0], own[1]]
-    take = border
-    for share in (0.25, 0.5, 1.0):  # the farthest of these along the line that lies inside
-        beyond = border + np.rint(share * (border - own)).astype(border.dtype)
-        beyond = np.clip(beyond, 0, [[inside.shape[0] - 1], [width - 1]])
-        take = np.where(inside[beyond[0], beyond[1]], beyond, take)
-    found[own[0], own[1]] = take[0] * width + take[1]
-    return found
+    return Window(size, box) if cut.all() else Window(size, box, cut)
