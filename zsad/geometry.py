@@ -69,6 +69,11 @@ class Geometry:
         """The region of interest in pictures of (H, W) pixels. Raises ``ImageError`` where it does not lie in them."""
         return window(self.roi, size)
 
+    def tile_in(self, view: Window) -> tuple[int, int]:
+        """(width, height) of the tiles in a window: its own where there are none, never larger than it."""
+        height, width = view.shape
+        return (width, height) if self.tile is None else (min(self.tile[0], width), min(self.tile[1], height))
+
     def places(self, size: tuple[int, int]) -> list[Place]:
         """Tiles of a picture of (H, W) pixels, row by row.
 
@@ -77,7 +82,7 @@ class Geometry:
         """
         view = self.window(size)
         x0, y0, x1, y1 = view.box
-        tile = (x1 - x0, y1 - y0) if self.tile is None else (min(self.tile[0], x1 - x0), min(self.tile[1], y1 - y0))
+        tile = self.tile_in(view)
         xs, ys = _starts(x1 - x0, tile[0], self.overlap), _starts(y1 - y0, tile[1], self.overlap)
         if len(xs) * len(ys) > MOST_TILES:
             raise ImageError(
@@ -127,13 +132,12 @@ def read_geometry(tile: Any = None, overlap: float | None = None, roi: Any = Non
 
 
 def _read_tile(given: Any) -> tuple[int, int]:
-    parts: Sequence[Any] = given.lower().split("x") if isinstance(given, str) else given
-    parts = [parts] if isinstance(parts, int) else list(parts)
+    parts = given.lower().split("x") if isinstance(given, str) else given if isinstance(given, Sequence) else [given]
     try:
-        sides = [int(part) for part in parts] if all(isinstance(part, (str, int)) for part in parts) else []
+        sides = [int(part) for part in parts if isinstance(part, (str, int))]
     except ValueError:
         sides = []
-    if len(sides) not in (1, 2) or isinstance(given, bool):
+    if len(sides) not in (1, 2) or len(sides) != len(parts) or isinstance(given, bool):
         raise UsageError(
             f"The tile is {given!r}. Give its side in pixels of the picture, such as 512, or 512x256 (width x height)."
         )

@@ -127,7 +127,8 @@ class Inspector:
         mask = None
         if thresholds.pixel is not None:
             words, margin = self.context.words, self.detector.word_margin
-            places, mask = find_regions(view.hide(judged, -math.inf), thresholds.pixel, words, scored.word_maps, margin)
+            confined, seen = view.hide(judged, -math.inf), math.prod(self.geometry.tile_in(view))
+            places, mask = find_regions(confined, thresholds.pixel, words, scored.word_maps, margin, seen)
             regions, mask = tuple(one.moved(*view.box[:2]) for one in places), view.spread(mask, False)
         low = self.detector.map_range[0]
         return replace(

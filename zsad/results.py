@@ -17,7 +17,7 @@ from zsad.errors import UsageError
 
 __all__ = ["Region", "Result", "find_regions"]
 
-SPECK = 1e-4  # a component smaller than this share of the picture is a speck: in neither the regions nor the mask
+SPECK = 1e-4  # a component smaller than this share of the picture (or tile) is a speck: in neither the regions nor the mask
 EXACT_CORNERS = 12  # an outline with more corners than this is simplified
 TOLERANCE = 0.75  # pixels by which a simplified outline may leave the exact one (a 45 degree staircase deviates by 0.71)
 _EIGHT = np.ones((3, 3), dtype=bool)
@@ -128,6 +128,7 @@ def find_regions(
     words: tuple[str, ...] = (),
     word_maps: NDArray[np.float32] | None = None,
     word_margin: float | None = None,
+    seen: int | None = None,
 ) -> tuple[tuple[Region, ...], NDArray[np.bool_]]:
     """Connected places (8 neighbours) of a map at or above a threshold, strongest first, and their union.
 
@@ -137,14 +138,15 @@ def find_regions(
         words: defect words, in the order of ``word_maps``.
         word_maps: (len(words), h, w), similarity of each place to each word, on a grid of any size.
         word_margin: a word is suggested where its mean similarity exceeds the second's by this; None: never.
+        seen: pixels that the method looked at as one picture, a tile's; None: all of the map's.
 
     Returns:
-        The regions and the (H, W) mask. Components below ``SPECK`` of the picture are in neither.
+        The regions and the (H, W) mask. Components below ``SPECK`` of ``seen`` are in neither.
     """
     labels = np.empty(anomaly_map.shape, dtype=np.int32)
     count = ndimage.label(anomaly_map >= threshold, structure=_EIGHT, output=labels)
     areas = np.bincount(labels.ravel(), minlength=count + 1)
-    large = areas >= SPECK * anomaly_map.size
+    large = areas >= SPECK * (anomaly_map.size if seen is None else seen)
     large[0] = False
     regions = []
     for label, place in enumerate(ndimage.find_objects(labels), start=1):
