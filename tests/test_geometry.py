@@ -24,11 +24,9 @@ def noise(height: int, width: int, seed: int = 0) -> np.ndarray:
 
 
 def cut(geometry: Geometry, values: np.ndarray) -> tuple[list[np.ndarray], list[Place], Window]:
-    """The pieces of an array as a scorer cuts them."""
-    size = (values.shape[0], values.shape[1])
-    view, places = geometry.window(size), geometry.places(size)
-    crop = values[view.box[1] : view.box[3], view.box[0] : view.box[2]]
-    return [piece(crop, view.box[:2], place) for place in places], places, view
+    """Pieces, their places, and the window that they come from."""
+    pieces, places = zip(*geometry.cut(values), strict=True)
+    return list(pieces), list(places), geometry.window((values.shape[0], values.shape[1]))
 
 
 GEOMETRIES: list[dict[str, Any]] = [
@@ -210,6 +208,17 @@ def test_keep_aspect_shows_a_square_and_finds_the_place() -> None:
     assert result.anomaly_map.shape == (64, 256)
     assert np.abs(np.subtract(result.regions[0].box, (160, 16, 192, 32))).max() <= 4
     assert len(result.regions) == 1, "the mirrored copies in the padding are cut off"
+
+
+def test_keep_aspect_is_padding_by_hand() -> None:
+    wide = noise(64, 192)
+    (one,), (square,) = scored(wide, keep_aspect=True), scored(np.pad(wide, ((64, 64), (0, 0), (0, 0)), mode="symmetric"))
+    assert one.score == square.score
+    rows = square.model_map[10:22]  # cells 10.67 to 21.33 of 32 show the picture
+    assert one.model_map.shape == (11, 32)
+    centres = (np.arange(11) + 0.5) * 64 / 11 / 6 + 64 / 6 - 0.5
+    expected = np.stack([np.interp(centres, np.arange(10, 22), column) for column in rows.T], 1)
+    np.testing.assert_allclose(one.model_map, expected, atol=1e-6)
 
 
 def test_pieces_fill_batches_and_are_made_when_needed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,12 +1,14 @@
 """What of a picture the method sees: the region of interest, tiles and padding.
 
-Geometry acts before the method and is the same for every method. ``Geometry.places`` says where a picture of some size is cut,
-``Geometry.window`` and ``piece`` cut it, and ``mosaic.Canvas`` puts the tiles' maps together::
+Geometry acts before the method and is the same for every method. ``Geometry.cut`` cuts a picture (``places`` says where, from
+its size alone), and ``mosaic.Canvas`` puts the tiles' maps together::
 
     crop   -> the region of interest (``roi.py``); tiles without any of its pixels are left out
     tile   -> tiles of equal size whose places are spread evenly, so that neighbours overlap by at least ``overlap``
     pad    -> with ``keep_aspect`` a tile becomes square by mirrored borders, and the map's padding is cut off again;
-              without it the backbone squashes the tile to a square, which is what the papers do
+              without it the backbone squashes the tile to a square, which is what the papers do. Padding is not free: on
+              strips of the demo's pictures (2:1) it raises ``compact``'s scores of normal pictures by 0.05 to 0.11, a
+              border of the mean colour by 0.12 to 0.22
 
 Each tile is scored as a picture of its own, and the largest of the tiles' scores is the picture's.
 """
@@ -14,7 +16,7 @@ Each tile is scored as a picture of its own, and the largest of the tiles' score
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -94,6 +96,18 @@ class Geometry:
         boxes = ((x, y, x + tile[0], y + tile[1]) for y in ys for x in xs)
         judged = (box for box in boxes if view.inside is None or view.inside[box[1] : box[3], box[0] : box[2]].any())
         return [Place((x0 + a, y0 + b, x0 + c, y0 + d), padding, ramp) for a, b, c, d in judged]
+
+    def cut(self, rgb: NDArray[np.uint8]) -> Iterator[tuple[NDArray[np.uint8], Place]]:
+        """(H, W, 3) -> what the method sees of it, tile by tile, each made when it is asked for.
+
+        Raises:
+            ImageError: as in ``places``.
+        """
+        size = (rgb.shape[0], rgb.shape[1])
+        view, places = self.window(size), self.places(size)
+        crop = view.crop(rgb)
+        for place in places:
+            yield piece(crop, view.corner, place), place
 
     def describe(self) -> dict[str, Any] | None:
         """For fingerprints, as a JSON object; None where nothing is cut or padded."""

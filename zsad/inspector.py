@@ -129,7 +129,7 @@ class Inspector:
             words, margin = self.context.words, self.detector.word_margin
             confined, seen = view.hide(judged, -math.inf), math.prod(self.geometry.tile_in(view))
             places, mask = find_regions(confined, thresholds.pixel, words, scored.word_maps, margin, seen)
-            regions, mask = tuple(one.moved(*view.box[:2]) for one in places), view.spread(mask, False)
+            regions, mask = tuple(one.moved(*view.corner) for one in places), view.spread(mask, False)
         low = self.detector.map_range[0]
         return replace(
             known,

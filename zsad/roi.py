@@ -79,6 +79,11 @@ class Window:
         """(h, w) of the crop."""
         return self.box[3] - self.box[1], self.box[2] - self.box[0]
 
+    @property
+    def corner(self) -> tuple[int, int]:
+        """(x, y) of the crop in the picture."""
+        return self.box[0], self.box[1]
+
     def crop(self, rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """(H, W, 3) -> (h, w, 3), the mean colour of the inside outside."""
         x0, y0, x1, y1 = self.box
@@ -157,7 +162,7 @@ def _length(number: Any, given: Any) -> Length:
     except ValueError:
         value = -1
     share = text.endswith("%")
-    if not 0 <= value < (100.0001 if share else 1e9):
+    if not 0 <= value <= (100 if share else 1e9):
         raise UsageError(f"The region of interest {given!r} has {text!r}, which is no place in a picture. {_FORMS}.")
     return (value / 100, True) if share else (value, False)
 

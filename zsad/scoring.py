@@ -140,7 +140,7 @@ class Scorer:
         crop = view.crop(picture.rgb)
 
         def tensor(place: Place) -> Tensor:
-            return self.detector.backbone.preprocess(piece(crop, (view.box[0], view.box[1]), place))
+            return self.detector.backbone.preprocess(piece(crop, view.corner, place))
 
         scored = Scored(ref.name, ref.path, size, notes=tuple(picture.notes), image=picture.rgb if keep else None)
         if len(places) == 1:  # here and now, so that the pixels need not wait
