@@ -169,6 +169,56 @@ def test_set_and_word(tmp_path: Path) -> None:
     assert not again.exists()
 
 
+# ------------------------------------------------------------------ tiles and regions of interest
+def test_tiles_find_what_is_small(tmp_path: Path) -> None:
+    source, out = tmp_path / "in", tmp_path / "out"
+    source.mkdir()
+    picture(0.2, (403, 205, 415, 217), (700, 500)).save(source / "a.png")
+    assert predict(source, out, "--tile", "64x48", "--overlap", 0.5, "--pixel-threshold", 0.6, "--maps", "npy").exit_code == 0
+    (row,) = rows(out)
+    assert row["pred_score"] == 1.0
+    assert np.abs(np.subtract(row["regions"][0]["box"], (403, 205, 415, 217))).max() <= 1
+    assert np.load(out / row["map"]).shape == pixels(out / row["mask"]).shape == (500, 700)
+    judge = json.loads((out / "run.json").read_text())["judge"]
+    assert judge["geometry"] == {"tile": [64, 48], "overlap": 0.5, "roi": None, "keep_aspect": False}
+
+
+def test_a_region_of_interest(tmp_path: Path) -> None:
+    source, out = tmp_path / "in", tmp_path / "out"
+    source.mkdir()
+    picture(0.2, (0, 0, 20, 20), (100, 80)).save(source / "a.png")
+    picture(0.2, (60, 40, 80, 60), (100, 80)).save(source / "b.png")
+    picture(0.2, size=(50, 50)).save(source / "c.png")
+    done = predict(source, out, "--roi", "50,30,90,70", "--keep-aspect", "--pixel-threshold", 0.6, "--threshold", 0.6)
+    assert done.exit_code == 3
+    first, second, third = rows(out)
+    assert (first["pred_label"], second["pred_label"], third["pred_label"]) == ("normal", "anomalous", None)
+    assert [np.abs(np.subtract(region["box"], (60, 40, 80, 60))).max() <= 1 for region in second["regions"]] == [True]
+    assert "50 x 50 pixels, and the region of interest box:50,30 90,70 lies outside it" in third["error"]
+    overlay = pixels(out / first["overlay"]).astype(int)
+    assert (overlay.shape, abs(overlay[70:, :40].mean() - 51 // 3) < 2) == ((80, 100, 3), True), "dark where it is not judged"
+
+
+def test_geometry_that_cannot_be(good: Path, tmp_path: Path) -> None:
+    def refused(*arguments: object) -> Result:
+        return predict(good, tmp_path / "out", *arguments)
+
+    one_sentence(refused("--tile", 16), "The tile is '16'; its sides have to be at least 32 pixels of the picture.")
+    one_sentence(refused("--tile", 64, "--overlap", 1), "The overlap is 1.0; give a share of the tile from 0 to 0.9")
+    one_sentence(refused("--overlap", 0.5), "An overlap of 0.5 was given without a tile size")
+    one_sentence(refused("--roi", "polygon:1,1 5,5"), "is no polygon: that takes three or more corners x,y.")
+    one_sentence(refused("--roi", "mask.png"), "The region of interest 'mask.png' is no file.")
+    one_sentence(refused("--set", "tile=64"), "that is an option: --tile.")
+    assert not (tmp_path / "out").exists()
+    (mask := tmp_path / "mask.png").write_bytes((good / "00.png").read_bytes()[:50])
+    one_sentence(refused("--roi", mask), "The mask of the region of interest is no picture: 'mask.png' ")
+    picture(1.0, size=(9, 9)).save(mask)
+    assert refused("--roi", mask).exit_code == 3
+    assert {row["error"] for row in rows(tmp_path / "out")} == {
+        "The picture has 64 x 64 pixels, and the region of interest is a mask of 9 x 9. Give a mask of its size."
+    }
+
+
 # ------------------------------------------------------------------ bad pictures: a row each
 def png_header(width: int, height: int) -> bytes:
     """A PNG that claims that size and holds no pixels."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -74,6 +75,22 @@ def test_killed_and_resumed_equals_uninterrupted(pictures: Path, tmp_path: Path)
     assert code == 3, said
     assert contents(torn) == contents(whole)
     assert json.loads((torn / "run.json").read_text())["times"]["on_record_before"] == kept
+
+
+def test_tiles_resume_to_the_bit(tmp_path: Path) -> None:
+    """A map's last digits depend on what passes the model with it, so a group of pictures is scored again as a whole."""
+    (source := tmp_path / "in").mkdir()
+    for index in range(7):
+        picture(0.3, (8, 8, 20 + index, 30), (64 + 40 * index, 64)).save(source / f"{index}.png")
+    common = ["--method", "compact", "--batch-size", "3", "--maps", "npy", "--tile", "64", "--roi", "polygon:0,0 100%,0 50%,64"]
+    whole, torn = tmp_path / "whole", tmp_path / "torn"
+    assert predict(source, "--out", whole, *common)[0] == 0
+    shutil.copytree(whole, torn)
+    records = torn / ".zsad" / "records.jsonl"
+    records.write_bytes(b"".join(records.read_bytes().splitlines(keepends=True)[:4]))
+    assert "geometry was" in predict(source, "--out", torn, *common[:-4], "--tile", "32", "--resume")[1]
+    assert predict(source, "--out", torn, *common, "--resume")[0] == 0
+    assert contents(torn) == contents(whole)
 
 
 def test_stopped_anywhere_in_the_second_stage(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ __all__ = ["colours", "gradient", "overlay", "thumbnail"]
 _ANCHORS = np.array([(255, 225, 80), (255, 172, 40), (246, 114, 36), (214, 45, 50), (166, 10, 96)], dtype=np.float32)
 _STEPS = 256
 _MOST = 0.8  # opacity at the upper end of the scale; it grows with the square, so that a normal picture stays as it is
+DIMMED = 3  # what is not judged is drawn this much darker
 _STRIP = 1 << 20  # pixels blended at a time, which bounds the temporary arrays
 
 
@@ -48,6 +49,7 @@ def overlay(
     anomaly_map: NDArray[np.float32],
     map_range: tuple[float, float],
     outlines: Iterable[Sequence[tuple[int, int]]] = (),
+    judged: NDArray[np.bool_] | None = None,
 ) -> Image.Image:
     """The picture, the heat map over it and the outlines on top.
 
@@ -56,6 +58,7 @@ def overlay(
         anomaly_map: (H, W).
         map_range: values that the two ends of the colour scale stand for.
         outlines: polygons of (x, y) corners.
+        judged: (H, W), False where the picture is darkened because nothing is said of it; None: nowhere.
     """
     blended = np.empty_like(image)
     rows = max(1, _STRIP // max(1, image.shape[1]))
@@ -64,6 +67,8 @@ def overlay(
         heat = _TABLE[gradient(map_range, anomaly_map[strip])]  # (rows, W, 4)
         opacity = heat[..., 3:]
         blended[strip] = np.rint(image[strip] * (1 - opacity) + heat[..., :3] * opacity)
+        if judged is not None:
+            blended[strip][~judged[strip]] //= DIMMED
     picture = Image.fromarray(blended)
     pen = ImageDraw.Draw(picture)
     width = max(1, round(max(image.shape[:2]) / 200))

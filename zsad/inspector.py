@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 from zsad.calibration import Thresholds, fixed
 from zsad.detector import Detector
 from zsad.errors import UsageError
+from zsad.geometry import read_geometry
 from zsad.images import ImageRef, list_images
 from zsad.intensity import check_range
 from zsad.naming import printable
@@ -46,6 +48,11 @@ class Inspector:
         batch_size: pictures per pass; None takes 8 on a CPU and 16 elsewhere.
         workers: threads that read pictures while the model runs.
         value_range: (low, high) that become black and white in pictures of more than 8 bits; None takes the stated rule.
+        tile: cuts pictures into tiles of this side, or (width, height), in their own pixels; the score is the largest tile's.
+        overlap: least share of a tile that neighbours have in common, 0 to 0.9; None takes 0.25.
+        roi: the part that is judged: (x0, y0, x1, y1), corners (x, y) of a polygon, a (H, W) mask, or a text as for
+            ``--roi``. A picture that it does not fit becomes an error.
+        keep_aspect: pads with mirrored borders to a square instead of squashing.
         **arguments: the method's constructor keywords.
 
     Raises:
@@ -71,6 +78,10 @@ class Inspector:
         batch_size: int | None = None,
         workers: int = 2,
         value_range: tuple[float, float] | None = None,
+        tile: Any = None,
+        overlap: float | None = None,
+        roi: Any = None,
+        keep_aspect: bool = False,
         **arguments: Any,
     ) -> None:
         if references is not None:
@@ -84,6 +95,7 @@ class Inspector:
         self.batch_size = _at_least_one("batch_size", self._default_batch() if batch_size is None else batch_size)
         self.workers = _at_least_one("workers", workers)
         self.value_range = check_range(value_range)
+        self.geometry = read_geometry(tile, overlap, roi, keep_aspect)
         self.detector = _built(method, backbone, checkpoint, arguments).to(self.device).eval()
         self.detector.require_trained()
         with torch.inference_mode():
@@ -107,8 +119,8 @@ class Inspector:
 
     def scored(self, refs: Iterable[ImageRef], *, keep_images: bool = False) -> Iterator[Scored]:
         """What the model says of pictures, before any threshold and at model size; see ``Scorer``."""
-        how = (self.device, self.batch_size, self.workers, self.value_range, self.precision)
-        return Scorer(self.detector, self.context, *how)(refs, keep_images=keep_images)
+        how = (self.batch_size, self.workers, self.value_range, self.precision, self.geometry)
+        return Scorer(self.detector, self.context, self.device, *how)(refs, keep_images=keep_images)
 
     def result(self, scored: Scored, thresholds: Thresholds) -> Result:
         """Verdict, map at original size and regions of a scored picture."""
@@ -123,12 +135,16 @@ class Inspector:
         )
         if scored.score is None or scored.model_map is None or scored.size is None:
             return known
-        full = original_size(scored.model_map, scored.size)
+        view = self.geometry.window(scored.size)
+        judged = original_size(scored.model_map, view.shape)
         regions: tuple[Region, ...] = ()
         mask = None
         if thresholds.pixel is not None:
             words, margin = self.context.words, self.detector.word_margin
-            regions, mask = find_regions(full, thresholds.pixel, words, scored.word_maps, margin)
+            confined, seen = view.hide(judged, -math.inf), math.prod(self.geometry.tile_in(view))
+            places, mask = find_regions(confined, thresholds.pixel, words, scored.word_maps, margin, seen)
+            regions, mask = tuple(one.moved(*view.corner) for one in places), view.spread(mask, False)
+        low = self.detector.map_range[0]
         return replace(
             known,
             pred_score=scored.score,
@@ -136,7 +152,8 @@ class Inspector:
             pred_label=thresholds.label(scored.score),
             threshold=thresholds.anomalous,
             threshold_source=thresholds.source,
-            anomaly_map=full,
+            anomaly_map=view.spread(view.hide(judged, low), low),
+            judged=view.judged(),
             pred_mask=mask,
             regions=regions,
             prompts=self.context.sentences,
@@ -157,6 +174,7 @@ class Inspector:
             "position_embedding": backbone.position_embedding,
             "precision": self.precision,
             "value_range": None if self.value_range is None else list(self.value_range),
+            "geometry": self.geometry.describe(),
             "map_range": list(detector.map_range),
             "words": list(self.context.words),
             "sentences": {kind: list(lines) for kind, lines in self.context.sentences.items()},

@@ -26,6 +26,12 @@ Workers = Annotated[int, typer.Option(help="Threads that read and draw pictures.
 ValueRange = Annotated[
     tuple[float, float] | None, typer.Option(help="Values that become black and white above 8 bits: 0 4095.")
 ]
+Tile = Annotated[str | None, typer.Option(help="Cut into tiles of so many pixels: 512, or 512x256 (width x height).")]
+Overlap = Annotated[float | None, typer.Option(help="Share of a tile that its neighbour has too; by default 0.25.")]
+Roi = Annotated[
+    str | None, typer.Option(help="Judge only x0,y0,x1,y1 (pixels or %), polygon:'x,y x,y x,y', or a mask's white.")
+]
+KeepAspect = Annotated[bool, typer.Option("--keep-aspect", help="Pad to a square instead of squashing.")]
 FalseAlarms = Annotated[
     float | None, typer.Option(help="Share of normal pictures that may be called anomalous; the calibration's by default.")
 ]

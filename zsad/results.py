@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from zsad.errors import UsageError
 
 __all__ = ["Region", "Result", "find_regions"]
 
-SPECK = 1e-4  # a component smaller than this share of the picture is a speck: in neither the regions nor the mask
+SPECK = 1e-4  # a component smaller than this share of the picture (or tile) is a speck: in neither the regions nor the mask
 EXACT_CORNERS = 12  # an outline with more corners than this is simplified
 TOLERANCE = 0.75  # pixels by which a simplified outline may leave the exact one (a 45 degree staircase deviates by 0.71)
 _EIGHT = np.ones((3, 3), dtype=bool)
@@ -33,6 +33,12 @@ class Region:
     contour: tuple[tuple[int, int], ...]  # (x, y) corners of the outer boundary, clockwise, along the pixels' edges
     suggested_word: str | None = None  # defect word, only where it stands out from the others
     margin: float | None = None  # by how much
+
+    def moved(self, x: int, y: int) -> Region:
+        """The same region in a picture that begins x pixels further left and y pixels further up."""
+        x0, y0, x1, y1 = self.box
+        corners = tuple((px + x, py + y) for px, py in self.contour)
+        return replace(self, box=(x0 + x, y0 + y, x1 + x, y1 + y), contour=corners)
 
     def as_dict(self) -> dict[str, Any]:
         """As a JSON object."""
@@ -55,12 +61,13 @@ class Result:
         p_value: (1 + normal calibration pictures that score as high) / (n + 1); None without calibration.
         pred_label: "normal", "review", "anomalous", or None where no rule was given.
         threshold: the score from which on a picture is anomalous; ``threshold_source`` says where it comes from.
-        anomaly_map: (H, W) float32 at the picture's original size.
+        anomaly_map: (H, W) float32 at the picture's original size; the low end of ``map_range`` where nothing was judged.
         pred_mask: (H, W) bool, the union of the regions; None without a pixel threshold.
         prompts: the exact sentences that the method used, by class of text.
         notes: what reading the picture had to decide (first frame of several, value range, ...).
         image: (H, W, 3) uint8.
         map_range: values of the map that the colour scale draws as its ends: the model's, the same for every picture.
+        judged: (H, W) bool, the region of interest, to which map, mask and regions are confined; None: the whole picture.
     """
 
     name: str
@@ -79,16 +86,17 @@ class Result:
     notes: tuple[str, ...] = ()
     image: NDArray[np.uint8] | None = None
     map_range: tuple[float, float] = (0.0, 1.0)
+    judged: NDArray[np.bool_] | None = None
 
     def overlay(self) -> Image.Image:
-        """The picture with the heat map on the model's fixed colour scale and the regions' outlines.
+        """The picture, dark where it was not judged, the heat map on the model's fixed colour scale and the regions' outlines.
 
         Raises:
             UsageError: the picture could not be judged, so there is nothing to draw.
         """
         if self.image is None or self.anomaly_map is None:
             raise UsageError(f"{self.name} has no map to draw: {self.error or 'it was not scored'}.")
-        return overlay(self.image, self.anomaly_map, self.map_range, [region.contour for region in self.regions])
+        return overlay(self.image, self.anomaly_map, self.map_range, [region.contour for region in self.regions], self.judged)
 
     def as_dict(self) -> dict[str, Any]:
         """As a JSON object: everything but the arrays."""
@@ -120,6 +128,7 @@ def find_regions(
     words: tuple[str, ...] = (),
     word_maps: NDArray[np.float32] | None = None,
     word_margin: float | None = None,
+    seen: int | None = None,
 ) -> tuple[tuple[Region, ...], NDArray[np.bool_]]:
     """Connected places (8 neighbours) of a map at or above a threshold, strongest first, and their union.
 
@@ -129,14 +138,15 @@ def find_regions(
         words: defect words, in the order of ``word_maps``.
         word_maps: (len(words), h, w), similarity of each place to each word, on a grid of any size.
         word_margin: a word is suggested where its mean similarity exceeds the second's by this; None: never.
+        seen: pixels that the method looked at as one picture, a tile's; None: all of the map's.
 
     Returns:
-        The regions and the (H, W) mask. Components below ``SPECK`` of the picture are in neither.
+        The regions and the (H, W) mask. Components below ``SPECK`` of ``seen`` are in neither.
     """
     labels = np.empty(anomaly_map.shape, dtype=np.int32)
     count = ndimage.label(anomaly_map >= threshold, structure=_EIGHT, output=labels)
     areas = np.bincount(labels.ravel(), minlength=count + 1)
-    large = areas >= SPECK * anomaly_map.size
+    large = areas >= SPECK * (anomaly_map.size if seen is None else seen)
     large[0] = False
     regions = []
     for label, place in enumerate(ndimage.find_objects(labels), start=1):

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from itertools import islice
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -18,9 +17,12 @@ from torch import Tensor
 
 from zsad.detector import Detector
 from zsad.errors import ImageError, UsageError
+from zsad.geometry import Geometry, Place, piece
 from zsad.images import ImageRef, load_image
+from zsad.mosaic import Canvas
 from zsad.ops.maps import upsample
 from zsad.results import shortest
+from zsad.roi import Window
 from zsad.types import Context, ImageFeatures, Prediction
 
 __all__ = ["PRECISIONS", "Scored", "Scorer", "ahead", "original_size"]
@@ -33,7 +35,10 @@ Made = TypeVar("Made")
 
 @dataclass(frozen=True, eq=False)
 class Scored:
-    """What the model says of one picture, before any threshold and at model size; ``error`` is set where it says nothing."""
+    """What the model says of one picture, before any threshold and at model size; ``error`` is set where it says nothing.
+
+    The maps cover the region of interest. Maps of tiles are joined at the model's resolution; see ``Canvas``.
+    """
 
     name: str
     path: Path | None
@@ -46,7 +51,46 @@ class Scored:
     image: NDArray[np.uint8] | None = None  # (H, W, 3), where it was asked for
 
 
-Read = tuple[Scored, Tensor | None]
+@dataclass(frozen=True, eq=False)
+class Read:
+    """A picture on its way to the model; without a view and pieces where ``scored`` has an error."""
+
+    scored: Scored
+    view: Window | None = None
+    places: Sequence[Place] = ()
+    tensors: Iterable[Tensor] = ()  # (3, S, S) per place
+
+
+@dataclass(eq=False)
+class _Open:
+    """A picture of which the model has not seen every piece yet."""
+
+    scored: Scored
+    left: int  # pieces
+    maps: Canvas
+    words: Canvas | None = None
+
+    def add(self, prediction: Prediction, row: int, place: Place) -> None:
+        """Takes up what the model says of one piece."""
+        self.left -= 1
+        score = shortest(prediction.pred_score[row].numpy())
+        if not math.isfinite(score) or not bool(torch.isfinite(prediction.anomaly_map[row]).all()):
+            self.scored = replace(self.scored, error="the method gave a score or a map that is no finite number", image=None)
+        if self.scored.error:
+            return
+        before = self.scored.score
+        self.scored = replace(self.scored, score=score if before is None else max(before, score))
+        self.maps.add(prediction.anomaly_map[row].numpy(), place)
+        if prediction.word_maps is not None:
+            self.words = self.words or Canvas(self.maps.view)
+            self.words.add(prediction.word_maps[row].numpy(), place)
+
+    def answer(self) -> Scored:
+        """The picture's score, the largest of its pieces', and its maps."""
+        if self.scored.error:
+            return replace(self.scored, score=None)
+        words = None if self.words is None else self.words.done()
+        return replace(self.scored, model_map=self.maps.done(), word_maps=words)
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,49 +104,74 @@ class Scorer:
     workers: int
     value_range: tuple[float, float] | None
     precision: str = "fp32"  # of the encoder: a key of PRECISIONS
+    geometry: Geometry = field(default_factory=Geometry)
 
     def __call__(self, refs: Iterable[ImageRef], *, keep_images: bool = False) -> Iterator[Scored]:
-        """The model's answers in order. Batches are cut by position, so that an unreadable picture moves no other."""
+        """The model's answers in order.
+
+        Pictures go in groups of ``batch_size``, cut by position, so that an unreadable picture moves no other. The pieces of a
+        group pass the model ``batch_size`` at a time, so that a huge picture needs no more memory there than a small one.
+        """
 
         def read(ref: ImageRef) -> Read:
             return self._read(ref, keep_images)
 
-        waiting = self.workers if keep_images else 2 * self.batch_size
-        for batch in self._batches(ahead(refs, read, self.workers, waiting)):
-            yield from self._answer(batch)
+        whole = keep_images or self.geometry.tile is not None  # decoded pictures wait, not only tensors
+        loaded = ahead(refs, read, self.workers, self.workers if whole else 2 * self.batch_size)
+        for first in loaded:
+            yield from self._answers(self._group(first, loaded))
 
-    def _batches(self, loaded: Iterator[Read]) -> Iterator[list[Read]]:
-        """Lists of ``batch_size``; fewer only where large pictures are kept, and at the end."""
-        while batch := list(islice(loaded, 1)):
-            kept = 0
-            while len(batch) < self.batch_size and (kept := kept + _pixels(batch[-1])) < KEPT_PIXELS:
-                more = next(loaded, None)
-                if more is None:
-                    break
-                batch.append(more)
-            yield batch
+    def _group(self, first: Read, loaded: Iterator[Read]) -> Iterator[Read]:
+        """``batch_size`` pictures; fewer only where large pictures are kept, and at the end."""
+        yield first
+        kept = _pixels(first)
+        for _ in range(self.batch_size - 1):
+            if kept >= KEPT_PIXELS or (more := next(loaded, None)) is None:
+                return
+            kept += _pixels(more)
+            yield more
 
     def _read(self, ref: ImageRef, keep: bool) -> Read:
-        """Decodes and preprocesses one picture; what is wrong with it is said in ``error``."""
+        """Decodes and cuts one picture; what is wrong with it is said in ``error``."""
         try:
             picture = load_image(ref, value_range=self.value_range)
+            size = (picture.rgb.shape[0], picture.rgb.shape[1])
+            view, places = self.geometry.window(size), self.geometry.places(size)
         except ImageError as error:
-            return Scored(ref.name, ref.path, error=str(error)), None
-        height, width = picture.rgb.shape[:2]
-        tensor = self.detector.backbone.preprocess(picture.rgb)
-        image = picture.rgb if keep else None
-        return Scored(ref.name, ref.path, (height, width), notes=tuple(picture.notes), image=image), tensor
+            return Read(Scored(ref.name, ref.path, error=str(error)))
+        crop = view.crop(picture.rgb)
 
-    def _answer(self, batch: list[Read]) -> Iterator[Scored]:
-        tensors = [tensor for _, tensor in batch if tensor is not None]
-        prediction = self._predict(torch.stack(tensors)) if tensors else None
-        row = 0
-        for scored, tensor in batch:
-            if tensor is None or prediction is None:
-                yield scored
+        def tensor(place: Place) -> Tensor:
+            return self.detector.backbone.preprocess(piece(crop, view.corner, place))
+
+        scored = Scored(ref.name, ref.path, size, notes=tuple(picture.notes), image=picture.rgb if keep else None)
+        if len(places) == 1:  # here and now, so that the pixels need not wait
+            return Read(scored, view, places, [tensor(places[0])])
+        return Read(scored, view, places, ahead(places, tensor, self.workers, self.batch_size))
+
+    def _answers(self, group: Iterable[Read]) -> Iterator[Scored]:
+        """Pieces through the model as they come; a picture is answered once all of its pieces and its predecessors are."""
+        waiting: deque[Scored | _Open] = deque()
+        batch: list[tuple[Tensor, _Open, Place]] = []
+        for read in group:
+            if read.view is None:
+                waiting.append(read.scored)
                 continue
-            yield _answered(scored, prediction, row)
-            row += 1
+            waiting.append(picture := _Open(read.scored, len(read.places), Canvas(read.view)))
+            for place, tensor in zip(read.places, read.tensors, strict=True):
+                batch.append((tensor, picture, place))
+                if len(batch) == self.batch_size:
+                    self._run(batch)
+                    batch = []
+                    yield from _finished(waiting)
+        if batch:
+            self._run(batch)
+        yield from _finished(waiting)
+
+    def _run(self, batch: list[tuple[Tensor, _Open, Place]]) -> None:
+        prediction = self._predict(torch.stack([tensor for tensor, _, _ in batch]))
+        for row, (_, picture, place) in enumerate(batch):
+            picture.add(prediction, row, place)
 
     def _predict(self, images: Tensor) -> Prediction:
         try:
@@ -124,16 +193,14 @@ class Scorer:
 
 
 def _pixels(read: Read) -> int:
-    image = read[0].image
+    image = read.scored.image
     return 0 if image is None else image.shape[0] * image.shape[1]
 
 
-def _answered(scored: Scored, prediction: Prediction, row: int) -> Scored:
-    score = shortest(prediction.pred_score[row].numpy())
-    if not math.isfinite(score) or not bool(torch.isfinite(prediction.anomaly_map[row]).all()):
-        return replace(scored, error="the method gave a score or a map that is no finite number", image=None)
-    words = None if prediction.word_maps is None else prediction.word_maps[row].numpy().copy()
-    return replace(scored, score=score, model_map=prediction.anomaly_map[row].numpy().copy(), word_maps=words)
+def _finished(waiting: deque[Scored | _Open]) -> Iterator[Scored]:
+    while waiting and (isinstance(waiting[0], Scored) or not waiting[0].left):
+        one = waiting.popleft()
+        yield one if isinstance(one, Scored) else one.answer()
 
 
 def original_size(model_map: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:

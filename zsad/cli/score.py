@@ -15,11 +15,15 @@ from zsad.options import (
     Checkpoint,
     Device,
     FalseAlarms,
+    KeepAspect,
     Method,
+    Overlap,
     Precision,
     ReviewShare,
+    Roi,
     Sets,
     Target,
+    Tile,
     ValueRange,
     Words,
     Workers,
@@ -53,6 +57,10 @@ def predict(
     batch_size: BatchSize = None,
     workers: Workers = 2,
     value_range: ValueRange = None,
+    tile: Tile = None,
+    overlap: Overlap = None,
+    roi: Roi = None,
+    keep_aspect: KeepAspect = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Delete the run in --out first.")] = False,
     limit_report: Annotated[int, typer.Option(min=0, help="Pictures shown in report.html, the worst first.")] = 500,
@@ -72,6 +80,7 @@ def predict(
     settings: dict[str, Any] = {"backbone": backbone, "checkpoint": checkpoint, "value_range": value_range}
     settings |= {"threshold": threshold, "review_at": review_at, "pixel_threshold": pixel_threshold}
     settings |= {"device": device, "precision": precision, "batch_size": batch_size, "workers": workers}
+    settings |= {"tile": tile, "overlap": overlap, "roi": roi, "keep_aspect": keep_aspect}
     settings |= {"calibration": calibration, "max_false_alarms": max_false_alarms}
     settings |= {"review_false_alarms": review_false_alarms}
     settings = joined(settings, arguments)
@@ -97,6 +106,10 @@ def calibrate(
     batch_size: BatchSize = None,
     workers: Workers = 2,
     value_range: ValueRange = None,
+    tile: Tile = None,
+    overlap: Overlap = None,
+    roi: Roi = None,
+    keep_aspect: KeepAspect = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file that is there.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -108,6 +121,7 @@ def calibrate(
 
     settings: dict[str, Any] = {"backbone": backbone, "checkpoint": checkpoint, "value_range": value_range}
     settings |= {"device": device, "precision": precision, "batch_size": batch_size, "workers": workers}
+    settings |= {"tile": tile, "overlap": overlap, "roi": roi, "keep_aspect": keep_aspect}
     settings = joined(settings, method_arguments(method, set_, word))
     request = Request(normal, target, out, method, settings, max_false_alarms, review_false_alarms, overwrite, as_json)
     raise typer.Exit(calibrate_folder(request))
