@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +54,19 @@ def build(files: dict[str, Path], prefix: str = "", **arguments: Any) -> Any:
     return zsad.create("april_gan", backbone=backbone, checkpoint=files["layers"], **arguments)
 
 
+@pytest.fixture(scope="module")
+def built(reference: Any, files: dict[str, Path]) -> Callable[[str], tuple[Any, Any]]:
+    """Detector and context of the stored class, by the settings' prefix; 420 sentences are encoded once."""
+
+    @cache
+    def made(prefix: str) -> tuple[Any, Any]:
+        detector = build(files, prefix)
+        with torch.no_grad():
+            return detector, detector.prepare(reference[0]["class_used"])
+
+    return made
+
+
 def pictures_of(reference: Any, prefix: str) -> torch.Tensor:
     raw = torch.from_numpy(reference[1][f"{prefix}input_uint8"]).permute(0, 3, 1, 2).float() / 255
     mean, std = torch.tensor(zsad.transforms.CLIP_MEAN), torch.tensor(zsad.transforms.CLIP_STD)
@@ -65,15 +81,15 @@ def close(found: torch.Tensor, stored: Any, tolerance: float) -> None:
 
 # ------------------------------------------------------------------ equality with the authors' outputs
 @pytest.mark.parametrize("prefix", SETTINGS)
-def test_zero_shot(reference: Any, files: dict[str, Path], prefix: str) -> None:
-    arrays, detector = reference[1], build(files, prefix)
+def test_zero_shot(reference: Any, built: Any, prefix: str) -> None:
+    arrays, (detector, context) = reference[1], built(prefix)
     with torch.inference_mode():
-        context = detector.prepare(reference[0]["class_used"])
         found = detector(pictures_of(reference, prefix)[:3], context)
+        other = detector.prepare(reference[0]["class_names"][1])
     close(found.pred_score, arrays[f"{prefix}text_probs"][:, 1], SCORES)
     close(found.anomaly_map, arrays[f"{prefix}zero_shot_map"], SCORES)
-    for index, name in enumerate(reference[0]["class_names"]):
-        close(detector.prepare(name).text[0].T, arrays[f"{prefix}text_features_{index}"], FEATURES)
+    for index, made in enumerate((context, other)):
+        close(made.text[0].T, arrays[f"{prefix}text_features_{index}"], FEATURES)
     visual = detector.backbone.visual
     positions = zsad.backbones.vit.resize_positions(
         visual.positional_embedding, visual.grid(pictures_of(reference, prefix)), visual.position_mode
@@ -81,12 +97,12 @@ def test_zero_shot(reference: Any, files: dict[str, Path], prefix: str) -> None:
     close(positions, arrays[f"{prefix}positional_embedding_resized"], FEATURES)
 
 
-def test_layers(reference: Any, files: dict[str, Path]) -> None:
-    """Every stored step of the first picture: raw tokens, projections, logits, maps; distances to the first reference."""
-    arrays, detector, images = reference[1], build(files), pictures_of(reference, "")
+def test_layers(reference: Any, built: Any) -> None:
+    """Every stored step of the first picture: raw tokens, projections, logits, maps; distances to both references."""
+    arrays, (detector, plain), images = reference[1], built(""), pictures_of(reference, "")
     with torch.no_grad():
         features = detector.encode(images[:1])
-        context = detector.prepare(reference[0]["class_used"], zsad.References(images[3:4]))
+        context = replace(plain, banks=detector.banks(zsad.References(images[3:])))
         margins, distances = detector.margins(features, context), detector.reference_distances(features, context)
         resized = detector.layer_margins(features, context)
         projected = [
@@ -107,10 +123,10 @@ def test_layers(reference: Any, files: dict[str, Path]) -> None:
 
 @pytest.mark.parametrize("shots", [1, 2])
 @pytest.mark.parametrize("prefix", SETTINGS)
-def test_few_shot(reference: Any, files: dict[str, Path], prefix: str, shots: int) -> None:
-    arrays, detector, images = reference[1], build(files, prefix), pictures_of(reference, prefix)
+def test_few_shot(reference: Any, built: Any, prefix: str, shots: int) -> None:
+    arrays, (detector, plain), images = reference[1], built(prefix), pictures_of(reference, prefix)
     with torch.inference_mode():
-        context = detector.prepare(reference[0]["class_used"], zsad.References(images[3 : 3 + shots]))
+        context = replace(plain, banks=detector.banks(zsad.References(images[3 : 3 + shots])))
         found = list(detector.score_set([detector.encode(images[i : i + 1]) for i in range(3)], context))
     total = arrays[f"{prefix}zero_shot_map"] + arrays[f"{prefix}few_shot_map_k{shots}"]
     close(torch.cat([one.anomaly_map for one in found]), total, SCORES)
@@ -118,12 +134,12 @@ def test_few_shot(reference: Any, files: dict[str, Path], prefix: str, shots: in
 
 
 @pytest.mark.parametrize("cached", [False, True])
-def test_loss_and_gradients(reference: Any, files: dict[str, Path], cached: bool) -> None:
-    settings, arrays = reference
-    detector, images = build(files), pictures_of(reference, "")[:3]
+def test_loss_and_gradients(reference: Any, built: Any, cached: bool) -> None:
+    (settings, arrays), (detector, context), images = reference, built(""), pictures_of(reference, "")[:3]
+    detector.zero_grad()
     masks = torch.from_numpy(arrays["train/gt"])
     batch = Batch(detector.encode(images) if cached else images, torch.tensor([1, 0, 1]), masks, ("x",) * 3)
-    parts = detector.loss(batch, detector.prepare(settings["class_used"]))
+    parts = detector.loss(batch, context)
     sum(parts.values()).backward()  # type: ignore[union-attr]
     for terms, layer in zip(arrays["train/terms"], TAPS, strict=True):
         assert parts[f"focal {layer}"].item() == pytest.approx(float(terms[0]), rel=LOSSES)
@@ -170,9 +186,12 @@ def test_without_the_wrapper(files: dict[str, Path], tmp_path: Path) -> None:
 
 # ------------------------------------------------------------------ laws, on the tiny backbone
 @pytest.fixture(scope="module")
-def tiny() -> Any:
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """With two sentences in place of 420."""
+    own = tmp_path_factory.mktemp("prompts") / "two.toml"
+    own.write_text('templates = ["a photo of a {}."]\n[states]\nnormal = ["{}"]\nanomalous = ["damaged {}"]\n')
     torch.manual_seed(0)
-    return zsad.create("april_gan", backbone=zsad.load_backbone("tiny"))
+    return zsad.create("april_gan", backbone=zsad.load_backbone("tiny"), prompts=str(own))
 
 
 def pictures(count: int = 3, seed: int = 2) -> torch.Tensor:
@@ -185,7 +204,7 @@ def test_taps_follow_the_depth(tiny: Any) -> None:
 
 
 def test_sentences(tiny: Any) -> None:
-    sentences = tiny.prepare("pipe_fryum").sentences
+    sentences = zsad.prompting.PromptSet.load(zsad.create("april_gan", backbone=tiny.backbone).prompts).sentences("pipe_fryum")
     assert (len(sentences["normal"]), len(sentences["anomalous"])) == (7 * 35, 5 * 35)
     assert sentences["normal"][0] == "a bad photo of a pipe_fryum."
     assert sentences["anomalous"][-1] == "this is one pipe_fryum with damage in the scene."
@@ -278,8 +297,8 @@ def test_golden(tiny: Any) -> None:
     detector = zsad.create("april_gan", backbone=tiny.backbone)
     detector.load_learned({key: torch.randn(t.shape, generator=weights) / 8 for key, t in detector.learned_state().items()})
     with torch.inference_mode():
-        plain = detector(pictures(), detector.prepare("metal gasket"))
-        context = detector.prepare("metal gasket", zsad.References(pictures(2, seed=9)))
+        text = detector.prepare("metal gasket")
+        plain, context = detector(pictures(), text), replace(text, banks=detector.banks(zsad.References(pictures(2, seed=9))))
         fused = list(detector.score_set([detector.encode(one[None]) for one in pictures()], context))
     found = {
         "pred_score": plain.pred_score,
