@@ -220,6 +220,10 @@ def test_golden(tiny: Any) -> None:
     stored = json.loads((Path(__file__).parent / "golden" / "winclip.json").read_text())
     with torch.inference_mode():
         found = tiny(pictures(), tiny.prepare("metal gasket"))
+        others = torch.randn(2, 3, 240, 240, generator=torch.Generator().manual_seed(8))
+        fused = tiny(pictures(), tiny.prepare("metal gasket", zsad.References(others)))
+    assert fused.pred_score.tolist() == pytest.approx(stored["few_shot_score"], abs=2e-5)
+    assert fused.anomaly_map[:, ::48, ::48].flatten().tolist() == pytest.approx(stored["few_shot_map_stride48"], abs=2e-5)
     assert found.pred_score.tolist() == pytest.approx(stored["pred_score"], abs=2e-5)
     assert found.anomaly_map[:, ::48, ::48].flatten().tolist() == pytest.approx(stored["anomaly_map_stride48"], abs=2e-5)
     assert hashlib.sha256("\n".join(tiny.prepare("x").sentences["anomalous"]).encode()).hexdigest() == stored["sentences"]
