@@ -64,7 +64,8 @@ def streamed_coreset(blocks: Iterable[Tensor], fraction: float, seed: int = 0, w
         width: as in ``coreset``.
 
     Returns:
-        rows (m, C), as they came; positions (m,) int64 in the whole stream.
+        rows (m, C), as they came; positions (m,) int64 in the whole stream: where every reference leaves M rows, a kept row is
+        reference ``position // M``'s, which is what ``Bank.source`` wants.
     """
     kept: list[Tensor] = []
     positions: list[Tensor] = []

@@ -1,7 +1,8 @@
 """Normal references for methods whose papers have none: the text's map and the distance to the nearest normal patch, fused.
 
 The rule is WinCLIP+'s (Jeong et al. 2023, section 4.3; in the scale of anomalib's WinCLIP), on whatever patches the method
-scores. It is a decision of this package and no published variant of AnomalyCLIP or AdaCLIP.
+scores. It is a decision of this package and no published variant of AnomalyCLIP or AdaCLIP. A text map that sums several layers
+(AnomalyCLIP with more taps than the published one) keeps its range and outweighs the references.
 """
 
 from __future__ import annotations
