@@ -321,8 +321,6 @@ def test_bfloat16(tiny: Any) -> None:
 
 
 def test_what_it_cannot_do_is_refused(tiny: Any, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="scores without references"):
-        tiny.prepare("nut", zsad.References(pictures()))
     with pytest.raises(UsageError, match="'compact' is none"):
         zsad.create("adaclip", backbone=zsad.load_backbone("compact"))
     with pytest.raises(UsageError, match="give it pictures, not features"):

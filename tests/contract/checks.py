@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 import zsad
-from zsad.errors import CheckpointMismatch
-from zsad.types import Batch, Context, Prediction
+from zsad.errors import CheckpointMismatch, UsageError
+from zsad.types import Batch, Context, Prediction, References
 
 NAME = "metal gasket"
 
@@ -34,6 +34,15 @@ def predict(detector: Any, images: Tensor, context: Context) -> Prediction:
             parts = list(detector.score_set([detector.encode(images[i : i + 1]) for i in range(len(images))], context))
             return Prediction(torch.cat([p.pred_score for p in parts]), torch.cat([p.anomaly_map for p in parts]))
         return detector(images, context)  # type: ignore[no-any-return]
+
+
+def with_references(detector: Any, chosen: Tensor) -> Context | None:
+    """The context with these normal pictures; None where the method takes none and says so."""
+    try:
+        with torch.inference_mode():
+            return detector.prepare(NAME, References(chosen))  # type: ignore[no-any-return]
+    except UsageError:
+        return None
 
 
 def check_shapes_and_finite(detector: Any) -> None:
@@ -96,8 +105,12 @@ def snapshot(detector: Any) -> dict[str, Any]:
 
 def check_writes_nothing(detector: Any) -> None:
     before = snapshot(detector)
-    predict(detector, pictures(detector), detector.prepare(NAME))
+    images = pictures(detector)
+    predict(detector, images, detector.prepare(NAME))
     assert snapshot(detector) == before, "prepare, encode or score wrote on the detector"
+    if (context := with_references(detector, images[:1])) is not None:
+        predict(detector, images, context)
+        assert snapshot(detector) == before, "references were kept on the detector"
 
 
 def check_constructor_only_stores(detector: Any) -> None:
@@ -161,6 +174,63 @@ def check_context_moves_and_saves(detector: Any) -> None:
         predict(detector, images, again.to("cpu")).pred_score, predict(detector, images, context).pred_score, rtol=0, atol=0
     )
     assert dict(context.sentences) == dict(again.sentences)
+
+
+def check_references_give_finite_repeatable_answers(detector: Any) -> None:
+    images = pictures(detector)
+    contexts = [with_references(detector, images[:2]) for _ in range(2)]
+    if contexts[0] is None or contexts[1] is None:
+        return
+    first, second = (predict(detector, images, context) for context in contexts)
+    assert torch.isfinite(first.pred_score).all()
+    assert torch.isfinite(first.anomaly_map).all()
+    assert first.anomaly_map.shape == (3, *images.shape[-2:]), first.anomaly_map.shape
+    torch.testing.assert_close(first.pred_score, second.pred_score, rtol=0, atol=0)
+    torch.testing.assert_close(first.anomaly_map, second.anomaly_map, rtol=0, atol=0)
+
+
+def check_references_are_used(detector: Any) -> None:
+    images = pictures(detector)
+    if (context := with_references(detector, images[:1])) is None:
+        return
+    plain, found = predict(detector, images, detector.prepare(NAME)), predict(detector, images, context)
+    assert (found.pred_score - plain.pred_score).abs().max() > 1e-5, "references change no score"
+    assert (found.anomaly_map - plain.anomaly_map).abs().max() > 1e-5, "references change no map"
+
+
+def check_order_of_references_does_not_matter(detector: Any) -> None:
+    images = pictures(detector)
+    there, back = with_references(detector, images[:2]), with_references(detector, images[:2].flip(0))
+    if there is None or back is None:
+        return
+    first, second = predict(detector, images, there), predict(detector, images, back)
+    torch.testing.assert_close(first.pred_score, second.pred_score, rtol=0, atol=1e-5)
+    torch.testing.assert_close(first.anomaly_map, second.anomaly_map, rtol=0, atol=1e-5)
+
+
+def check_own_reference_is_never_more_suspicious(detector: Any) -> None:
+    """A picture among its own references is no more anomalous, in score and on average in its map, than with another's.
+
+    Where scores belong to the set, maps alone are compared: a score is then relative to the other pictures'.
+    """
+    images = pictures(detector)
+    own, other = with_references(detector, images[:1]), with_references(detector, images[1:2])
+    if own is None or other is None:
+        return
+    near, far = predict(detector, images, own), predict(detector, images, other)
+    assert near.anomaly_map[0].mean() < far.anomaly_map[0].mean(), "a picture's own reference makes it more suspicious"
+    assert detector.needs_set(own) or near.pred_score[0] <= far.pred_score[0] + 1e-5, "... and raises its score"
+
+
+def check_context_with_references_saves(detector: Any) -> None:
+    images = pictures(detector)
+    if (context := with_references(detector, images[:1])) is None:
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "context.safetensors"
+        context.save(path)
+        again = predict(detector, images, Context.load(path).to("cpu"))
+    torch.testing.assert_close(again.pred_score, predict(detector, images, context).pred_score, rtol=0, atol=0)
 
 
 CHECKS: dict[str, Callable[[Any], None]] = {

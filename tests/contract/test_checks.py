@@ -11,11 +11,12 @@ from torch import Tensor, nn
 
 import zsad
 from zsad.detector import Detector
-from zsad.types import Batch, Context, ImageFeatures, Prediction, Recipe, References
+from zsad.errors import UsageError
+from zsad.types import Bank, Batch, Context, ImageFeatures, Prediction, Recipe, References
 
 
 class Good(Detector):
-    """A detector of ten lines that obeys every law: brightness, scaled by one learned number."""
+    """A small detector that obeys every law: brightness, scaled by one learned number, and the distance to a reference."""
 
     name = "good"
     recipe = Recipe("tiny", 80)
@@ -26,13 +27,22 @@ class Good(Detector):
         self.scale = nn.Parameter(torch.ones(1))
 
     def prepare(self, name: str = "object", references: References | None = None) -> Context:
-        return Context(sentences={"normal": (name,)})
+        return Context(sentences={"normal": (name,)}, banks=self.banks(references))
+
+    def reference_rows(self, features: ImageFeatures) -> dict[str, Tensor]:
+        return {"picture": features.image[:, None]}
+
+    def distances(self, features: ImageFeatures, bank: Bank) -> Tensor:
+        """(B, references)"""
+        return (features.image[:, None] - bank.rows).abs().mean(dim=2)
 
     def encode(self, images: Tensor) -> ImageFeatures:
         return ImageFeatures(images.flatten(1))
 
     def score(self, features: ImageFeatures, context: Context) -> Prediction:
         maps = self.gain * self.scale * features.image.unflatten(1, (3, self.backbone.image_size, -1)).mean(dim=1)
+        if context.banks:
+            maps = maps + self.distances(features, context.banks["picture"]).amin(dim=1)[:, None, None]
         return Prediction(maps.mean(dim=(1, 2)), maps)
 
     def loss(self, batch: Batch, context: Context) -> dict[str, Tensor]:
@@ -120,18 +130,65 @@ class LosesSentences(Good):
         return Context(sentences={"normal": [name]})  # type: ignore[dict-item]
 
 
+class KeepsReferences(Good):
+    def prepare(self, name: str = "object", references: References | None = None) -> Context:
+        if references is not None:
+            self.seen = references
+        return super().prepare(name, references)
+
+
+class NotFiniteWithReferences(Good):
+    def distances(self, features: ImageFeatures, bank: Bank) -> Tensor:
+        return super().distances(features, bank).log()  # a reference lies on itself
+
+
+class RandomRows(Good):
+    def reference_rows(self, features: ImageFeatures) -> dict[str, Tensor]:
+        return {"picture": features.image[:, None] + 0.1 * torch.randn(1)}
+
+
+class IgnoresReferences(Good):
+    def distances(self, features: ImageFeatures, bank: Bank) -> Tensor:
+        return 0 * super().distances(features, bank)
+
+
+class FirstReferenceOnly(Good):
+    def distances(self, features: ImageFeatures, bank: Bank) -> Tensor:
+        return super().distances(features, bank)[:, :1]
+
+
+class Nearness(Good):
+    def distances(self, features: ImageFeatures, bank: Bank) -> Tensor:
+        return -super().distances(features, bank)
+
+
+class Unsaved(Context):
+    def save(self, path: Any) -> None:
+        Context(sentences=self.sentences).save(path)
+
+
+class LosesBanks(Good):
+    def prepare(self, name: str = "object", references: References | None = None) -> Context:
+        return Unsaved(sentences={"normal": (name,)}, banks=self.banks(references))
+
+
 BROKEN = {
     "shapes_and_finite": [WrongShape, NotFinite],
     "repeatable": [Random],
     "sees_the_picture": [Blind],
     "independent_of_batch_and_order": [BatchNormed],
     "forward_is_score_of_encode": [OtherForward],
-    "writes_nothing": [Remembers, Counts],
+    "writes_nothing": [Remembers, Counts, KeepsReferences],
     "constructor_only_stores": [Rewrites],
     "gradients_reach_all_and_only_learned": [DeadWeight],
     "backbone_is_frozen": [Thaws],
     "checkpoint_round_trips": [LoadsAnything],
     "context_moves_and_saves": [LosesSentences],
+    "references_give_finite_repeatable_answers": [NotFiniteWithReferences, RandomRows],
+    "references_are_used": [IgnoresReferences],
+    "order_of_references_does_not_matter": [FirstReferenceOnly],
+    "own_reference_is_never_more_suspicious": [Nearness],
+    "context_with_references_saves": [LosesBanks],
 }
 
 
@@ -153,6 +210,17 @@ def test_good_passes(check: str, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_broken_fails(check: str, broken: type[Detector], monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(AssertionError):
         CHECKS[check](build(broken, monkeypatch))
+
+
+@pytest.mark.parametrize("check", CHECKS)
+def test_a_method_that_refuses_references_passes(check: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Refuses(Good):
+        def prepare(self, name: str = "object", references: References | None = None) -> Context:
+            if references is not None:
+                raise UsageError("takes no references")
+            return super().prepare(name)
+
+    CHECKS[check](build(Refuses, monkeypatch))
 
 
 def test_pictures_are_seeded(monkeypatch: pytest.MonkeyPatch) -> None:

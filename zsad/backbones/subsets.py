@@ -1,8 +1,8 @@
 """The image tower on subsets of one picture's tokens (WinCLIP's windows), all of them as one batch of rows.
 
 The tower's linear layers never know of subsets; only attention does. The first block's norm and projections run once on the
-picture's tokens, since a token is the same in every subset before the first attention; the last block runs for the class
-tokens alone.
+picture's tokens, since a token is the same in every subset before the first attention; the last block runs for all tokens of
+the first group and for the class tokens alone of the others.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Group(NamedTuple):
         return self.subsets * self.tokens
 
 
-def encode_subsets(visual: VisionTransformer, images: Tensor, indices: Sequence[Tensor]) -> list[Tensor]:
+def encode_subsets(visual: VisionTransformer, images: Tensor, indices: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
     """Class tokens behind ``ln_post`` and projection, each seen with nothing but its subset of patches.
 
     Args:
@@ -43,7 +43,8 @@ def encode_subsets(visual: VisionTransformer, images: Tensor, indices: Sequence[
         indices: per group, (n, t) indices into the tokens; index 0 is the class token and comes first.
 
     Returns:
-        Per group, (B, n, D).
+        Per group, the class tokens (B, n, D); and all tokens of the first group behind the last block, raw, (B, n, t, C). That
+        group should be small beside the others (the whole picture is): it is the one that pays for its last block.
     """
     x = visual.embed(images)  # (B, 1 + L, C)
     groups = [Group(len(x) * index.shape[0], index.shape[1]) for index in indices]
@@ -52,8 +53,10 @@ def encode_subsets(visual: VisionTransformer, images: Tensor, indices: Sequence[
     for block in blocks[1:-1]:
         qkv = F.linear(block.ln_1(rows), block.attn.in_proj_weight, block.attn.in_proj_bias)
         rows = _feed(block, rows + block.attn.out_proj(_attend(qkv, groups, block.attn.heads)))
-    embedded = visual.project(_class_tokens(blocks[-1], rows, groups))  # (subsets, D)
-    return [part.unflatten(0, (len(x), -1)) for part in embedded.split([group.subsets for group in groups])]
+    first, others = _last_block(blocks[-1], rows, groups).tensor_split([groups[0].rows])
+    embedded = visual.project(torch.cat([first[:: groups[0].tokens], others]))  # (subsets, D)
+    classes = [part.unflatten(0, (len(x), -1)) for part in embedded.split([group.subsets for group in groups])]
+    return classes, first.view(len(x), -1, groups[0].tokens, first.shape[-1])
 
 
 def _gather(x: Tensor, indices: Sequence[Tensor]) -> Tensor:
@@ -82,16 +85,19 @@ def _feed(block: Block, rows: Tensor) -> Tensor:
     return torch.cat([block.feed(part) for part in rows.split(SLICE)])
 
 
-def _class_tokens(block: Block, rows: Tensor, groups: list[Group]) -> Tensor:
-    """The last block for the class tokens alone, one query per subset: rows (R, C) -> (subsets, C)."""
+def _last_block(block: Block, rows: Tensor, groups: list[Group]) -> Tensor:
+    """Rows (R, C) -> all of the first group's, then one class token per subset of the others, (first + subsets, C)."""
     normed, width, heads = block.ln_1(rows), rows.shape[-1], block.attn.heads
     weight, bias = block.attn.in_proj_weight, block.attn.in_proj_bias
     keys_values = F.linear(normed, weight[width:], bias[width:])  # (R, 2 C)
     sizes = [group.rows for group in groups]
+    steps = [1, *(group.tokens for group in groups[1:])]  # from one query to the next
     mixed, residuals = [], []
-    for kv, residual, own, group in zip(keys_values.split(sizes), rows.split(sizes), normed.split(sizes), groups, strict=True):
+    for kv, residual, own, group, step in zip(
+        keys_values.split(sizes), rows.split(sizes), normed.split(sizes), groups, steps, strict=True
+    ):
         k, v = kv.view(group.subsets, group.tokens, 2, heads, -1).permute(2, 0, 3, 1, 4)  # (subsets, h, tokens, d)
-        q = F.linear(own[:: group.tokens], weight[:width], bias[:width]).view(group.subsets, 1, heads, -1).transpose(1, 2)
-        mixed.append(F.scaled_dot_product_attention(q, k, v).reshape(group.subsets, width))  # (subsets, h, 1, d)
-        residuals.append(residual[:: group.tokens])
+        q = F.linear(own[::step], weight[:width], bias[:width]).view(group.subsets, -1, heads, k.shape[-1]).transpose(1, 2)
+        mixed.append(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(-1, width))
+        residuals.append(residual[::step])
     return _feed(block, torch.cat(residuals) + block.attn.out_proj(torch.cat(mixed)))

@@ -26,6 +26,7 @@ from zsad.errors import UsageError
 from zsad.layers import hybrid
 from zsad.losses import focal
 from zsad.ops.maps import smooth, upsample
+from zsad.ops.references import fuse_with_references, tap_rows
 from zsad.prompting import PromptSet
 from zsad.registry import register
 from zsad.types import Batch, Context, ImageFeatures, Prediction, Recipe, References, Tap
@@ -35,7 +36,7 @@ __all__ = ["AdaCLIP"]
 
 @register("adaclip")
 class AdaCLIP(Detector):
-    """AdaCLIP.
+    """AdaCLIP. With references by the rule of ``ops/references.py``, which is not the paper's.
 
     Args:
         backbone: a CLIP ViT with text tower.
@@ -83,15 +84,13 @@ class AdaCLIP(Detector):
 
     def prepare(self, name: str = "object", references: References | None = None) -> Context:
         """Sentences, normal first, their tokens (N, T), and states (N, T, C) behind text block 1, the last before prompts."""
-        if references is not None:
-            raise UsageError("adaclip scores without references; leave them out.")
         sentences = PromptSet.load(self.prompts).sentences(name.replace("-", " "))
         if set(sentences) != {"normal", "anomalous"}:
             raise UsageError(f"adaclip needs the classes 'normal' and 'anomalous' in {self.prompts}, not {sorted(sentences)}.")
         tokens = self.backbone.tokenize([*sentences["normal"], *sentences["anomalous"]])
         tokens = tokens[:, : int(tokens.argmax(dim=1).max()) + 1]  # the end token has the largest id
         states = hybrid.unprompted_states(self.backbone, tokens)
-        return Context(sentences=sentences, extra={"tokens": tokens, "states": states})
+        return Context(sentences=sentences, banks=self.banks(references), extra={"tokens": tokens, "states": states})
 
     def encode(self, images: Tensor) -> ImageFeatures:
         """(B, 3, H, W) -> image (B, D) and ``streams["patches"]``, of length one; dynamic ``streams["text_prompts"][0]``."""
@@ -106,6 +105,10 @@ class AdaCLIP(Detector):
         text = {0: Tap(self.text_prompts.draw(frozen), (1, self.length))}  # (B, length, text width)
         streams = {"patches": patches, "text_prompts": text}
         return ImageFeatures(F.normalize(self.class_projection(seen.image), dim=-1), streams=streams)
+
+    def reference_rows(self, features: ImageFeatures) -> dict[str, Tensor]:
+        """The projected patches, (B, L, D) per tap."""
+        return tap_rows(features.streams["patches"])
 
     def text_features(self, features: ImageFeatures, context: Context) -> Tensor:
         """Every picture's own ensemble, (B, 2, D), of length one: its dynamic prompts in all sentences."""
@@ -132,7 +135,8 @@ class AdaCLIP(Detector):
         """Image score: class token and clusters. Map: mean logits of the layers, resized, softmax, Gaussian."""
         image, places = self.margins(features, context)
         maps = self.resized(places.mean(dim=1), features).sigmoid()  # p1 = (p1 + 1 - p0) / 2
-        return Prediction(image.sigmoid(), smooth(maps, self.sigma).float())
+        found = Prediction(image.sigmoid(), smooth(maps, self.sigma).float())
+        return fuse_with_references(found, features.streams["patches"], context.banks, align_corners=True)
 
     def loss(self, batch: Batch, context: Context) -> dict[str, Tensor]:
         """Focal loss of the image score, ``map_losses`` of the layers."""

@@ -26,6 +26,7 @@ from zsad.layers.prompt_pair import PromptPair, compare_start_token, has_project
 from zsad.losses import dice, focal
 from zsad.ops.alignment import anomaly_probability
 from zsad.ops.maps import smooth, upsample
+from zsad.ops.references import fuse_with_references, tap_rows
 from zsad.ops.surgery import value_value
 from zsad.registry import register
 from zsad.types import Backbone, Batch, Context, ImageFeatures, Prediction, Recipe, References, Tap
@@ -39,7 +40,7 @@ DEPTH, SURGERY = 24, 19  # blocks of the paper's tower, and how many of them, co
 
 @register("anomalyclip")
 class AnomalyCLIP(Detector):
-    """Zero-shot AnomalyCLIP; needs learned prompts.
+    """AnomalyCLIP; needs learned prompts. With references by the rule of ``ops/references.py``, which is not the paper's.
 
     Args:
         backbone: a CLIP ViT with text tower.
@@ -84,12 +85,10 @@ class AnomalyCLIP(Detector):
         return self.taps or (depth,), self.local_start or start
 
     def prepare(self, name: str = "object", references: References | None = None) -> Context:
-        """Text features (1, 2, D), normalised. The name is not used: the prompts are object-agnostic."""
-        if references is not None:
-            raise UsageError("anomalyclip scores without references; leave them out.")
+        """Text features (1, 2, D), normalised; banks. The name is not used: the prompts are object-agnostic."""
         text = F.normalize(self.prompts.encode(self.backbone, half=self.half_prompts), dim=-1)
         normal, anomalous = self.prompts.sentences()
-        return Context(text, {"normal": (normal,), "anomalous": (anomalous,)})
+        return Context(text, {"normal": (normal,), "anomalous": (anomalous,)}, banks=self.banks(references))
 
     def encode(self, images: Tensor) -> ImageFeatures:
         """(B, 3, H, W) -> image feature without ``ln_post``, and ``streams["local"]``: projected patches (B, L, D) per tap."""
@@ -102,6 +101,10 @@ class AnomalyCLIP(Detector):
             )
         projected = {layer: Tap(visual.project(tap.patches), tap.grid) for layer, tap in local.items()}
         return ImageFeatures(visual.project(cls, norm=False), streams={"local": projected})
+
+    def reference_rows(self, features: ImageFeatures) -> dict[str, Tensor]:
+        """The local stream's projected patches, (B, L, D) per tap."""
+        return tap_rows(features.streams["local"])
 
     def layer_maps(self, features: ImageFeatures, context: Context) -> dict[int, Tensor]:
         """Probability of "anomalous" per tap, softmax on the patches and then upsampled: (B, H, W)."""
@@ -117,7 +120,7 @@ class AnomalyCLIP(Detector):
         assert context.text is not None
         summed = torch.stack(list(self.layer_maps(features, context).values())).sum(dim=0)
         image = anomaly_probability(features.image, context.text, self.temperature)
-        return Prediction(image, smooth(summed, self.sigma))
+        return fuse_with_references(Prediction(image, smooth(summed, self.sigma)), features.streams["local"], context.banks)
 
     def loss(self, batch: Batch, context: Context) -> dict[str, Tensor]:
         """Cross-entropy of the picture; focal and both Dice terms of every tap's map, four times (section 3.4 of the paper)."""

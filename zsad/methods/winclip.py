@@ -1,22 +1,22 @@
-"""WinCLIP, zero-shot: windows of a CLIP image tower against ensembles of sentences.
+"""WinCLIP and WinCLIP+: windows of a CLIP image tower against ensembles of sentences and against normal references.
 
-Paper: Jeong et al., "WinCLIP: Zero-/Few-Shot Anomaly Classification and Segmentation", CVPR 2023, arXiv 2303.14814,
-sections 4.1 (prompts), 4.2 (windows, harmonic aggregation). No official code; equal to the two independent public
-implementations that agree with each other (zqhang/Accurate-WinCLIP-pytorch, anomalib's with open_clip 2.24).
+Paper: Jeong et al., "WinCLIP: Zero-/Few-Shot Anomaly Classification and Segmentation", CVPR 2023, arXiv 2303.14814, sections
+4.1 (prompts), 4.2 (windows, harmonic aggregation), 4.3 (references: WinCLIP+). No official code; zero-shot it equals the two
+independent public implementations that agree with each other (zqhang/Accurate-WinCLIP-pytorch, anomalib's with open_clip
+2.24). With references these two differ, and it equals anomalib's: patches are compared behind ``ln_post`` (zqhang: before it),
+and the map is the mean of the text's and the references' (zqhang: the sum, which ranks alike).
 
 Kept: the ensemble is the plain mean of un-normalised sentence vectors; the class token keeps its own position in every
-window; the image score is the class token's softmax, never the map's maximum; no smoothing.
-Dropped: float64 aggregation (differences below 1e-6).
+window; the text's part of the image score is the class token's softmax, never the map's maximum; no smoothing.
+Dropped: float64 aggregation (differences below 1e-6); a distance of zero or, by rounding, below it is ``FLOOR``, where the
+published code divides by it.
 
 All windows of both scales and the full image go through the tower as one batch of rows (``backbones/subsets.py``).
 """
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from zsad.backbones.subsets import encode_subsets
@@ -24,6 +24,8 @@ from zsad.detector import Detector
 from zsad.errors import UsageError
 from zsad.ops.alignment import anomaly_probability
 from zsad.ops.maps import upsample
+from zsad.ops.memory import nearest_cosine
+from zsad.ops.windows import harmonic_map, incidence, window_tokens
 from zsad.prompting import PromptSet, encode_ensemble
 from zsad.registry import register
 from zsad.types import Context, ImageFeatures, Prediction, Recipe, References, Tap, TextBackbone
@@ -31,25 +33,13 @@ from zsad.types import Context, ImageFeatures, Prediction, Recipe, References, T
 __all__ = ["WinCLIP"]
 
 
-@lru_cache(maxsize=16)
-def window_tokens(grid: tuple[int, int], scale: int) -> Tensor:
-    """Token indices (class token first) of all ``scale`` x ``scale`` windows, stride 1, row by row: (n, 1 + scale * scale)."""
-    patches = torch.arange(1, 1 + grid[0] * grid[1]).view(grid)
-    windows = patches.unfold(0, scale, 1).unfold(1, scale, 1).reshape(-1, scale * scale)
-    return F.pad(windows, (1, 0), value=0)
-
-
-@lru_cache(maxsize=16)
-def incidence(grid: tuple[int, int], scale: int) -> Tensor:
-    """(n, h * w): 1 / (windows that cover the patch) where the window covers it, else 0; columns sum to 1."""
-    windows = window_tokens(grid, scale)[:, 1:] - 1
-    covers = torch.zeros(len(windows), grid[0] * grid[1]).scatter_(1, windows, 1.0)
-    return covers / covers.sum(dim=0)
+# A distance below this is rounding; the harmonic mean needs a positive one.
+FLOOR = 1e-7
 
 
 @register("winclip")
 class WinCLIP(Detector):
-    """Zero-shot WinCLIP.
+    """WinCLIP; with references WinCLIP+.
 
     Args:
         backbone: a CLIP ViT with text tower.
@@ -71,9 +61,7 @@ class WinCLIP(Detector):
         self.scales, self.temperature, self.prompts = tuple(scales), temperature, prompts
 
     def prepare(self, name: str = "object", references: References | None = None) -> Context:
-        """Encodes the ensemble once; ``context.text`` (1, 2, D) holds the plain means, un-normalised."""
-        if references is not None:
-            raise UsageError("winclip scores without references; leave them out.")
+        """Encodes the ensemble once; ``context.text`` (1, 2, D) holds the plain, un-normalised means."""
         if not self.scales or min(self.scales) < 1 or not self.temperature > 0:
             raise UsageError(
                 f"scales={self.scales} and temperature={self.temperature}: give scales from 1 on, and a positive one."
@@ -82,21 +70,31 @@ class WinCLIP(Detector):
         if set(sentences) != {"normal", "anomalous"}:
             raise UsageError(f"winclip needs the classes 'normal' and 'anomalous' in {self.prompts}, not {sorted(sentences)}.")
         text = encode_ensemble(self.backbone, [sentences["normal"], sentences["anomalous"]], normalize="none")
-        return Context(text=text, sentences=sentences)
+        return Context(text=text, sentences=sentences, banks=self.banks(references))
 
     def encode(self, images: Tensor) -> ImageFeatures:
-        """(B, 3, H, W) -> image features (B, D) and ``streams["windows"][scale]``, a tap of (B, n, D) per scale."""
+        """(B, 3, H, W) -> image features (B, D), ``streams["windows"][scale]``, a tap of (B, n, D) per scale, and the picture's
+        patches behind ``ln_post``, (B, L, C), in ``streams["patches"]`` under the last layer.
+        """
         visual = self.backbone.visual  # type: ignore[attr-defined]
         grid = visual.grid(images)
         if min(grid) < max(self.scales):
             raise UsageError(f"Windows of {max(self.scales)} patches do not fit a grid of {grid[0]} x {grid[1]} patches.")
         whole = torch.arange(1 + grid[0] * grid[1])[None]
-        image, *windows = encode_subsets(visual, images, [whole, *(window_tokens(grid, scale) for scale in self.scales)])
+        (image, *windows), tokens = encode_subsets(
+            visual, images, [whole, *(window_tokens(grid, scale) for scale in self.scales)]
+        )
         taps = {
             scale: Tap(part, (grid[0] - scale + 1, grid[1] - scale + 1))
             for scale, part in zip(self.scales, windows, strict=True)
         }
-        return ImageFeatures(image[:, 0], streams={"windows": taps})
+        patches = Tap(visual.project(tokens[:, 0, 1:], proj=False), grid)
+        return ImageFeatures(image[:, 0], streams={"windows": taps, "patches": {len(visual.blocks): patches}})
+
+    def reference_rows(self, features: ImageFeatures) -> dict[str, Tensor]:
+        """Windows "window_<scale>" (B, n, D), wherever they lie in the picture, and "patches" (B, L, C)."""
+        rows = {f"window_{scale}": tap.patches for scale, tap in features.streams["windows"].items()}
+        return rows | {"patches": self._patches(features).patches}
 
     def window_scores(self, features: ImageFeatures, context: Context) -> dict[int, Tensor]:
         """Probability of "anomalous" per window, (B, n) for each scale."""
@@ -106,17 +104,28 @@ class WinCLIP(Detector):
             for scale, tap in features.streams["windows"].items()
         }
 
-    def scale_map(self, scores: Tensor, scale: int, grid: tuple[int, int]) -> Tensor:
-        """Harmonic mean over the windows that cover each patch: (B, n) -> (B, h, w)."""
-        return 1 / (1 / scores @ incidence(grid, scale).to(scores)).unflatten(1, grid)
+    def reference_scores(self, features: ImageFeatures, context: Context) -> dict[str, Tensor]:
+        """Half the cosine distance to the nearest reference row, (B, n) for each key of ``reference_rows``."""
+        rows = self.reference_rows(features)
+        return {key: (1 - nearest_cosine(rows[key], bank)).clamp(min=2 * FLOOR) / 2 for key, bank in context.banks.items()}
+
+    def reference_map(self, scores: dict[str, Tensor], grid: tuple[int, int]) -> Tensor:
+        """Mean of the levels on the patch grid, (B, h, w); windows go to patches by the harmonic mean (section 4.3)."""
+        levels = [harmonic_map(scores[f"window_{scale}"], scale, grid) for scale in self.scales]
+        return torch.stack([*levels, scores["patches"].unflatten(1, grid)]).mean(dim=0)
 
     def score(self, features: ImageFeatures, context: Context) -> Prediction:
-        """Image score: the class token's probability. Map: harmonic mean of the scales and the image score."""
+        """Image score: the class token's probability. Map: harmonic mean of the scales and the image score.
+
+        With references: the mean of that score and the reference map's maximum, and the mean of both maps.
+        """
         assert context.text is not None
-        image = anomaly_probability(features.image, context.text, self.temperature)  # (B,)
-        patches = self.patch_map(image, self.window_scores(features, context), self._grid(features))
-        size = (self.backbone.image_size, self.backbone.image_size)
-        return Prediction(image, upsample(patches, size))
+        image, grid = anomaly_probability(features.image, context.text, self.temperature), self._patches(features).grid
+        patches = self.patch_map(image, self.window_scores(features, context), grid)
+        if context.banks:
+            distances = self.reference_map(self.reference_scores(features, context), grid)
+            image, patches = (image + distances.amax(dim=(1, 2))) / 2, (patches + distances) / 2
+        return Prediction(image, upsample(patches, (self.backbone.image_size, self.backbone.image_size)))
 
     def patch_map(self, image: Tensor, windows: dict[int, Tensor], grid: tuple[int, int]) -> Tensor:
         """The map on the patch grid, (B, h, w): one product of all reciprocals with the stacked incidence matrices."""
@@ -124,6 +133,5 @@ class WinCLIP(Detector):
         reciprocals = torch.cat([1 / scores for scores in windows.values()], dim=1) @ covers + 1 / image[:, None]
         return ((len(windows) + 1) / reciprocals).unflatten(1, grid)
 
-    def _grid(self, features: ImageFeatures) -> tuple[int, int]:
-        scale, tap = next(iter(features.streams["windows"].items()))
-        return tap.grid[0] + scale - 1, tap.grid[1] + scale - 1
+    def _patches(self, features: ImageFeatures) -> Tap:
+        return next(iter(features.streams["patches"].values()))

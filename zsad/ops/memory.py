@@ -1,31 +1,88 @@
-"""Memory banks of reference patches: exact nearest neighbours in bounded memory."""
+"""Memory banks of reference patches: the nearest row of each patch, exact in bounded memory, or through faiss."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from zsad.errors import MissingExtra, UsageError
 from zsad.types import Bank
 
-__all__ = ["nearest_cosine"]
+__all__ = ["faiss_index", "nearest_cosine", "nearest_in_index"]
 
-BLOCK = 32_000_000  # cosines that are in memory at once: 128 MB
+KEPT = 4096  # bank rows at a time; they are normalised piece by piece, so that no second bank is made
+BLOCK = 16_000_000  # cosines that are in memory at once: 64 MB
 
 
-def nearest_cosine(rows: Tensor, bank: Bank, block: int = BLOCK) -> Tensor:
-    """The largest cosine of each row with any row of a bank, exact, in blocks of bounded memory.
+def nearest_cosine(rows: Tensor, bank: Bank, block: int = BLOCK, kept: int = KEPT) -> Tensor:
+    """The largest cosine of each row with any row of a bank, exact.
+
+    Beside its arguments it holds a normalised copy of ``rows``, one of ``kept`` bank rows and ``block`` cosines, however many
+    rows either side has. The bank may lie on another device.
 
     Args:
         rows: (B, L, C), of any length.
         bank: (M, C) rows, of any length.
         block: how many cosines are computed at once.
+        kept: how many rows of the bank are.
 
     Returns:
-        (B, L) in [-1, 1]; 1 - this is the nearest-normal distance of PatchCore, WinCLIP+ and APRIL-GAN.
+        (B, L) in [-1, 1] but for rounding; 1 - this is the nearest-normal distance of PatchCore, WinCLIP+ and APRIL-GAN.
+
+    Raises:
+        UsageError: the bank is empty, or its rows have another number of channels.
     """
-    wanted, kept = F.normalize(rows.flatten(0, 1), dim=-1), F.normalize(bank.rows, dim=-1).to(rows)
+    if not len(bank.rows) or bank.rows.shape[1] != rows.shape[-1]:
+        raise UsageError(
+            f"A bank of {len(bank.rows)} rows of {bank.rows.shape[-1]} channels cannot be compared with patches of "
+            f"{rows.shape[-1]}. Prepare the references with the method and backbone that encode the pictures."
+        )
+    wanted = F.normalize(rows.flatten(0, 1), dim=-1)
     best = wanted.new_full((len(wanted),), -torch.inf)
-    for part in kept.split(max(1, block // max(1, len(wanted)))):
-        best = torch.maximum(best, (wanted @ part.T).amax(dim=1))
+    for part in bank.rows.split(min(kept, max(1, block))):
+        part = F.normalize(part.to(wanted), dim=-1)
+        pieces = wanted.split(max(1, block // len(part)))
+        best = torch.maximum(best, torch.cat([(piece @ part.T).amax(dim=1) for piece in pieces]))
     return best.unflatten(0, rows.shape[:2])
+
+
+def faiss_index(bank: Bank, cells: int = 0, probes: int = 8, seed: int = 0) -> Any:
+    """A faiss index of a bank's rows for ``nearest_in_index``; the extra ``faiss`` installs the package.
+
+    Args:
+        bank: (M, C) rows, of any length.
+        cells: 0: an exact index. Else rows are sorted into this many k-means cells, and a search looks into ``probes`` of them:
+            faster, and it may miss the nearest row, so that distances are never smaller than the exact ones, only larger.
+        probes: cells that a search looks into.
+        seed: of the k-means.
+
+    Raises:
+        MissingExtra: faiss is not installed.
+        UsageError: more cells than rows.
+    """
+    try:
+        import faiss
+    except ImportError as error:
+        raise MissingExtra("Searching a bank with faiss", "faiss") from error
+    if not 0 <= cells <= len(bank.rows):
+        raise UsageError(f"cells={cells}: a bank of {len(bank.rows)} rows can be sorted into 1 to as many cells, 0 for none.")
+    rows = F.normalize(bank.rows.float(), dim=-1).cpu().numpy()
+    index = faiss.IndexFlatIP(rows.shape[1])
+    if cells:
+        index = faiss.IndexIVFFlat(index, rows.shape[1], cells, faiss.METRIC_INNER_PRODUCT)
+        index.cp.seed, index.nprobe = seed, min(probes, cells)
+        index.cp.min_points_per_centroid = 1  # else faiss prints a warning below 39 rows per cell
+        index.train(rows)
+    index.add(rows)
+    return index
+
+
+def nearest_in_index(rows: Tensor, index: Any) -> Tensor:
+    """As ``nearest_cosine``, from an index of ``faiss_index``: (B, L, C) -> (B, L); -1 where cells were searched in vain."""
+    wanted = F.normalize(rows.flatten(0, 1).float(), dim=-1).detach().cpu().numpy()
+    cosines, found = index.search(wanted, 1)  # (B * L, 1) each; -1 in found: no row in the cells that were looked into
+    best = torch.from_numpy(cosines[:, 0]).masked_fill(torch.from_numpy(found[:, 0] < 0), -1.0)
+    return best.to(rows).unflatten(0, rows.shape[:2])

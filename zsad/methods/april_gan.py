@@ -1,0 +1,151 @@
+"""APRIL-GAN (VAND): a learned linear projection per tapped layer against sentences; with references a memory beside it.
+
+Paper: Chen et al., "A Zero-/Few-Shot Anomaly Classification and Segmentation Method for CVPR 2023 VAND Workshop Challenge
+Tracks 1&2", arXiv 2305.17382, sections 3.1 (zero-shot), 3.2 (few-shot). Authors' code: ByChelsea/VAND-APRIL-GAN, f13b8a6.
+
+Kept: exact GELU on OpenAI's QuickGELU weights (their factory rebuilds CLIP at other sizes than the native one; at the native
+size it does not, so pass a backbone with "quick_gelu" there); layers are summed, so the map lies in 0 to the number of layers;
+the Dice loss sees the anomalous half alone; with references the image score is half the text's and half the map's maximum
+scaled by the lowest and highest of the set, so it needs the set and depends on it.
+Dropped: float16 autocast; the attention maps that nothing uses. Decision: where all maxima of a set are equal, their half is 0
+(the published code divides by zero).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from zsad.detector import Detector
+from zsad.errors import NeedsSet, UsageError
+from zsad.losses import dice, focal
+from zsad.ops.alignment import anomaly_probability
+from zsad.ops.maps import upsample
+from zsad.ops.memory import nearest_cosine
+from zsad.prompting import PromptSet, encode_ensemble
+from zsad.registry import register
+from zsad.types import Batch, Context, ImageFeatures, Prediction, Recipe, References, TextBackbone
+
+__all__ = ["AprilGAN"]
+
+DEPTH = 24  # blocks of the paper's tower
+TEMPERATURE = 0.01
+FOREIGN = "trainable_linearlayer"  # the one entry of the authors' files, with fc.<i>.weight and fc.<i>.bias
+
+
+@register("april_gan")
+class AprilGAN(Detector):
+    """APRIL-GAN; needs learned projections.
+
+    Args:
+        backbone: a CLIP ViT with text tower.
+        taps: layers whose patches are scored and remembered, 1-based; None: 6, 12, 18, 24 of 24, and alike at other depths.
+        prompts: name of a set in ``prompts/``, or the path of a TOML file, with classes "normal" and "anomalous".
+    """
+
+    recipe = Recipe("ViT-L-14-336.openai", 518, activation="gelu", position_embedding="bicubic_antialias", taps=(6, 12, 18, 24))
+    needs = ("visual", "encode_text")
+    learned = True
+    backbone: TextBackbone
+
+    def __init__(self, backbone: TextBackbone, taps: tuple[int, ...] | None = None, prompts: str = "vand") -> None:
+        super().__init__(backbone)
+        self.taps, self.prompts = None if taps is None else tuple(taps), prompts
+        visual = self.backbone.visual  # type: ignore[attr-defined]
+        self.layers = self.taps or tuple(max(1, tap * len(visual.blocks) // DEPTH) for tap in self.recipe.taps)
+        self.map_range = (0.0, float(len(self.layers)))
+        self.projections = nn.ModuleList([nn.Linear(*visual.proj.shape) for _ in self.layers])
+
+    def prepare(self, name: str = "object", references: References | None = None) -> Context:
+        """Text features (1, 2, D) of length one; banks of raw patches by layer. The name goes into the sentences as it is."""
+        sentences = PromptSet.load(self.prompts).sentences(name)
+        if set(sentences) != {"normal", "anomalous"}:
+            raise UsageError(f"april_gan needs classes 'normal' and 'anomalous' in {self.prompts}, not {sorted(sentences)}.")
+        text = encode_ensemble(self.backbone, [sentences["normal"], sentences["anomalous"]], normalize="both")
+        return Context(text, sentences, banks=self.banks(references))
+
+    def encode(self, images: Tensor) -> ImageFeatures:
+        """(B, 3, H, W) -> image feature (B, D) and the raw patches (B, L, C) of the tapped layers; nothing learned."""
+        return self.backbone.encode_image(images, self.layers)
+
+    def margins(self, features: ImageFeatures, context: Context) -> dict[int, Tensor]:
+        """Per layer, the anomalous logit less the normal one, whose sigmoid is the softmax over both: (B, L)."""
+        assert context.text is not None
+        contrast = (context.text[0, 1] - context.text[0, 0]) / TEMPERATURE  # (D,)
+        return {
+            layer: F.normalize(project(features.taps[layer].patches), dim=-1) @ contrast
+            for layer, project in zip(self.layers, self.projections, strict=True)
+        }
+
+    def pixels(self, patches: Tensor, layer: int, features: ImageFeatures) -> Tensor:
+        """(B, L) on a layer's grid -> (B, H, W) at the model's input size."""
+        size = (self.backbone.image_size, self.backbone.image_size)
+        return upsample(patches.unflatten(1, features.taps[layer].grid), size, align_corners=True)
+
+    def layer_margins(self, features: ImageFeatures, context: Context) -> dict[int, Tensor]:
+        """``margins``, resized before the softmax: (B, H, W) per layer."""
+        return {layer: self.pixels(flat, layer, features) for layer, flat in self.margins(features, context).items()}
+
+    def reference_distances(self, features: ImageFeatures, context: Context) -> dict[int, Tensor]:
+        """Per layer, 1 - cosine with the nearest raw patch of the references, (B, L)."""
+        return {layer: 1 - nearest_cosine(features.taps[layer].patches, context.banks[str(layer)]) for layer in self.layers}
+
+    def anomaly_map(self, features: ImageFeatures, context: Context) -> Tensor:
+        """Sum of the layers' probabilities and, with references, of their distances: (B, H, W)."""
+        maps = [margin.sigmoid() for margin in self.layer_margins(features, context).values()]
+        if context.banks:
+            distances = self.reference_distances(features, context)
+            maps += [self.pixels(flat, layer, features) for layer, flat in distances.items()]
+        return torch.stack(maps).sum(dim=0)
+
+    def text_score(self, features: ImageFeatures, context: Context) -> Tensor:
+        """Probability (B,) of "anomalous" of the image feature."""
+        assert context.text is not None
+        return anomaly_probability(features.image, context.text, TEMPERATURE)
+
+    def needs_set(self, context: Context) -> bool:
+        """True with references."""
+        return bool(context.banks)
+
+    def score(self, features: ImageFeatures, context: Context) -> Prediction:
+        """Image score: the class token's probability. Map: the sum of the layers' probabilities."""
+        if self.needs_set(context):
+            raise NeedsSet(
+                "april_gan with references scales its image score by the whole set's maps, so it cannot score a picture by "
+                "itself. Call score_set with the features of all pictures, or prepare it without references."
+            )
+        return Prediction(self.text_score(features, context), self.anomaly_map(features, context))
+
+    def score_set(self, features: Sequence[ImageFeatures], context: Context) -> Iterator[Prediction]:
+        """With references: two passes over ``features``, one for the maxima of the maps, of which nothing else is kept."""
+        if not self.needs_set(context):
+            yield from super().score_set(features, context)
+            return
+        maxima = [self.anomaly_map(one, context).amax(dim=(1, 2)) for one in features]  # (B,) each, B = 1
+        low, high = torch.cat(maxima).aminmax()
+        for one, highest in zip(features, maxima, strict=True):
+            scaled = (highest - low) / (high - low) if high > low else torch.zeros_like(highest)
+            yield Prediction((self.text_score(one, context) + scaled) / 2, self.anomaly_map(one, context))
+
+    def loss(self, batch: Batch, context: Context) -> dict[str, Tensor]:
+        """Per layer, focal loss of the map and Dice loss of its anomalous half; pictures or cached features.
+
+        Raises:
+            UsageError: pictures without masks.
+        """
+        if batch.masks is None:
+            raise UsageError("april_gan learns from masks; got a batch without. Give a mask per picture (all zero: normal).")
+        features = batch.images if isinstance(batch.images, ImageFeatures) else self.encode(batch.images)
+        losses, masks = {}, batch.masks.float()
+        for layer, margin in self.layer_margins(features, context).items():
+            both = torch.stack([-margin, margin], dim=1).sigmoid()  # (B, 2, H, W)
+            losses[f"focal {layer}"], losses[f"dice {layer}"] = focal(both, masks), dice(both[:, 1], masks)
+        return losses
+
+    def foreign_state(self, state: dict[str, Any]) -> dict[str, Tensor]:
+        """The authors' ``{"trainable_linearlayer": {"fc.0.weight": ...}}`` -> our keys."""
+        return {key.replace("fc.", "projections.", 1): tensor for key, tensor in state.get(FOREIGN, state).items()}

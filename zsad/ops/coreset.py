@@ -1,0 +1,103 @@
+"""Coresets of reference patches: few rows that leave no row far from its nearest (PatchCore, Roth et al., CVPR 2022, 3.2, 3.3).
+
+Greedy k-centre selection: the next row is the one that is farthest from those already chosen. Rows are normalised first, as in
+the search that follows, so that distances are chords of the unit sphere: |a - b|^2 = 2 - 2 cos(a, b).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from zsad.errors import UsageError
+
+__all__ = ["coreset", "streamed_coreset"]
+
+WIDTH = 128  # channels that distances are computed in; PatchCore projects to 128 too
+
+
+def coreset(rows: Tensor, fraction: float, seed: int = 0, width: int = WIDTH) -> Tensor:
+    """Indices of a greedy k-centre selection.
+
+    With distances as they are (``width`` at least C), the largest distance of a row to its nearest chosen one is at most twice
+    the smallest that so many rows can reach (Gonzalez 1985). A random projection keeps distances roughly: to about a tenth
+    at 128 channels.
+
+    Args:
+        rows: (M, C), of any length.
+        fraction: of the rows that are chosen, in (0, 1]; at least one is.
+        seed: of the projection and of the first row.
+        width: channels after the projection; rows of no more channels are not projected.
+
+    Returns:
+        (m,) int64, distinct, in the order of choice; in order of the rows where all are chosen.
+
+    Raises:
+        UsageError: a fraction outside (0, 1], or no rows.
+    """
+    if not 0 < fraction <= 1 or not len(rows):
+        raise UsageError(f"A coreset takes a fraction in (0, 1] of at least one row; got {fraction} of {len(rows)} rows.")
+    count = max(1, round(fraction * len(rows)))
+    if count == len(rows):
+        return torch.arange(len(rows), device=rows.device)
+    generator = torch.Generator().manual_seed(seed)
+    points = _projected(rows, width, generator)
+    start = int(torch.randint(len(rows), (), generator=generator))
+    return _farthest_first(points, count, start)
+
+
+def streamed_coreset(blocks: Iterable[Tensor], fraction: float, seed: int = 0, width: int = WIDTH) -> tuple[Tensor, Tensor]:
+    """A coreset of rows that come block by block and never are in memory together.
+
+    Of each block its own coreset is kept, nothing else. So every row of the stream is as near to a kept row as its block's
+    coreset makes it: the largest such distance is the largest of the blocks', each at most twice the best that so many rows of
+    that block can reach. Not promised: that the rows are as few, or the distance as small, as if all blocks had been seen
+    at once; rows that are alike in several blocks are kept in each. Larger blocks come nearer to that and cost their square.
+
+    Args:
+        blocks: (M_i, C) rows each, of any length; one block at a time is held.
+        fraction: of every block's rows that are kept.
+        seed: of the projection and of the first rows; all blocks have the same.
+        width: as in ``coreset``.
+
+    Returns:
+        rows (m, C), as they came; positions (m,) int64 in the whole stream: where every reference leaves M rows, a kept row is
+        reference ``position // M``'s, which is what ``Bank.source`` wants.
+    """
+    kept: list[Tensor] = []
+    positions: list[Tensor] = []
+    seen = 0
+    for block in blocks:
+        chosen = coreset(block, fraction, seed, width)
+        kept.append(block[chosen])
+        positions.append(chosen + seen)
+        seen += len(block)
+    if not kept:
+        raise UsageError("A coreset needs at least one block of rows; got none.")
+    return torch.cat(kept), torch.cat(positions)
+
+
+def _projected(rows: Tensor, width: int, generator: torch.Generator) -> Tensor:
+    """Normalised rows (M, C) -> (M, min(width, C)), by a Gaussian projection that keeps squared lengths on average."""
+    points = F.normalize(rows.detach().float(), dim=-1)
+    channels = points.shape[1]
+    if channels <= width:
+        return points
+    return points @ (torch.randn(channels, width, generator=generator) / width**0.5).to(points)
+
+
+def _farthest_first(points: Tensor, count: int, start: int) -> Tensor:
+    """Indices (count,): ``start``, then always the point that is farthest from those chosen."""
+    lengths = points.square().sum(dim=1)
+    nearest = torch.full_like(lengths, torch.inf)  # squared distance to the chosen ones, less the point's own length
+    chosen = torch.empty(count, dtype=torch.int64, device=points.device)
+    latest = torch.tensor(start, device=points.device)
+    for step in range(count):
+        chosen[step] = latest
+        torch.minimum(nearest, torch.addmv(lengths[latest], points, points[latest], alpha=-2), out=nearest)
+        nearest[latest] = -torch.inf  # never again, even where all others lie on a chosen one
+        latest = (nearest + lengths).argmax()
+    return chosen
