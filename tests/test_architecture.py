@@ -14,8 +14,8 @@ PACKAGE = Path(__file__).resolve().parents[1] / "zsad"
 ROWS = [
     {"errors"},
     {"types", "losses", "metrics", "assets", "drawing", "naming", "intensity", "sources", "transforms"},
-    {"ops*", "images", "registry", "prompting", "checkpoints", "results", "calibration", "datasets"},
-    {"synthetic"},
+    {"ops*", "images", "registry", "prompting", "checkpoints", "results", "calibration"},
+    {"synthetic", "datasets*"},
     {"layers*"},
     {"backbones*"},
     {"detector"},

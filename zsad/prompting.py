@@ -74,7 +74,7 @@ class PromptSet:
 
 def _shipped(name: str) -> Path:
     folder = asset("prompts")
-    known = [path.stem for path in folder.glob("*.toml")]
+    known = [path.stem for path in folder.glob("*.toml") if path.stem != "classes"]  # that one holds objects' names
     if name not in known:
         raise UnknownName.among("prompt set", name, known)
     return folder / f"{name}.toml"
