@@ -56,9 +56,9 @@ def load_mask(
             f"The mask of {sample.path.name!r} is {mask.shape[1]} x {mask.shape[0]} pixels, the picture {picture[1]} x "
             f"{picture[0]}. Save the mask at the picture's size, or check that it belongs to it."
         )
-    if bool(mask.any()) != (sample.label == 1) and sample.label is not None:
+    if sample.label is not None and bool(mask.any()) != bool(sample.label):
         told.append(
-            "the mask of an anomalous picture is empty" if sample.label else "the mask of a normal picture is not empty"
+            "the mask of an anomalous picture is empty" if sample.label else "a normal picture has a mask with a defect"
         )
     if notes is not None:
         notes += told

@@ -45,6 +45,7 @@ def open_dataset(path: str | Path, layout: str | None = None, split: str | None 
     root = installed_elpv() if installed else Path(path)
     if not root.exists():
         raise SourceNotFound(f"There is no data set at {str(root)!r}. Give its folder, or the file that lists it.")
+    root = root if root.is_dir() else root.absolute()  # the folders above a list are looked at
     chosen = _choose(root, layout)
     found = Found(root if root.is_dir() else root.parent)
     chosen.read(root, found)
