@@ -60,6 +60,17 @@ def test_a_tree_is_claimed_by_one_reader(name: str, tmp_path: Path) -> None:
         assert [one.name for one in LAYOUTS.values() if one.recognise(tmp_path / "the_set")] == [layout]
 
 
+@pytest.mark.parametrize("name", sorted(TREES.keys() - {"flat"}))
+def test_a_picture_beside_the_folders_changes_nothing(name: str, tmp_path: Path) -> None:
+    layout, build = TREES[name]
+    expected = build(tmp_path)
+    picture(tmp_path / "overview.jpg")
+    write(tmp_path / "._hidden.png", "of macOS")
+    (tmp_path / "papers").mkdir()
+    data = open_dataset(tmp_path, split=None)
+    assert (data.layout, len(data)) == (layout, len(expected))
+
+
 def test_every_layout_has_a_tree() -> None:
     assert {layout for layout, _ in TREES.values()} == set(LAYOUTS)
 

@@ -40,7 +40,7 @@ def _read_meta(path: Path, found: Found) -> None:
                 elif (place := place_of(row["img_path"], where, found, file.parent)) is not None:
                     label = label_of(row.get("anomaly", ""), where, found)
                     mask = mask_of(row.get("mask_path", ""), where, found, file.parent)
-                    found.add(Sample(place, label, mask, category, split, str(row.get("specie_name", ""))))
+                    found.add(Sample(place, label, mask, category, split, str(row.get("specie_name") or "")))
 
 
 # ---------------------------------------------------------------- a manifest of one's own

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -57,10 +58,11 @@ def _read_yes_no(root: Path, found: Found) -> None:
 
 # ---------------------------------------------------------------- a flat folder
 def _is_flat(root: Path) -> bool:
-    """Pictures and no folder of pictures; not where masks lie among them, for they would be scored as pictures."""
+    """Pictures, and none in any folder below; not where masks lie among them, for they would be scored as pictures."""
     stems = {path.stem for path in pictures(root)}
     beside = any(re.sub(r"[_-](mask|gt|label)$", "", stem, flags=re.IGNORECASE) in stems - {stem} for stem in stems)
-    return bool(stems) and not beside and not any(map(has_pictures, subfolders(root)))
+    below = (Path(folder) for top in subfolders(root) for folder, _, _ in os.walk(top))
+    return bool(stems) and not beside and not any(map(has_pictures, below))
 
 
 def _read_flat(root: Path, found: Found) -> None:

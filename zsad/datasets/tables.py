@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from zsad.datasets.layout import Found, inside
+from zsad.datasets.layout import Found
 from zsad.errors import UsageError
 
 __all__ = ["csv_rows", "json_of", "label_of", "mask_of", "phases_of", "place_of", "text_of"]
@@ -70,11 +70,13 @@ def place_of(text: object, where: str, found: Found, root: Path, *, absolute: bo
     if not isinstance(text, str):
         found.problem(where, f"{text!r} is no path.")
         return None
-    path = inside(root, text, absolute=absolute)
+    path = found.inside(root, text, absolute=absolute)
     if path is None:
-        found.problem(where, f"{text!r} leads out of {root.name!r}: refused. Name such files by absolute paths in a manifest.")
+        found.problem(
+            where, f"{text[:200]!r} leads out of {root.name!r}: refused. Name such files by absolute paths in a manifest."
+        )
     elif not os.path.isfile(path):  # unlike Path.is_file it answers for names that are too long, too
-        found.problem(where, f"there is no file {text!r}.")
+        found.problem(where, f"there is no file {text[:200]!r}.")
     return path
 
 
