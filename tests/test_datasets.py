@@ -71,6 +71,17 @@ def test_a_picture_beside_the_folders_changes_nothing(name: str, tmp_path: Path)
     assert (data.layout, len(data)) == (layout, len(expected))
 
 
+def test_folders_of_masks_are_no_pictures(tmp_path: Path) -> None:
+    trees.one_category(tmp_path / "mvtec")
+    mask(tmp_path / "mvtec" / "ground_truth" / "good" / "000_mask.png", 0)
+    mask(tmp_path / "mvtec" / "ground_truth" / "overview.png")
+    trees.mvtec2(tmp_path / "mvtec2")
+    mask(tmp_path / "mvtec2" / "can" / "test_public" / "ground_truth" / "overview.png")
+    for name, count in (("mvtec", 3), ("mvtec2", 2)):
+        data = open_dataset(tmp_path / name)
+        assert (data.layout, len(data)) == (name, count)
+
+
 def test_every_layout_has_a_tree() -> None:
     assert {layout for layout, _ in TREES.values()} == set(LAYOUTS)
 

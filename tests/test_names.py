@@ -85,6 +85,8 @@ def test_a_data_set_says_what_its_folders_do_not(tree: str, folder: str, categor
 def test_one_category_knows_its_data_set_by_the_folder_above(tmp_path: Path) -> None:
     trees.btad(tmp_path / "BTAD")
     assert open_dataset(tmp_path / "BTAD" / "01").prompt_name("01") == "product"
+    trees.btad(tmp_path / "btad_and_others" / "mine")
+    assert open_dataset(tmp_path / "btad_and_others" / "mine").prompt_name("01") == "object"
 
 
 def test_the_table_of_names_is_no_prompt_set() -> None:

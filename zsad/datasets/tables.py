@@ -72,9 +72,7 @@ def place_of(text: object, where: str, found: Found, root: Path, *, absolute: bo
         return None
     path = found.inside(root, text, absolute=absolute)
     if path is None:
-        found.problem(
-            where, f"{text[:200]!r} leads out of {root.name!r}: refused. Name such files by absolute paths in a manifest."
-        )
+        found.problem(where, f"{text[:200]!r} leads out of {root.name!r}: refused. Give absolute paths in a manifest instead.")
     elif not os.path.isfile(path):  # unlike Path.is_file it answers for names that are too long, too
         found.problem(where, f"there is no file {text[:200]!r}.")
     return path
