@@ -285,7 +285,7 @@ def test_what_it_cannot_do_is_refused(tiny: Any, tmp_path: Path) -> None:
         tiny.loss(Batch(pictures(), torch.zeros(3), None, ("nut",) * 3), tiny.prepare("nut"))
     own = tmp_path / "mine.toml"
     own.write_text('templates = ["{}."]\n[states]\ngood = ["clean {}"]\nbad = ["rusty {}"]\n')
-    with pytest.raises(UsageError, match="needs classes 'normal' and 'anomalous'"):
+    with pytest.raises(UsageError, match="needs the classes 'normal' and 'anomalous'"):
         zsad.create("april_gan", backbone=tiny.backbone, prompts=str(own)).prepare("nut")
 
 

@@ -14,8 +14,8 @@ PACKAGE = Path(__file__).resolve().parents[1] / "zsad"
 ROWS = [
     {"errors"},
     {"types", "losses", "metrics", "assets", "drawing", "naming", "intensity", "sources", "transforms", "stored", "conformal"},
-    {"ops*", "images", "registry", "prompting", "checkpoints", "results", "calibration", "datasets"},
-    {"synthetic", "promises", "roi"},
+    {"ops*", "images", "registry", "prompting", "checkpoints", "results", "calibration"},
+    {"synthetic", "promises", "roi", "datasets*"},
     {"layers*", "geometry"},
     {"backbones*", "mosaic"},
     {"detector"},

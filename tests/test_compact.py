@@ -255,7 +255,7 @@ def test_shipped_files(detector: Any) -> None:
 
 
 def test_missing_data_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("zsad.datasets.find_spec", lambda name: None)
+    monkeypatch.setattr("zsad.datasets.elpv.find_spec", lambda name: None)
     with pytest.raises(MissingExtra, match=r"pip install 'zsad\[bench\]'"):
         read_elpv()
     with pytest.raises(UnknownName, match="mono, poly"):

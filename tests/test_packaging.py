@@ -15,7 +15,13 @@ from zsad.assets import asset
 from zsad.errors import WeightsUnavailable
 
 pytest.importorskip("hatchling", reason="builds the package")
-NEEDED = ("prompts/winclip.toml", "prompts/compact.toml", "checkpoints/index.toml", "checkpoints/compact-tower.safetensors")
+NEEDED = (
+    "prompts/winclip.toml",
+    "prompts/classes.toml",
+    "prompts/compact.toml",
+    "checkpoints/index.toml",
+    "checkpoints/compact-tower.safetensors",
+)
 
 
 def checkout(root: Path, folder: Path) -> Path:

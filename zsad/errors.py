@@ -10,6 +10,7 @@ A message says what is wrong, what it got and what to do. The leaves name the ca
     |   |-- NeedsSet                   score() of a method that judges a whole set
     |   `-- NotTrained                 a method asked to score without its learned weights
     |-- ImageError                     one picture cannot be read; becomes an error row, never a dead run
+    |-- MaskError                      one mask is missing, cannot be read or has another size than its picture
     |-- WeightsError                   weights cannot be had or do not fit
     |   |-- WeightsUnavailable         not on disk, and no network (or offline by request)
     |   |-- CheckpointMismatch         wrong keys, shapes or method
@@ -68,6 +69,10 @@ class NotTrained(UsageError):
 
 class ImageError(ZsadError):
     """One picture cannot be read."""
+
+
+class MaskError(ZsadError):
+    """One mask is missing, cannot be read, or does not fit its picture."""
 
 
 class WeightsError(ZsadError):

@@ -11,9 +11,9 @@ import re
 import stat
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,11 +23,12 @@ from zsad.errors import ImageError
 from zsad.intensity import Raw, check_range, to_rgb
 from zsad.sources import SUFFIXES, ImageRef, encodable, list_images
 
-__all__ = ["SUFFIXES", "ImageRef", "Picture", "list_images", "load_image"]
+__all__ = ["SUFFIXES", "ImageRef", "Picture", "list_images", "load_image", "load_raw"]
 
 _KINDS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "JPEG2000")
 _TIFF_HEADS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _PILLOW = re.compile(r"PIL\.")
+_Decoded = TypeVar("_Decoded")
 
 
 @dataclass(frozen=True)
@@ -53,11 +54,29 @@ def load_image(ref: ImageRef, *, value_range: tuple[float, float] | None = None,
         UsageError: ``value_range`` is no range.
     """
     value_range = check_range(value_range)
-    _hush_pillow()
-    try:
+
+    def decode() -> Picture:
         raw = _raw(ref, max_pixels)
         rgb = to_rgb(raw, value_range)
         return Picture(ref, rgb, tuple(raw.notes))
+
+    return _guarded(ref, decode)
+
+
+def load_raw(ref: ImageRef, *, max_pixels: int = 300_000_000) -> Raw:
+    """The values of one file as they are, before any rule on intensities or transparency: for masks.
+
+    Raises:
+        ImageError: as ``load_image``.
+    """
+    return _guarded(ref, lambda: _raw(ref, max_pixels))
+
+
+def _guarded(ref: ImageRef, decode: Callable[[], _Decoded]) -> _Decoded:
+    """Whatever goes wrong in decoding leaves as one sentence."""
+    _hush_pillow()
+    try:
+        return decode()
     except ImageError as error:
         text = str(error)
     except MemoryError:

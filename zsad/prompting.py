@@ -71,10 +71,24 @@ class PromptSet:
             for key, phrases in self.states.items()
         }
 
+    @staticmethod
+    def pair(name_or_path: str, target: str) -> dict[str, tuple[str, ...]]:
+        """The sentences of a set for a target's name, normal ones first.
+
+        Raises:
+            UsageError: the set has other classes than "normal" and "anomalous".
+        """
+        sentences = PromptSet.load(name_or_path).sentences(target)
+        if set(sentences) != {"normal", "anomalous"}:
+            raise UsageError(
+                f"{name_or_path} has the classes {sorted(sentences)}; it needs the classes 'normal' and 'anomalous'."
+            )
+        return {"normal": sentences["normal"], "anomalous": sentences["anomalous"]}
+
 
 def _shipped(name: str) -> Path:
     folder = asset("prompts")
-    known = [path.stem for path in folder.glob("*.toml")]
+    known = [path.stem for path in folder.glob("*.toml") if path.stem != "classes"]  # that one holds objects' names
     if name not in known:
         raise UnknownName.among("prompt set", name, known)
     return folder / f"{name}.toml"

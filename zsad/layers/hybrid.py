@@ -27,6 +27,7 @@ __all__ = [
     "cluster_labels",
     "cluster_mean",
     "compare_sizes",
+    "cut",
     "fuse",
     "map_losses",
     "prompted_ensemble",
@@ -96,6 +97,11 @@ class HybridPrompts(nn.Module):
         """Dynamic prompts (B, length, C) -> the whole prompt of every prompted block, (B, length, C) each."""
         tokens = [static + dynamic for static in self.static]
         return [rounded_to_half(prompt) for prompt in tokens] if self.half_prompts else tokens
+
+
+def cut(ids: Tensor) -> Tensor:
+    """Tokens (N, context) -> (N, T), without what stands behind the last end token; that has the largest id."""
+    return ids[:, : int(ids.argmax(dim=1).max()) + 1]
 
 
 def unprompted_states(backbone: Any, ids: Tensor) -> Tensor:

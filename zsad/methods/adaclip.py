@@ -84,11 +84,8 @@ class AdaCLIP(Detector):
 
     def prepare(self, name: str = "object", references: References | None = None) -> Context:
         """Sentences, normal first, their tokens (N, T), and states (N, T, C) behind text block 1, the last before prompts."""
-        sentences = PromptSet.load(self.prompts).sentences(name.replace("-", " "))
-        if set(sentences) != {"normal", "anomalous"}:
-            raise UsageError(f"adaclip needs the classes 'normal' and 'anomalous' in {self.prompts}, not {sorted(sentences)}.")
-        tokens = self.backbone.tokenize([*sentences["normal"], *sentences["anomalous"]])
-        tokens = tokens[:, : int(tokens.argmax(dim=1).max()) + 1]  # the end token has the largest id
+        sentences = PromptSet.pair(self.prompts, name.replace("-", " "))
+        tokens = hybrid.cut(self.backbone.tokenize([*sentences["normal"], *sentences["anomalous"]]))
         states = hybrid.unprompted_states(self.backbone, tokens)
         return Context(sentences=sentences, banks=self.banks(references), extra={"tokens": tokens, "states": states})
 
@@ -103,8 +100,8 @@ class AdaCLIP(Detector):
             for layer, project in zip(self.layers, self.patch_projection, strict=True)
         }
         text = {0: Tap(self.text_prompts.draw(frozen), (1, self.length))}  # (B, length, text width)
-        streams = {"patches": patches, "text_prompts": text}
-        return ImageFeatures(F.normalize(self.class_projection(seen.image), dim=-1), streams=streams)
+        image = F.normalize(self.class_projection(seen.image), dim=-1)
+        return ImageFeatures(image, streams={"patches": patches, "text_prompts": text})
 
     def reference_rows(self, features: ImageFeatures) -> dict[str, Tensor]:
         """The projected patches, (B, L, D) per tap."""

@@ -62,9 +62,7 @@ class AprilGAN(Detector):
 
     def prepare(self, name: str = "object", references: References | None = None) -> Context:
         """Text features (1, 2, D) of length one; banks of raw patches by layer. The name goes into the sentences as it is."""
-        sentences = PromptSet.load(self.prompts).sentences(name)
-        if set(sentences) != {"normal", "anomalous"}:
-            raise UsageError(f"april_gan needs classes 'normal' and 'anomalous' in {self.prompts}, not {sorted(sentences)}.")
+        sentences = PromptSet.pair(self.prompts, name)
         text = encode_ensemble(self.backbone, [sentences["normal"], sentences["anomalous"]], normalize="both")
         return Context(text, sentences, banks=self.banks(references))
 

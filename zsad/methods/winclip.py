@@ -66,9 +66,7 @@ class WinCLIP(Detector):
             raise UsageError(
                 f"scales={self.scales} and temperature={self.temperature}: give scales from 1 on, and a positive one."
             )
-        sentences = PromptSet.load(self.prompts).sentences(name)
-        if set(sentences) != {"normal", "anomalous"}:
-            raise UsageError(f"winclip needs the classes 'normal' and 'anomalous' in {self.prompts}, not {sorted(sentences)}.")
+        sentences = PromptSet.pair(self.prompts, name)
         text = encode_ensemble(self.backbone, [sentences["normal"], sentences["anomalous"]], normalize="none")
         return Context(text=text, sentences=sentences, banks=self.banks(references))
 

@@ -1,0 +1,164 @@
+"""What readers share: the collector they write into, listings, masks matched by stem, paths that stay inside."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from zsad.datasets.dataset import Sample, shown
+from zsad.sources import SUFFIXES
+
+__all__ = [
+    "NORMAL",
+    "Found",
+    "Layout",
+    "categories",
+    "entries",
+    "has_pictures",
+    "match_masks",
+    "pictures",
+    "subfolders",
+]
+
+NORMAL = frozenset({"good", "ok", "normal"})
+"""Folders of normal pictures, lower case; "ok" is BTAD's."""
+
+_MASK_ENDING = re.compile(r"[_-](mask|gt|label|segmentation)$", re.IGNORECASE)
+
+
+@dataclass
+class Found:
+    """What a reader has found so far. ``root`` is the folder that names in problems are relative to."""
+
+    root: Path
+    samples: list[Sample] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    categories: list[str] = field(default_factory=list)  # those that should have pictures
+    resolved: dict[Path, Path] = field(default_factory=dict)  # folder -> where it really is
+
+    def category(self, name: str) -> None:
+        """Declares a category, so that one without pictures is told."""
+        if name not in self.categories:
+            self.categories.append(name)
+
+    def add(self, sample: Sample) -> None:
+        self.samples.append(sample)
+
+    def inside(self, root: Path, text: str, *, absolute: bool) -> Path | None:
+        """The path that a foreign file names, or None where it may not be followed.
+
+        Relative paths are relative to ``root`` and have to end inside it, links resolved. An absolute path is taken where
+        ``absolute`` allows it, else where it too ends inside. Backslashes count as slashes.
+        """
+        named = Path(text.replace("\\", "/"))
+        path = root / named  # an absolute name replaces the root
+        if "\0" in text:
+            return None
+        if absolute and named.is_absolute():
+            return path
+        try:  # of a hundred thousand rows, few folders differ
+            plain = path.name not in ("", "..") and not path.is_symlink()
+            real = self._real(path.parent) / path.name if plain else path.resolve()
+            return path if real.is_relative_to(self._real(root)) else None
+        except (OSError, RuntimeError):  # a link to itself
+            return None
+
+    def _real(self, folder: Path) -> Path:
+        if folder not in self.resolved:
+            self.resolved[folder] = folder.resolve()
+        return self.resolved[folder]
+
+    def problem(self, where: Path | str, what: str) -> None:
+        name = shown(where, self.root) if isinstance(where, Path) else where
+        self.problems.append(f"{name}: {what}")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A row of the table of readers.
+
+    Attributes:
+        name: as ``open_dataset(layout=)`` takes it.
+        expected: what a folder of this layout looks like, in a line.
+        recognise: whether a path (a folder, or a file that lists pictures) is of this layout; looks at names alone.
+        read: fills ``Found``.
+        index: it is recognised by a file that lists the pictures, and so goes before the layouts of folders.
+        masks: anomalous pictures should have masks.
+    """
+
+    name: str
+    expected: str
+    recognise: Callable[[Path], bool]
+    read: Callable[[Path, Found], None]
+    index: bool = False
+    masks: bool = True
+
+
+# ---------------------------------------------------------------- listings
+def _scan(folder: Path) -> Iterator[tuple[str, bool]]:
+    """(name, is a folder) of what is not hidden, unsorted; nothing where it is no folder or cannot be opened."""
+    try:
+        with os.scandir(folder) as found:
+            yield from ((entry.name, _is_folder(entry)) for entry in found if not entry.name.startswith("."))
+    except OSError:
+        return
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
+
+
+def _is_picture(name: str, endings: Collection[str] = SUFFIXES) -> bool:
+    return os.path.splitext(name)[1].lower() in endings  # noqa: PTH122 (twenty times faster than a Path)
+
+
+def entries(folder: Path) -> list[Path]:
+    """What lies in a folder, sorted by name, without hidden entries; [] where it is none or cannot be opened."""
+    return [folder / name for name, _ in sorted(_scan(folder))]
+
+
+def subfolders(folder: Path) -> list[Path]:
+    return [folder / name for name, is_folder in sorted(_scan(folder)) if is_folder]
+
+
+def pictures(folder: Path, endings: Collection[str] = SUFFIXES) -> list[Path]:
+    return [folder / name for name, is_folder in sorted(_scan(folder)) if not is_folder and _is_picture(name, endings)]
+
+
+def has_pictures(folder: Path) -> bool:
+    return any(not is_folder and _is_picture(name) for name, is_folder in _scan(folder))
+
+
+def categories(root: Path, is_one: Callable[[Path], bool]) -> list[Path]:
+    """The root itself where it is a category, else those of its folders that are."""
+    return [root] if is_one(root) else [folder for folder in subfolders(root) if is_one(folder)]
+
+
+# ---------------------------------------------------------------- masks and foreign paths
+def match_masks(wanted: Sequence[Path], masks: Sequence[Path], found: Found) -> dict[Path, Path]:
+    """Picture -> mask by stem, whatever the file ending, with or without ``_mask``, ``_GT``, ``_label``, ``_Segmentation``.
+
+    Two masks that fit one picture, a mask that fits two, and masks that fit none are problems; the picture goes without.
+    """
+    by_stem: dict[str, list[Path]] = defaultdict(list)
+    for mask in masks:
+        for stem in {mask.stem, _MASK_ENDING.sub("", mask.stem)}:
+            by_stem[stem].append(mask)
+    fits = {path: [mask for mask in by_stem.get(path.stem, ()) if mask != path] for path in wanted}
+    owners = Counter(mask for several in fits.values() for mask in several)
+    for path, several in fits.items():
+        if len(several) > 1:
+            found.problem(path, f"{len(several)} masks fit it ({', '.join(mask.name for mask in several)}), so none is used.")
+        elif several and owners[several[0]] > 1:
+            found.problem(path, f"its mask {several[0].name} fits {owners[several[0]]} pictures, so it is not used.")
+    orphans = [mask for mask in masks if mask not in owners]
+    if orphans:
+        found.problem(orphans[0], f"{len(orphans)} mask(s) in its folder fit no picture, this is the first.")
+    return {path: several[0] for path, several in fits.items() if len(several) == 1 and owners[several[0]] == 1}

@@ -1,0 +1,125 @@
+"""Masks: any file -> (H, W) bool, and the resize that published pixel metrics use."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from zsad.datasets.dataset import Sample
+from zsad.datasets.layout import entries, pictures
+from zsad.errors import ImageError, MaskError
+from zsad.images import load_image, load_raw
+from zsad.sources import ImageRef
+
+__all__ = ["load_mask", "read_mask", "resize_mask"]
+
+Mask = NDArray[np.bool_]
+
+
+def load_mask(
+    sample: Sample, size: int | None = None, *, picture: tuple[int, int] | None = None, notes: list[str] | None = None
+) -> Mask:
+    """The defect of one sample: True where the file's own value is above 0; normal pictures without a file have none.
+
+    That one rule holds for class numbers (VisA), 0/1, 0/255 and 16 bits, as in the field's code (AnomalyCLIP and its
+    family). Colour and palettes: not black. Transparent pixels are no defect; where all colour is black, the opaque ones
+    are. A folder is the union of its files.
+
+    Args:
+        sample: of a ``Dataset``.
+        size: side of the model's input; the mask is brought to it by ``resize_mask``. None: as large as the picture.
+        picture: (height, width) of the picture, where it is at hand; otherwise a mask's size is not compared, and for a
+            normal picture the file is read.
+        notes: a list to which is added what a person should know (odd values, an empty mask of an anomalous picture).
+
+    Returns:
+        (H, W) or (size, size) bool.
+
+    Raises:
+        MaskError: there is no mask, it cannot be read, or it has another size than the picture; one sentence.
+        ImageError: the picture of a normal sample cannot be read, and its size was not given.
+    """
+    told: list[str] = []
+    if sample.mask is not None:
+        mask = read_mask(sample.mask, told)
+    elif sample.label == 0:
+        height, width = picture or load_image(ImageRef(sample.path.name, sample.path)).rgb.shape[:2]
+        mask = np.zeros((height, width), np.bool_)
+    else:
+        what = "anomalous picture has no mask" if sample.label else "picture has neither label nor mask"
+        raise MaskError(f"{sample.path.name!r}: the {what}. Leave it out of pixel metrics, or add the mask.")
+    if picture is not None and mask.shape != tuple(picture):
+        raise MaskError(
+            f"The mask of {sample.path.name!r} is {mask.shape[1]} x {mask.shape[0]} pixels, the picture {picture[1]} x "
+            f"{picture[0]}. Save the mask at the picture's size, or check that it belongs to it."
+        )
+    if sample.label is not None and bool(mask.any()) != bool(sample.label):
+        told.append(
+            "the mask of an anomalous picture is empty" if sample.label else "a normal picture has a mask with a defect"
+        )
+    if notes is not None:
+        notes += told
+    return mask if size is None else resize_mask(mask, size)
+
+
+def resize_mask(mask: Mask, size: int) -> Mask:
+    """(H, W) bool -> (size, size) bool as the field does: 0/255, bilinear with Pillow's antialiasing, then above 0.5.
+
+    A defect that covers less than half of a target pixel disappears there; published numbers include that.
+    """
+    grey = Image.fromarray(mask.astype(np.uint8) * np.uint8(255))
+    return np.asarray(grey.resize((size, size), Image.Resampling.BILINEAR)) > 127  # v / 255 > 0.5
+
+
+def read_mask(path: Path, notes: list[str]) -> Mask:
+    """A mask file, or the union of a folder's files, at its own size; see ``load_mask``.
+
+    Raises:
+        MaskError: it cannot be read, holds values that are no mask, or a folder's files differ in size or are none.
+    """
+    if not path.is_dir():
+        return _read_file(path, notes)
+    files = pictures(path)
+    if not files:
+        raise MaskError(f"The folder of masks {path.name!r} holds {len(entries(path))} entries and no picture file.")
+    parts = [_read_file(file, notes) for file in files]
+    sizes = {part.shape for part in parts}
+    if len(sizes) > 1:
+        raise MaskError(f"The masks in the folder {path.name!r} differ in size: {sorted(sizes)} (height, width).")
+    return np.logical_or.reduce(parts)
+
+
+def _read_file(path: Path, notes: list[str]) -> Mask:
+    try:
+        raw = load_raw(ImageRef(path.name, path))
+    except ImageError as error:
+        raise MaskError(f"A mask cannot be read: {error}") from error
+    notes += raw.notes
+    pixels = raw.pixels if raw.pixels.ndim == 3 else raw.pixels[..., None]
+    if pixels.dtype.kind in "if" and not (np.isfinite(pixels) & (pixels >= 0)).all():
+        raise MaskError(f"The mask {path.name!r} holds negative or not finite values. Save it with 0 for what is normal.")
+    if raw.white_is_zero:
+        raise MaskError(f"The mask {path.name!r} is a TIFF in which 0 means white, deeper than 8 bits. Save it anew as PNG.")
+    colours = pixels.shape[2] - (pixels.shape[2] in (2, 4))
+    colour = pixels[..., :colours]
+    mask: Mask = np.asarray((colour > 0).any(axis=2))
+    opaque: Mask = np.asarray(pixels[..., -1] > 0)
+    if colours < pixels.shape[2] and not opaque.all():
+        notes.append("transparent pixels are no defect" if mask.any() else "all colour is black: opaque pixels are the defect")
+        mask = mask & opaque if mask.any() else opaque
+    _tell_values(path, colour, mask, notes)
+    return mask
+
+
+def _tell_values(path: Path, colour: NDArray[np.generic], mask: Mask, notes: list[str]) -> None:
+    values = np.unique(colour)
+    if colour.dtype != np.uint8 or not set(values.tolist()) <= {0, 255}:
+        kind = f"{colour.dtype.itemsize * 8}-bit values" if colour.dtype != np.uint8 else "values"
+        notes.append(f"mask with {len(values)} {kind} from {values[0]} to {values[-1]}: all above 0 are the defect")
+    if path.suffix.lower() in (".jpg", ".jpeg") and len(values) > 2:
+        notes.append("a JPEG mask: its compression widens the defect by some pixels")
+    if mask.mean() > 0.9:
+        notes.append(f"the mask covers {mask.mean():.0%} of the picture: is it inverted?")
