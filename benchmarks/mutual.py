@@ -31,7 +31,7 @@ from tqdm import tqdm
 import zsad
 from zsad.datasets import read_elpv
 from zsad.metrics import image_auroc
-from zsad.ops.mutual import lnamd, nearest_cosines
+from zsad.ops.mutual import lnamd, nearest_cosines, rerank
 from zsad.types import ImageFeatures
 
 SIDE, CHANNELS, RADII = 37, 1024, (1, 3, 5)
@@ -110,24 +110,57 @@ def cells(count: int) -> tuple[list[Any], list[int]]:
     return found, [cell.label for cell in found]
 
 
+@torch.inference_mode()
 def elpv(pool: int | None, count: int) -> str:
-    """One row: AUROC, seconds of the mutual scoring and peak memory of this process."""
+    """One row: AUROC with and without RsCIN, seconds of the mutual scoring, peak memory of this process."""
     chosen, labels = cells(count)
-    rows = []
-    for rscin_k in ((1, 2, 3), ()):
-        detector = zsad.create("musc", backbone="compact", pool=pool, rscin_k=rscin_k)
-        rows.append(detector)
+    detector = zsad.create("musc", backbone="compact", pool=pool, rscin_k=())
     features: list[ImageFeatures] = []
     for cell in tqdm(chosen, mininterval=5, disable=None):
         rgb = np.asarray(Image.open(cell.path).convert("RGB"))
         features.append(detector.encode(detector.backbone.preprocess(rgb)[None]))
     said = detector.estimate(count, features[0])
-    seconds, plain = timed(lambda: torch.cat([one.pred_score for one in rows[1].score_set(features, rows[1].prepare())]))
-    reranked = rows[0].score_set
+    context = detector.prepare()
+    seconds, scores = timed(lambda: torch.cat([one.pred_score for one in detector.score_set(features, context)]))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-    image = torch.cat([one.image for one in features])
-    from zsad.ops.mutual import rerank
+    again = rerank(scores, torch.cat([one.image for one in features]), (1, 2, 3))
+    aurocs = [image_auroc(one.tolist(), labels) for one in (again, scores)]
+    return f"| {pool or 'all'} | {aurocs[0]:.3f} | {aurocs[1]:.3f} | {seconds:.0f} ({said[0]:.0f}) | {peak:.2f} |"
 
-    del reranked
-    aurocs = image_auroc(rerank(plain, image, (1, 2, 3)).tolist(), labels), image_auroc(plain.tolist(), labels)
-    return f"| {pool or 'all'} | {aurocs[0]:.3f} | {aurocs[1]:.3f} | {seconds:.0f} | {said[0]:.0f} | {peak:.2f} |"
+
+def main() -> None:
+    """Prints markdown tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--elpv", action="store_true")
+    parser.add_argument("--count", type=int, default=400, help="pictures of ELPV")
+    parser.add_argument("--pairs", type=int, default=15)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--only", type=int, help=argparse.SUPPRESS)  # a pool, 0 for all, in a process of its own
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    if given.only is not None:
+        print(elpv(given.only or None, given.count))
+        return
+    if given.elpv:
+        print("| compared with | image AUROC, RsCIN | without RsCIN | seconds (estimated) | peak GB |\n|---|---|---|---|---|")
+        for pool in (0, POOL):
+            words = [
+                sys.executable,
+                __file__,
+                "--count",
+                str(given.count),
+                "--threads",
+                str(given.threads),
+                "--only",
+                str(pool),
+            ]
+            print(subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True).stdout.strip(), flush=True)
+    else:
+        print("| | here | there | ratio | largest difference |\n|---|---|---|---|---|")
+        with torch.inference_mode():
+            print(scoring(given.pairs), neighbourhoods(given.pairs), sep="\n")
+    print(f"\n- {platform.machine()}, {given.threads} threads, torch {torch.__version__}, zsad {zsad.__version__}")
+
+
+if __name__ == "__main__":
+    main()

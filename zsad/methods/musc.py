@@ -53,7 +53,7 @@ class MuSc(Detector):
 
     recipe = Recipe("ViT-L-14-336.openai", 518, activation="gelu", position_embedding="bicubic", taps=(6, 12, 18, 24))
     needs = ("encode_image",)
-    map_range = (0.0, 1.0)
+    map_range = (0.2, 0.8)  # on the embedded tower normal places lie about 0.3, plain defects above 0.5
     smallest_set = 5
 
     def __init__(
@@ -88,10 +88,10 @@ class MuSc(Detector):
         if references is not None:
             raise UsageError("musc needs no references: the pictures of the set judge each other. Leave them out.")
         odd = self.radii and all(side > 0 and side % 2 for side in self.radii)
-        if not odd or not 0 < self.topmin <= 1 or min(self.rscin_k, default=1) < 1 or (self.pool or 2) < 2:
+        if not odd or not 0 < self.topmin <= 1 or min(self.rscin_k, default=1) < 1 or not (self.pool is None or self.pool > 1):
             raise UsageError(
-                f"radii={self.radii}, topmin={self.topmin}, rscin_k={self.rscin_k}, pool={self.pool}: give odd radii, topmin in "
-                "(0, 1], windows of at least 1 picture, a pool of at least 2."
+                f"radii={self.radii}, topmin={self.topmin}, rscin_k={self.rscin_k}, pool={self.pool}: give odd radii, topmin "
+                "in (0, 1], windows of at least 1 picture, a pool of at least 2."
             )
         return Context()
 
