@@ -5,7 +5,6 @@ Letters: N pictures, L patches, C channels, R neighbourhood sides, n pictures th
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 
@@ -27,7 +26,7 @@ __all__ = [
 ]
 
 BLOCK = 32  # pictures that are held at once
-TILE = 2_000_000  # cosines of one product, where several pictures share it: what fits a core's cache
+TILE = 500_000  # cosines of one product, where several pictures share it: what fits a core's cache
 # The rule of ``recurring``. A place's "far" is its median distance to the other pictures, its "near" the mean of the lowest.
 OUTLYING = 3.0  # deviations by which "far" exceeds what is usual in the set
 MUCH_NEARER = 0.75  # "near" below this part of "far", relative to what is usual in the set
@@ -204,10 +203,15 @@ def rerank(scores: Tensor, image: Tensor, ks: Sequence[int]) -> Tensor:
 
 
 def seeded_order(image: Tensor, seed: int) -> list[int]:
-    """A shuffled order of N pictures (N, D) that depends on the seed and their features, not on the order they come in."""
-    rows = image.detach().cpu().float().contiguous().numpy()
-    keys = [hashlib.sha256(f"{seed}:".encode() + row.tobytes()).digest() for row in rows]
-    return sorted(range(len(keys)), key=keys.__getitem__)
+    """A shuffled order of N pictures (N, D) that depends on the seed and their features, not on the order they come in.
+
+    Pictures are ranked along a random direction, and the ranks are shuffled; rounding swaps at most pictures of equal rank.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    rows = F.normalize(image.detach().cpu().double(), dim=-1)
+    ranked = (rows @ torch.randn(rows.shape[1], generator=generator, dtype=torch.float64)).argsort()
+    found: list[int] = ranked[torch.randperm(len(rows), generator=generator)].tolist()
+    return found
 
 
 def recurring(near: Tensor, far: Tensor) -> Tensor:
