@@ -147,9 +147,8 @@ def main() -> None:
         print(elpv(given.only or None, given.count))
         return
     if given.elpv:
-        print(
-            "| compared with | image AUROC, RsCIN | without RsCIN | seconds (estimated) | CPU seconds | peak GB |\n|---|---|---|---|---|---|"
-        )
+        print("| compared with | image AUROC, RsCIN | without RsCIN | seconds (estimated) | CPU seconds | peak GB |")
+        print("|---|---|---|---|---|---|")
         for pool in (0, POOL):
             words = [
                 sys.executable,
