@@ -53,7 +53,7 @@ class MuSc(Detector):
 
     recipe = Recipe("ViT-L-14-336.openai", 518, activation="gelu", position_embedding="bicubic", taps=(6, 12, 18, 24))
     needs = ("encode_image",)
-    map_range = (0.2, 0.8)  # on the embedded tower normal places lie about 0.3, plain defects above 0.5
+    map_range = (0.2, 1.0)  # on the embedded tower normal places lie about 0.3 to 0.5, defects from 0.6 on
     smallest_set = 5
 
     def __init__(

@@ -219,7 +219,8 @@ def recurring(near: Tensor, far: Tensor) -> Tensor:
 
     A place counts where it is far from most pictures (its median distance is an outlier among all places of the set) and yet
     much nearer to a minority than places usually are. Mutual scoring gives such places low scores. Not seen: what more than
-    half of the pictures bear (then the others look odd), and what hardly differs from the majority.
+    half of the pictures bear (then the others look odd), and what hardly differs from the majority. Thresholds were set on
+    textures with pasted squares; on ELPV nothing is said of one kind of cell, and where both kinds are mixed it is the rarer.
 
     Args:
         near: (N, L) patch scores.
