@@ -29,6 +29,7 @@ Method = TypeVar("Method", bound=type)
 Loader = Callable[..., Any]
 _methods: dict[str, type] = {}
 _backbones: dict[str, Loader] = {}
+_fixed: set[str] = set()  # backbones whose size and activation are their own, whatever a recipe says
 _FALLBACK = "openclip:"  # a bare "architecture.tag" is an open_clip name
 
 
@@ -45,17 +46,18 @@ def register(name: str) -> Callable[[Method], Method]:
     return add
 
 
-def register_backbone(name: str) -> Callable[[Loader], Loader]:
+def register_backbone(name: str, *, fixed: bool = False) -> Callable[[Loader], Loader]:
     """Function decorator: makes a loader known as ``name``; a name that ends in ``:`` is a prefix ("file:").
 
     The loader is called with the full name and the keywords ``activation``, ``position_embedding``, ``image_size`` and
-    those of its own.
+    those of its own. Where it is ``fixed``, a method's recipe does not change its size, activation or position embedding.
     """
 
     def add(loader: Loader) -> Loader:
         if name in _backbones:
             raise UsageError(f"The backbone name {name!r} is taken; choose another.")
         _backbones[name] = loader
+        _fixed.update({name} if fixed else ())
         return loader
 
     return add
@@ -181,6 +183,8 @@ def _check_argument(cls: Any, key: str, value: Any) -> None:
 
 def load_by_recipe(method: str, recipe: Recipe, name: str) -> Any:
     """Loads a backbone as the method's paper ran it; at the nearest size where its patches do not divide the recipe's."""
+    if name in _fixed:
+        return load_backbone(name)
     own = recipe.follows_weights and not name.startswith("file:")
     options = {"activation": None if own else recipe.activation, "position_embedding": recipe.position_embedding}
     try:

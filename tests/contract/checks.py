@@ -19,8 +19,9 @@ from zsad.types import Batch, Context, Prediction, References
 NAME = "metal gasket"
 
 
-def pictures(detector: Any, count: int = 3) -> Tensor:
-    """Seeded preprocessed pictures (B, 3, H, W), each with its own texture."""
+def pictures(detector: Any, count: int | None = None) -> Tensor:
+    """Seeded preprocessed pictures (B, 3, H, W), each with its own texture; by default 3, or the smallest set."""
+    count = count or max(3, getattr(detector, "smallest_set", 0))
     size = detector.backbone.image_size
     generator = torch.Generator().manual_seed(5)
     coarse = torch.rand(count, 3, 8, 8, generator=generator)
@@ -49,8 +50,8 @@ def check_shapes_and_finite(detector: Any) -> None:
     images = pictures(detector)
     found = predict(detector, images, detector.prepare(NAME))
     size = detector.backbone.image_size
-    assert found.pred_score.shape == (3,), found.pred_score.shape
-    assert found.anomaly_map.shape == (3, size, size), found.anomaly_map.shape
+    assert found.pred_score.shape == (len(images),), found.pred_score.shape
+    assert found.anomaly_map.shape == (len(images), size, size), found.anomaly_map.shape
     assert found.pred_score.dtype == found.anomaly_map.dtype == torch.float32
     assert torch.isfinite(found.pred_score).all()
     assert torch.isfinite(found.anomaly_map).all()
@@ -71,11 +72,12 @@ def check_sees_the_picture(detector: Any) -> None:
 
 def check_independent_of_batch_and_order(detector: Any) -> None:
     images, context = pictures(detector), detector.prepare(NAME)
-    if detector.needs_set(context):
-        return
     together = predict(detector, images, context)
     turned = predict(detector, images.flip(0), context)
     torch.testing.assert_close(turned.pred_score.flip(0), together.pred_score, rtol=0, atol=1e-5)
+    torch.testing.assert_close(turned.anomaly_map.flip(0), together.anomaly_map, rtol=0, atol=1e-5)
+    if detector.needs_set(context):
+        return
     for index in range(len(images)):
         alone = predict(detector, images[index : index + 1], context)
         torch.testing.assert_close(alone.pred_score, together.pred_score[index : index + 1], rtol=0, atol=1e-5)

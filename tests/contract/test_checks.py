@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -78,6 +79,16 @@ class BatchNormed(Good):
     def score(self, features: ImageFeatures, context: Context) -> Prediction:
         found = super().score(features, context)
         return Prediction(found.pred_score - found.pred_score.mean(), found.anomaly_map)
+
+
+class DependsOnOrder(Good):
+    def needs_set(self, context: Context) -> bool:
+        return True
+
+    def score_set(self, features: Sequence[ImageFeatures], context: Context) -> Iterator[Prediction]:
+        for place, one in enumerate(features):
+            found = self.score(one, context)
+            yield Prediction(found.pred_score + place, found.anomaly_map)
 
 
 class OtherForward(Good):
@@ -176,7 +187,7 @@ BROKEN = {
     "shapes_and_finite": [WrongShape, NotFinite],
     "repeatable": [Random],
     "sees_the_picture": [Blind],
-    "independent_of_batch_and_order": [BatchNormed],
+    "independent_of_batch_and_order": [BatchNormed, DependsOnOrder],
     "forward_is_score_of_encode": [OtherForward],
     "writes_nothing": [Remembers, Counts, KeepsReferences],
     "constructor_only_stores": [Rewrites],

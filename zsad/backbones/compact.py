@@ -117,7 +117,7 @@ class CompactTower(nn.Module):
         return self._squash(rgb)
 
 
-@register_backbone("compact")
+@register_backbone("compact", fixed=True)
 def load_compact(
     name: str, *, activation: str | None = None, position_embedding: str | None = None, image_size: int | None = None
 ) -> CompactTower:

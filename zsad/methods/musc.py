@@ -1,0 +1,160 @@
+"""MuSc, batch zero-shot: the unlabelled pictures of a set judge each other; no text, no training, no normal pictures.
+
+Paper: Li et al., "MuSc: Zero-Shot Industrial Anomaly Classification and Segmentation with Mutual Scoring of the Unlabeled
+Images", ICLR 2024, arXiv 2401.16753. Code: xrli-U/MuSc, commit b76b93d.
+
+Kept: exact GELU on OpenAI's QuickGELU weights, as their factory builds it at 518 px; LayerNorm over a picture's whole block;
+zeros beyond the border counted in neighbourhood means; align_corners; no smoothing; int(0.3 * (N - 1)) lowest distances (here
+at least one). RsCIN's scores are relative to the set, 0 to 1; ``rscin_k=()`` keeps the map's largest distance.
+Dropped: float16 autocast, float64 sums; ``divide_num``, which cuts the set into parts: ``pool`` draws others for each picture.
+Ours: stages whose grids differ, a warning about what recurs in many pictures (``ops.mutual.recurring``), an estimate.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from functools import partial
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from zsad.detector import Detector
+from zsad.errors import NeedsSet, UsageError
+from zsad.ops import mutual
+from zsad.ops.maps import upsample
+from zsad.registry import register
+from zsad.types import Backbone, Context, ImageFeatures, Prediction, Recipe, References
+
+__all__ = ["MuSc"]
+
+log = logging.getLogger("zsad")
+DEPTH = 24  # of the recipe's tower
+STAGES = (3, 4, 5)  # of a convolutional tower: between mere edges and whole objects, as the recipe's taps are
+RECURRING = "and score lower for it: a defect that recurs, or a second kind of part"
+
+
+@register("musc")
+class MuSc(Detector):
+    """MuSc.
+
+    Args:
+        backbone: any image encoder.
+        radii: sides r of the r x r neighbourhoods, odd.
+        taps: layers that are compared; None: 6, 12, 18, 24 of 24 (1-based), alike at other depths; of ``compact`` 3, 4, 5.
+        rscin_k: sizes of RsCIN's window; () leaves it out.
+        topmin: part of the other pictures, the nearest, whose distances are averaged.
+        pool: None compares all pairs of pictures, a number each picture with that many others (an odd one is raised by one).
+        seed: of the draw of the others.
+
+    Time grows with N^2 or N * ``pool``, memory with R * L * N^2 or R * L * pool^2 bytes; see ``estimate``.
+    """
+
+    recipe = Recipe("ViT-L-14-336.openai", 518, activation="gelu", position_embedding="bicubic", taps=(6, 12, 18, 24))
+    needs = ("encode_image",)
+    map_range = (0.2, 1.0)  # on the embedded tower normal places lie about 0.3 to 0.5, defects from 0.6 on
+    smallest_set = 5
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        radii: tuple[int, ...] = (1, 3, 5),
+        taps: tuple[int, ...] | None = None,
+        rscin_k: tuple[int, ...] = (1, 2, 3),
+        topmin: float = 0.3,
+        pool: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(backbone)
+        self.radii, self.taps, self.rscin_k = tuple(radii), None if taps is None else tuple(taps), tuple(rscin_k)
+        self.topmin, self.pool, self.seed = topmin, pool, seed
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """The layers that are compared."""
+        if self.taps or hasattr(self.backbone, "stages"):
+            return self.taps or STAGES
+        if hasattr(self.backbone, "visual"):
+            depth = len(self.backbone.visual.blocks)
+        elif hasattr(self.backbone, "model"):
+            depth = int(self.backbone.model.config.num_hidden_layers)
+        else:
+            raise UsageError(f"musc does not know how deep {self.backbone.name!r} is. Say which layers to compare: taps=(...).")
+        return tuple(max(1, tap * depth // DEPTH) for tap in self.recipe.taps)
+
+    def prepare(self, name: str = "object", references: References | None = None) -> Context:
+        """An empty context: there is no text, and the name changes nothing."""
+        if references is not None:
+            raise UsageError("musc needs no references: the pictures of the set judge each other. Leave them out.")
+        odd = self.radii and all(side > 0 and side % 2 for side in self.radii)
+        if not odd or not 0 < self.topmin <= 1 or min(self.rscin_k, default=1) < 1 or not (self.pool is None or self.pool > 1):
+            raise UsageError(
+                f"radii={self.radii}, topmin={self.topmin}, rscin_k={self.rscin_k}, pool={self.pool}: give odd radii, topmin "
+                "in (0, 1], windows of at least 1 picture, a pool of at least 2."
+            )
+        return Context()
+
+    def needs_set(self, context: Context) -> bool:
+        """True: a picture alone has no score."""
+        return True
+
+    def encode(self, images: Tensor) -> ImageFeatures:
+        """(B, 3, H, W) -> pooled features and the raw states of ``layers``."""
+        features: ImageFeatures = self.backbone.encode_image(images, self.layers)
+        return features
+
+    def score(self, features: ImageFeatures, context: Context) -> Prediction:
+        """Raises ``NeedsSet``."""
+        raise NeedsSet("musc judges pictures against each other. Give the whole set to score_set(), one ImageFeatures each.")
+
+    def score_set(self, features: Sequence[ImageFeatures], context: Context) -> Iterator[Prediction]:
+        """One prediction per picture, in the order given. Map: distances (0 to 2); score: its maximum, through RsCIN.
+
+        Raises:
+            UsageError: fewer than ``smallest_set`` pictures.
+        """
+        count, size = len(features), (self.backbone.image_size, self.backbone.image_size)
+        if count < self.smallest_set:
+            raise UsageError(f"musc needs at least {self.smallest_set} pictures that judge each other; got {count}. Add more.")
+        seconds, memory = self.estimate(count, features[0])
+        log.info("musc compares %d pictures: about %.0f s and %.2f GB.", count, seconds, memory / 1e9)
+        image = torch.cat([features[index].image.to(self.device) for index in range(count)])  # (N, D)
+        near, far = self.distance_grids(features, image)
+        if shared := mutual.recurring(near.flatten(1), far.flatten(1)).nonzero()[:, 0].tolist():
+            log.warning("Pictures %s (counted from 0) of %d share what the others lack, %s.", shared, count, RECURRING)
+        scores = torch.cat([upsample(grid[None], size, align_corners=True).amax((1, 2)) for grid in near])
+        scores = mutual.rerank(scores, image, self.rscin_k) if self.rscin_k else scores
+        for score, grid in zip(scores, near, strict=True):
+            yield Prediction(score[None], upsample(grid[None], size, align_corners=True))
+
+    def reach(self, count: int) -> int:
+        """How far apart on the circle pictures are compared: half of the pool, or half of the set."""
+        return count // 2 if self.pool is None or self.pool >= count - 1 else (self.pool + 1) // 2
+
+    def layer_distances(self, features: Sequence[ImageFeatures], order: Sequence[int], layer: int) -> Tensor:
+        """Of one layer, (2, N, R, h, w): mean of the lowest distances and their median, per side of neighbourhood."""
+        rows, count, found = partial(self._rows, features, order, layer), len(features), {}
+        pairs = mutual.mutual_cosines(rows, count, self.reach(count))
+        for place, cosines in tqdm(pairs, f"layer {layer}", count, unit="picture", leave=False, disable=None):
+            found[order[place]] = torch.stack(mutual.near_and_far(cosines, self.topmin))  # (2, R, L)
+        return torch.stack([found[index] for index in range(count)], 1).unflatten(-1, features[0].taps[layer].grid)
+
+    def distance_grids(self, features: Sequence[ImageFeatures], image: Tensor) -> tuple[Tensor, Tensor]:
+        """Means over layers and neighbourhoods on the finest grid, two of (N, h, w): the map, and median distances."""
+        count, grids = len(features), [features[0].taps[layer].grid for layer in self.layers]
+        order = mutual.seeded_order(image, self.seed) if self.reach(count) < count // 2 else range(count)
+        finest = max(grids, key=lambda grid: grid[0] * grid[1])
+        both = [self.layer_distances(features, order, layer).mean(2).flatten(0, 1) for layer in self.layers]  # (2 N, h, w)
+        near, far = torch.stack([upsample(maps, finest) for maps in both]).mean(0).unflatten(0, (2, count))
+        return near, far
+
+    def _rows(self, features: Sequence[ImageFeatures], order: Sequence[int], layer: int, place: int) -> Tensor:
+        tap = features[order[place]].taps[layer]
+        return mutual.lnamd(tap.patches.to(self.device), tap.grid, self.radii)[:, 0]  # (R, L, C)
+
+    def estimate(self, count: int, features: ImageFeatures) -> tuple[float, int]:
+        """Seconds and bytes that ``count`` pictures like this one will take, features not counted; from a short timed probe."""
+        rows = [partial(self._rows, [features], [0], layer) for layer in self.layers]
+        seconds, memory = zip(*(mutual.expected_cost(one, count, self.reach(count)) for one in rows), strict=True)
+        return sum(seconds), max(memory)
