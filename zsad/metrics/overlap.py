@@ -53,7 +53,7 @@ def aupro(maps: Iterable[ArrayLike], masks: Iterable[ArrayLike], limit: float = 
         return float("nan")
     normal = pixels.normal.size
     curve = steps(pixels.normal, pixels.anomalous, pixels.weight)
-    return float(area_terms(curve, normal, limit).sum() / (limit * normal))
+    return min(float(area_terms(curve, normal, limit).sum() / (limit * normal)), 1.0)  # not 1 + 2e-16
 
 
 def aupro_legacy(maps: Iterable[ArrayLike], masks: Iterable[ArrayLike], limit: float = 0.3, thresholds: int = 200) -> float:

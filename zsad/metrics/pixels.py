@@ -100,8 +100,10 @@ class PixelMetrics:
         Raises:
             UsageError: the two differ in shape, or the map is not finite; nothing is taken then.
         """
-        values, truth = checked(len(self._kinds), anomaly_map, mask)
-        keys = keys_of(values.astype(np.float32, copy=False))
+        with np.errstate(over="ignore"):  # becomes infinite, and is refused
+            single = np.asarray(anomaly_map).astype(np.float32, copy=False)
+        values, truth = checked(len(self._kinds), single, mask)
+        keys = keys_of(values)
         outside, inside = keys[~truth], keys[truth]
         areas, regions = region_areas(truth)
         np.add.at(self._normal, outside >> self.shift, 1)
@@ -204,5 +206,5 @@ def _tally(
         Bounded(float(rank / pairs), rank_slack / pairs),
         Bounded(float(precision / anomalous), float(precision_slacks.max() / anomalous)),
         Bounded(best, max(ceiling - best, 0.0)),
-        Bounded(float(area / whole), float(area_slacks.max() / whole)),
+        Bounded(min(float(area / whole), 1.0), float(area_slacks.max() / whole)),
     ], threshold
