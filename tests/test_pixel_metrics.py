@@ -137,7 +137,7 @@ def test_what_is_missing_is_nan_and_said() -> None:
         kinds = "AUPIMO needs both kinds of pictures; got 1 normal and 0 anomalous"
         with (
             pytest.warns(UserWarning, match="16 normal and 0 anomalous pixels"),
-            pytest.warns(UserWarning, match=words),
+            pytest.warns(UserWarning, match=kinds),
         ):
             found = streamed([one], [blank], exact=exact)
         assert math.isnan(found.aupro.value)
