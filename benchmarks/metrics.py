@@ -3,15 +3,16 @@
     python benchmarks/metrics.py
     python benchmarks/metrics.py --pictures 50 --large 500 --json
 
-Speed: one set in memory, the loop on a copy with 1024 levels (all its thresholds are tried) and on the scores as they are (so many
-thresholds that only some are timed; the rest is reckoned from them, and the table says so). Memory: a large set streamed
-through ``PixelMetrics``, each run in a fresh process; scikit-learn on a tenth of it.
+Speed: one set in memory, the loop on a copy with 1024 levels (all its thresholds are tried) and on the scores as they are
+(so many thresholds that only some are timed; the rest is reckoned from them, and the table says so). Memory: a large set
+streamed through ``PixelMetrics``, each run in a fresh process; scikit-learn on a tenth of it.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import resource
 import subprocess
@@ -41,7 +42,7 @@ def pictures(count: int) -> Iterator[tuple[Array, Array]]:
     for number in range(count):
         one, mask = gaussian_filter(rng.standard_normal((SIZE, SIZE), np.float32), 2) * 7, np.zeros((SIZE, SIZE), bool)
         for _ in range(2 * (number % 2)):
-            cy, cx, r = rng.integers(20, SIZE - 20, 2).tolist() + [int(rng.integers(8, 38))]
+            cy, cx, r = rng.integers((20, 20, 8), (SIZE - 20, SIZE - 20, 38)).tolist()
             mask |= (y - cy) ** 2 + (x - cx) ** 2 < r * r
         yield (1 / (1 + np.exp(-one - 1.5 * mask))).astype(np.float32), mask
 
@@ -54,9 +55,8 @@ def timed(call: Callable[[], Any]) -> tuple[float, Any]:
 
 def loop(maps: Array, masks: Array, cuts: Array) -> list[tuple[float, float]]:
     """(FPR, mean overlap) at each threshold, highest first, until the limit is passed: AUPRO as its definition reads."""
-    regions = [
-        (one, found == k) for one, (found, count) in zip(maps, labelled(masks), strict=True) for k in range(1, count + 1)
-    ]
+    found = zip(maps, (label(mask, np.ones((3, 3))) for mask in masks), strict=True)
+    regions = [(one, labels == k) for one, (labels, count) in found for k in range(1, count + 1)]
     normals, points = int((~masks).sum()), [(0.0, 0.0)]
     for cut in cuts:
         fpr = int(((maps >= cut) & ~masks).sum()) / normals
@@ -64,10 +64,6 @@ def loop(maps: Array, masks: Array, cuts: Array) -> list[tuple[float, float]]:
         if fpr > LIMIT:
             break
     return points
-
-
-def labelled(masks: Array) -> list[tuple[Array, int]]:
-    return [label(mask, np.ones((3, 3))) for mask in masks]
 
 
 def area(points: list[tuple[float, float]]) -> float:
@@ -182,11 +178,12 @@ def main() -> None:
         print(json.dumps(large(given.only, given.large)))
         return
     versions = f"zsad {zsad.__version__}, numpy {np.__version__}, scipy {scipy.__version__}, scikit-learn {sklearn.__version__}"
+    machine = platform.processor() or platform.machine()
     found = {
         "pictures": given.pictures,
         "memory": [fresh("binned", given.large), fresh("exact", given.large), fresh("scikit-learn", given.large // 10)],
         "speed": speed(given.pictures),
-        "machine": f"{platform.machine()}, {platform.system()}, {versions}, Python {platform.python_version()}; AUPRO limit {LIMIT}",
+        "machine": f"{machine}, {os.cpu_count()} cores, {platform.system()}, {versions}, Python {platform.python_version()}",
     }
     print(json.dumps(found, indent=1) if given.json else show(found))
 

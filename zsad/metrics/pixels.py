@@ -110,7 +110,7 @@ class PixelMetrics:
         np.add.at(self._anomalous, inside >> self.shift, 1)
         np.add.at(self._mass, inside >> self.shift, 1 / areas)
         if not regions:
-            np.add.at(self._clean, outside >> self.shift, 1 / max(outside.size, 1))
+            np.add.at(self._clean, outside >> self.shift, 1 / outside.size)
         order = np.argsort(inside)
         self._inside.append(inside[order])
         self._areas.append(areas[order].astype(np.uint32))
