@@ -146,7 +146,7 @@ def test_refuses_what_does_not_fit(metric: Callable[..., Any]) -> None:
         metric(maps, masks.transpose(0, 2, 1))
     with pytest.raises(UsageError, match=r"shapes \(3, 4, 5\) and \(3, 4, 5\)"):
         metric(maps[None], masks[None])
-    with pytest.raises(UsageError, match=r"shapes \(0, 5\) and \(0, 5\); both must be the same \(height, width\), neither 0"):
+    with pytest.raises(UsageError, match=r"shapes \(0, 5\) and \(0, 5\); they must be the same \(height, width\), neither 0"):
         metric(maps[:, :0], masks[:, :0])
     maps[1, 2, 3], maps[1, 0, 0] = np.nan, -np.inf
     with pytest.raises(UsageError, match="map of picture 1 holds 2 values that are NaN or infinite"):

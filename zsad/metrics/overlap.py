@@ -109,9 +109,9 @@ def checked(number: int, given: ArrayLike, mask: ArrayLike) -> tuple[Numbers, ND
     """One map and its mask, (H, W) each; ``number`` says in an error which picture it is."""
     values, truth = np.asarray(given), np.asarray(mask) != 0
     if values.ndim != 2 or not values.size or values.shape != truth.shape:
-        shapes = f"{values.shape} and {truth.shape}"
+        both = f"{values.shape} and {truth.shape}"
         raise UsageError(
-            f"Map and mask of picture {number} have shapes {shapes}; both must be the same (height, width), neither 0."
+            f"Map and mask of picture {number} have shapes {both}; they must be the same (height, width), neither 0."
         )
     if values.dtype not in (np.float32, np.float64):
         values = values.astype(np.float64)
