@@ -15,7 +15,7 @@ from oracles.metric_cases import SEEDS, case, lattice
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
 
 from zsad.errors import UsageError
-from zsad.metrics import aupimo, aupro, aupro_legacy, auroc, average_precision, f1_max
+from zsad.metrics import aupimo, aupro, aupro_legacy, auroc, average_precision, f1_max, pimo
 
 RANKING: tuple[Callable[..., Any], ...] = (auroc, average_precision, f1_max)
 
@@ -150,6 +150,10 @@ def test_aupimo_equals_the_authors(parity: Path, kind: str, bounds: tuple[float,
         maps = file["maps"] if kind == "exact" else (file["maps_ties_uint8"] / 64).astype(np.float32)
     found = aupimo(maps, masks, bounds, thresholds)
     np.testing.assert_allclose(np.nan_to_num(found, nan=-1), expected, rtol=0, atol=1e-7)  # stored in float32
+    told = json.loads((parity / "dev" / "metrics.json").read_text())["values"][kind]
+    levels = pimo._sampled([np.sort(one, axis=None) for one in maps[::2]], thresholds)
+    points = told[f"aupimo_num_thresholds_in_range/{name}/thresholds_{thresholds}"]
+    assert pimo.span(levels, bounds).keys.size == points  # repeated levels at either end included, as theirs
 
 
 @pytest.mark.filterwarnings("ignore:AUPIMO")
