@@ -13,14 +13,17 @@ PACKAGE = Path(__file__).resolve().parents[1] / "zsad"
 # a module may import what stands in a row above its own, and its own row where the row is marked with *
 ROWS = [
     {"errors"},
-    {"types", "losses", "metrics*", "assets", "drawing", "naming", "intensity", "sources", "transforms", "stored", "conformal"},
-    {"ops*", "images", "registry", "prompting", "checkpoints", "results", "calibration"},
+    {"types", "losses", "metrics*", "assets", "drawing", "naming", "intensity", "sources", "transforms"}
+    | {"stored", "conformal", "threads"},
+    {"ops*", "images", "registry", "prompting", "checkpoints", "results", "calibration", "spill"},
     {"synthetic", "promises", "roi", "datasets*"},
     {"layers*", "geometry"},
     {"backbones*", "mosaic"},
     {"detector"},
     {"methods"},
     {"scoring"},
+    {"encoding"},
+    {"references"},
     {"inspector", "records", "report"},
     {"rundir"},
     {"writing"},

@@ -16,7 +16,8 @@ from PIL import Image
 import zsad
 from zsad.errors import NotTrained, UnknownName, UsageError
 from zsad.inspector import Inspector, check_target, pick_device
-from zsad.scoring import ahead, original_size
+from zsad.scoring import original_size
+from zsad.threads import ahead
 
 
 def test_scores_labels_regions(tmp_path: Path) -> None:

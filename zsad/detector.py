@@ -98,9 +98,19 @@ class Detector(nn.Module):
         return {str(layer): tap.patches for layer, tap in features.taps.items()}
 
     def banks(self, references: References | None) -> dict[str, Bank]:
-        """The references' rows, encoded ``REFERENCE_BATCH`` pictures at a time; {} where there are none."""
+        """The references' rows, encoded ``REFERENCE_BATCH`` pictures at a time; {} where there are none.
+
+        Raises:
+            UsageError: neither pictures nor banks, or anomalous ones.
+        """
         if references is None:
             return {}
+        if references.anomalous is not None:
+            raise UsageError(f"{self.name} takes normal references only; leave the anomalous ones out.")
+        if references.banks:
+            return dict(references.banks)
+        if references.normal is None or not len(references.normal):
+            raise UsageError("References without a picture were given. Leave them out, or give at least one normal picture.")
         parts: dict[str, list[Tensor]] = {}
         for images in references.normal.split(REFERENCE_BATCH):
             for key, rows in self.reference_rows(self.encode(images)).items():

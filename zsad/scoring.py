@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import torch
@@ -23,14 +21,13 @@ from zsad.mosaic import Canvas
 from zsad.ops.maps import upsample
 from zsad.results import shortest
 from zsad.roi import Window
+from zsad.threads import ahead
 from zsad.types import Context, ImageFeatures, Prediction
 
-__all__ = ["PRECISIONS", "Scored", "Scorer", "ahead", "original_size"]
+__all__ = ["PRECISIONS", "Opened", "Scored", "Scorer", "on_cpu", "original_size"]
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 KEPT_PIXELS = 32_000_000  # of decoded pictures that wait for their batch, where they are kept: 100 MB
-Item = TypeVar("Item")
-Made = TypeVar("Made")
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +59,7 @@ class Read:
 
 
 @dataclass(eq=False)
-class _Open:
+class Opened:
     """A picture of which the model has not seen every piece yet."""
 
     scored: Scored
@@ -112,14 +109,50 @@ class Scorer:
         Pictures go in groups of ``batch_size``, cut by position, so that an unreadable picture moves no other. The pieces of a
         group pass the model ``batch_size`` at a time, so that a huge picture needs no more memory there than a small one.
         """
+        for group in self._groups(refs, keep_images):
+            yield from self._answers(group)
 
+    def encoded(
+        self, refs: Iterable[ImageRef], *, keep_images: bool = False
+    ) -> Iterator[tuple[Read, int, ImageFeatures | None]]:
+        """Features (B = 1) of every piece in order: (picture, index of the piece, features).
+
+        A picture that cannot be read comes once, as (picture, -1, None).
+        """
+        for group in self._groups(refs, keep_images):
+            waiting: list[tuple[Read, int, Tensor | None]] = []
+            full = 0
+            for read in group:
+                if read.view is None:
+                    waiting.append((read, -1, None))
+                for index, tensor in enumerate(read.tensors):
+                    waiting.append((read, index, tensor))
+                    full += 1
+                    if full == self.batch_size:
+                        yield from self._encoded(waiting)
+                        waiting, full = [], 0
+            yield from self._encoded(waiting)
+
+    def _encoded(self, waiting: list[tuple[Read, int, Tensor | None]]) -> Iterator[tuple[Read, int, ImageFeatures | None]]:
+        tensors = [tensor for _, _, tensor in waiting if tensor is not None]
+        with torch.inference_mode():
+            features = self.encode(torch.stack(tensors)) if tensors else None
+        row = 0
+        for read, index, tensor in waiting:
+            if tensor is None or features is None:
+                yield read, index, None
+                continue
+            yield read, index, features[row : row + 1]
+            row += 1
+
+    def _groups(self, refs: Iterable[ImageRef], keep: bool) -> Iterator[Iterator[Read]]:
         def read(ref: ImageRef) -> Read:
-            return self._read(ref, keep_images)
+            return self._read(ref, keep)
 
-        whole = keep_images or self.geometry.tile is not None  # decoded pictures wait, not only tensors
+        whole = keep or self.geometry.tile is not None  # decoded pictures wait, not only tensors
         loaded = ahead(refs, read, self.workers, self.workers if whole else 2 * self.batch_size)
         for first in loaded:
-            yield from self._answers(self._group(first, loaded))
+            yield self._group(first, loaded)
 
     def _group(self, first: Read, loaded: Iterator[Read]) -> Iterator[Read]:
         """``batch_size`` pictures; fewer only where large pictures are kept, and at the end."""
@@ -151,13 +184,13 @@ class Scorer:
 
     def _answers(self, group: Iterable[Read]) -> Iterator[Scored]:
         """Pieces through the model as they come; a picture is answered once all of its pieces and its predecessors are."""
-        waiting: deque[Scored | _Open] = deque()
-        batch: list[tuple[Tensor, _Open, Place]] = []
+        waiting: deque[Scored | Opened] = deque()
+        batch: list[tuple[Tensor, Opened, Place]] = []
         for read in group:
             if read.view is None:
                 waiting.append(read.scored)
                 continue
-            waiting.append(picture := _Open(read.scored, len(read.places), Canvas(read.view)))
+            waiting.append(picture := Opened(read.scored, len(read.places), Canvas(read.view)))
             for place, tensor in zip(read.places, read.tensors, strict=True):
                 batch.append((tensor, picture, place))
                 if len(batch) == self.batch_size:
@@ -168,7 +201,7 @@ class Scorer:
             self._run(batch)
         yield from _finished(waiting)
 
-    def _run(self, batch: list[tuple[Tensor, _Open, Place]]) -> None:
+    def _run(self, batch: list[tuple[Tensor, Opened, Place]]) -> None:
         prediction = self._predict(torch.stack([tensor for tensor, _, _ in batch]))
         for row, (_, picture, place) in enumerate(batch):
             picture.add(prediction, row, place)
@@ -176,15 +209,13 @@ class Scorer:
     def _predict(self, images: Tensor) -> Prediction:
         try:
             with torch.inference_mode():
-                found = self.detector.score(self._encode(images), self.context)
+                return on_cpu(self.detector.score(self.encode(images), self.context))
         except torch.cuda.OutOfMemoryError as error:
             raise UsageError(
                 f"{self.device} has not enough memory for {len(images)} pictures at once. Choose a smaller batch size."
             ) from error
-        words = None if found.word_maps is None else found.word_maps.float().cpu()
-        return Prediction(found.pred_score.float().cpu(), found.anomaly_map.float().cpu(), words)
 
-    def _encode(self, images: Tensor) -> ImageFeatures:
+    def encode(self, images: Tensor) -> ImageFeatures:
         """The encoder in the run's precision; scores and maps are computed from float32 features in any case."""
         kind, dtype = self.device.type, PRECISIONS[self.precision]
         with torch.autocast(kind, dtype, enabled=dtype is not torch.float32):
@@ -192,12 +223,18 @@ class Scorer:
         return features if dtype is torch.float32 else features.to(torch.float32)
 
 
+def on_cpu(found: Prediction) -> Prediction:
+    """The prediction in float32 on the CPU."""
+    words = None if found.word_maps is None else found.word_maps.float().cpu()
+    return Prediction(found.pred_score.float().cpu(), found.anomaly_map.float().cpu(), words)
+
+
 def _pixels(read: Read) -> int:
     image = read.scored.image
     return 0 if image is None else image.shape[0] * image.shape[1]
 
 
-def _finished(waiting: deque[Scored | _Open]) -> Iterator[Scored]:
+def _finished(waiting: deque[Scored | Opened]) -> Iterator[Scored]:
     while waiting and (isinstance(waiting[0], Scored) or not waiting[0].left):
         one = waiting.popleft()
         yield one if isinstance(one, Scored) else one.answer()
@@ -208,18 +245,3 @@ def original_size(model_map: NDArray[np.float32], size: tuple[int, int]) -> NDAr
     small = torch.from_numpy(np.ascontiguousarray(model_map, dtype=np.float32))
     full: NDArray[np.float32] = upsample(small[None], size)[0].numpy()
     return full
-
-
-def ahead(items: Iterable[Item], work: Callable[[Item], Made], workers: int, waiting: int) -> Iterator[Made]:
-    """``map`` in threads: in order, with at most ``waiting`` items begun and not yet taken."""
-    with ThreadPoolExecutor(workers) as pool:
-        begun: deque[Future[Made]] = deque()
-        try:
-            for item in items:
-                begun.append(pool.submit(work, item))
-                if len(begun) > waiting:
-                    yield begun.popleft().result()
-            while begun:
-                yield begun.popleft().result()
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)

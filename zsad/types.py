@@ -170,12 +170,16 @@ class Context:
 
 @dataclass(frozen=True)
 class References:
-    """Normal (and, where a method takes them, anomalous) pictures of the category, preprocessed for the backbone."""
+    """Normal (and, where a method takes them, anomalous) pictures of the category, preprocessed for the backbone.
 
-    normal: Tensor  # (K, 3, H, W)
+    ``banks`` stands for pictures that were encoded before: what ``Detector.reference_rows`` says of them.
+    """
+
+    normal: Tensor | None = None  # (K, 3, H, W)
     anomalous: Tensor | None = None  # (K', 3, H, W)
     masks: Tensor | None = None  # (K', H, W), 1 = defect
     sources: tuple[str, ...] = ()  # one name per picture, normal first
+    banks: Mapping[str, Bank] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

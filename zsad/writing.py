@@ -27,7 +27,7 @@ from zsad.records import Records, rows_at
 from zsad.report import Shown, write_report
 from zsad.results import Result
 from zsad.rundir import RunFolder
-from zsad.scoring import ahead
+from zsad.threads import ahead
 
 __all__ = ["Options", "Summary", "write_results"]
 

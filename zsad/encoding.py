@@ -1,0 +1,190 @@
+"""Pictures that were encoded once and can be judged many times: by other names, other references, or against each other.
+
+``encode_pictures`` runs the encoder and keeps its features on disk; ``answers`` scores from them. A method that judges pictures
+against each other (``needs_set``) always goes this way. Tiles of one picture never judge each other: where pictures are cut
+into tiles, the first tiles of all pictures are one set, the second tiles another, and so on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from zsad.errors import ImageError
+from zsad.geometry import Geometry
+from zsad.images import ImageRef, load_image
+from zsad.mosaic import Canvas
+from zsad.scoring import Opened, Scored, Scorer, on_cpu
+from zsad.spill import FeatureFiles, save_features
+from zsad.stored import write_aside
+from zsad.types import Prediction
+
+__all__ = ["Encoded", "answers", "encode_pictures"]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One picture: what is known of it before any score, and the files of its pieces' features."""
+
+    ref: ImageRef
+    scored: Scored
+    files: tuple[Path, ...] = ()
+
+
+class Encoded(Sequence[Entry]):
+    """Encoded pictures in their order, features on disk.
+
+    Args:
+        entries: the pictures.
+        geometry: how they were cut.
+        keeper: whatever has to live as long as the files do.
+    """
+
+    def __init__(self, entries: Sequence[Entry], geometry: Geometry, keeper: Any = None) -> None:
+        self.entries, self.geometry, self._keeper = entries, geometry, keeper
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.entries[index]
+
+
+def encode_pictures(scorer: Scorer, refs: Iterable[ImageRef], folder: Path | None = None) -> Encoded:
+    """Runs the encoder once over pictures, in groups of ``batch_size`` cut by position.
+
+    Args:
+        scorer: how pictures reach the detector; its context is not used.
+        refs: the pictures.
+        folder: where features are kept; a group whose features are all there (the same files, unchanged) is not encoded
+            again. None: a temporary folder, which goes with the result.
+    """
+    keeper = None if folder is not None else tempfile.TemporaryDirectory(prefix="zsad-")
+    place = Path(keeper.name) if keeper is not None else Path(folder or "")
+    place.mkdir(parents=True, exist_ok=True)
+    entries: list[Entry] = []
+    waiting = iter(refs)
+    while group := list(islice(waiting, scorer.batch_size)):
+        stems = [place / _stem(ref, len(entries) + i) for i, ref in enumerate(group)]
+        known = [_recall(ref, stem) for ref, stem in zip(group, stems, strict=True)]
+        if not all(known):
+            _encode_group(scorer, group, stems)
+            known = [_recall(ref, stem) for ref, stem in zip(group, stems, strict=True)]
+        entries += [entry for entry in known if entry is not None]
+    return Encoded(entries, scorer.geometry, keeper)
+
+
+def _stem(ref: ImageRef, index: int) -> str:
+    """Name for a picture's files: its path and what the file was; its number where it is no file."""
+    if ref.path is None:
+        return f"{index:08d}"
+    try:
+        state = os.stat(ref.path)  # noqa: PTH116 (as images.py reads it)
+    except OSError:
+        return f"{index:08d}"
+    said = f"{ref.name}\0{state.st_mtime_ns}\0{state.st_size}"
+    return hashlib.blake2b(os.fsencode(said), digest_size=16).hexdigest()
+
+
+def _encode_group(scorer: Scorer, group: list[ImageRef], stems: list[Path]) -> None:
+    """Writes features of every piece, and at last the note that makes a picture complete."""
+    numbers = iter(range(len(group)))
+    latest, number = None, -1
+    for read, index, features in scorer.encoded(group):
+        if read is not latest:
+            latest, number = read, next(numbers)
+            scored = read.scored
+            note = {"size": scored.size, "notes": scored.notes, "error": scored.error, "pieces": len(read.places)}
+        if features is not None:
+            save_features(_piece(stems[number], index), features)
+        if index == len(read.places) - 1 or features is None:
+            write_aside(stems[number].with_suffix(".json"), json.dumps(note).encode())
+
+
+def _piece(stem: Path, index: int) -> Path:
+    return stem.with_name(f"{stem.name}-{index}.safetensors")
+
+
+def _recall(ref: ImageRef, stem: Path) -> Entry | None:
+    path = stem.with_suffix(".json")
+    if not path.is_file():
+        return None
+    note = json.loads(path.read_text())
+    size = None if note["size"] is None else (note["size"][0], note["size"][1])
+    files = tuple(_piece(stem, index) for index in range(note["pieces"]))
+    return Entry(ref, Scored(ref.name, ref.path, size, notes=tuple(note["notes"]), error=note["error"]), files)
+
+
+# ------------------------------------------------------------------ from features to answers
+def answers(scorer: Scorer, encoded: Encoded, *, keep_images: bool = False) -> Iterator[Scored]:
+    """What the scorer's detector and context say of encoded pictures, in order; the encoder does not run.
+
+    Raises:
+        UsageError: fewer pictures than a method needs that judges them against each other.
+    """
+    if not scorer.detector.needs_set(scorer.context):
+        for entry in encoded:
+            single = map(_scores(scorer), FeatureFiles(entry.files, str(scorer.device)))
+            yield _whole(scorer, encoded, entry, single, keep_images)
+        return
+    tiles = max((len(entry.files) for entry in encoded), default=0)
+    if tiles <= 1:
+        judged = _judged(scorer, encoded, 0)
+        for entry in encoded:
+            yield _whole(scorer, encoded, entry, islice(judged, len(entry.files)), keep_images)
+        return
+    with tempfile.TemporaryDirectory(prefix="zsad-") as folder:
+        for tile in range(tiles):
+            members = (n for n, entry in enumerate(encoded) if tile < len(entry.files))
+            for number, prediction in zip(members, _judged(scorer, encoded, tile), strict=True):
+                torch.save(vars(prediction), Path(folder) / f"{number}-{tile}.pt")
+        for number, entry in enumerate(encoded):
+            paths = [Path(folder) / f"{number}-{tile}.pt" for tile in range(len(entry.files))]
+            kept = (Prediction(**torch.load(path, weights_only=True)) for path in paths)
+            yield _whole(scorer, encoded, entry, kept, keep_images)
+
+
+def _scores(scorer: Scorer) -> Any:
+    def score(features: Any) -> Prediction:
+        with torch.inference_mode():
+            return on_cpu(scorer.detector.score(features, scorer.context))
+
+    return score
+
+
+def _judged(scorer: Scorer, encoded: Encoded, tile: int) -> Iterator[Prediction]:
+    """Predictions for the tile of that number of all pictures that have one."""
+    files = [entry.files[tile] for entry in encoded if tile < len(entry.files)]
+    found = scorer.detector.score_set(FeatureFiles(files, str(scorer.device)), scorer.context)
+    while True:
+        with torch.inference_mode():  # never across a yield, where it would reach the caller
+            prediction = next(found, None)
+        if prediction is None:
+            return
+        yield on_cpu(prediction)
+
+
+def _whole(scorer: Scorer, encoded: Encoded, entry: Entry, found: Iterable[Prediction], keep: bool) -> Scored:
+    """A picture's answer from its pieces' predictions."""
+    if entry.scored.size is None:
+        return entry.scored
+    view, places = encoded.geometry.window(entry.scored.size), encoded.geometry.places(entry.scored.size)
+    picture = Opened(entry.scored, len(places), Canvas(view))
+    for place, prediction in zip(places, found, strict=True):
+        picture.add(prediction, 0, place)
+    answer = picture.answer()
+    if not keep:
+        return answer
+    try:
+        return replace(answer, image=load_image(entry.ref, value_range=scorer.value_range).rgb)
+    except ImageError as error:
+        return Scored(answer.name, answer.path, error=str(error))
