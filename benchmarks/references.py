@@ -67,6 +67,17 @@ class Encoded(Sequence[ImageFeatures]):
         return ImageFeatures(self.image[rows], taps)
 
 
+def chosen_cells(kind: str, most: int | None) -> list[Cell]:
+    """Those of probability 0 and 1; at most so many of each label, a seeded choice."""
+    cells = [cell for cell in read_elpv(kind) if cell.probability in (0, 1)]
+    if most is None:
+        return cells
+    order, kept = np.random.default_rng(0).permutation(len(cells)), []
+    for label in (0, 1):
+        kept += [int(place) for place in order if cells[place].label == label][:most]
+    return [cells[place] for place in sorted(kept)]
+
+
 def context_of(detector: Any, encoded: Encoded, chosen: Sequence[int]) -> Context:
     """What ``prepare`` makes of references, from features that are encoded already."""
     rows = [detector.reference_rows(encoded[index]) for index in chosen]
@@ -121,18 +132,19 @@ def by_batch(detector: Any, encoded: Encoded, labels: np.ndarray[Any, Any], pool
 
 
 @torch.inference_mode()
-def measure(kinds: Sequence[str], seeds: int, pool: int, batch_seeds: int) -> dict[str, Any]:
+def measure(kinds: Sequence[str], seeds: int, pool: int, batch_seeds: int, most: int | None) -> dict[str, Any]:
     """All figures, with what a reader needs to repeat them."""
     detector, started = zsad.create("compact"), time.perf_counter()
     found: dict[str, Any] = {"auroc": {}, "counts": {}, "encoded pictures": 0}
     for kind in kinds:
-        cells = [cell for cell in read_elpv(kind) if cell.probability in (0, 1)]
+        cells = chosen_cells(kind, most)
         labels, encoded = np.array([cell.label for cell in cells]), Encoded(detector, cells)
         found["auroc"][kind] = by_references(detector, encoded, labels, seeds)
         found["auroc"][kind]["batch"] = by_batch(detector, encoded, labels, pool, batch_seeds)
         found["counts"][kind] = [int((labels == 0).sum()), int(labels.sum())]
         found["encoded pictures"] += encoded.calls
     return found | {
+        "references": f"{seeds} draws",
         "batch": f"each cell by {pool} others of its kind, {batch_seeds} choices of them",
         "minutes": round((time.perf_counter() - started) / 60, 1),
         "backbone": f"{detector.backbone.name} at {detector.backbone.image_size} px",
@@ -162,9 +174,10 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--pool", type=int, default=100)
     parser.add_argument("--batch-seeds", type=int, default=3)
+    parser.add_argument("--most", type=int, help="a quick look: at most so many cells of each kind and label; all if left out")
     parser.add_argument("--json", action="store_true")
     wanted = parser.parse_args()
-    found = measure(wanted.kinds, wanted.seeds, wanted.pool, wanted.batch_seeds)
+    found = measure(wanted.kinds, wanted.seeds, wanted.pool, wanted.batch_seeds, wanted.most)
     print(json.dumps(found, indent=1) if wanted.json else table(found))
 
 
