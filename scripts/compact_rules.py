@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zsad.layers.compact_head import SIDES, Compared
+from zsad.layers.compact_head import COVERED, SIDES, TOP, Compared
 from zsad.losses import top_mean
-from zsad.methods.compact import COVERED, TOP, Compact
+from zsad.methods.compact import Compact
 from zsad.metrics import image_auroc
 from zsad.ops.maps import upsample
 from zsad.synthetic import DEFECTS

@@ -30,8 +30,8 @@ from torch import Tensor
 from tqdm import tqdm, trange
 
 from zsad.backbones.sentences import encode_sentences, word_phrases
-from zsad.layers.compact_head import SIDES, compare_within
-from zsad.methods.compact import COVERED, OBJECT, Compact, default_phrases
+from zsad.layers.compact_head import COVERED, SIDES, compare_within
+from zsad.methods.compact import OBJECT, Compact, default_phrases
 from zsad.registry import load_backbone
 from zsad.synthetic import DEFECTS, make_defect
 

@@ -22,7 +22,6 @@ from zsad.methods.compact import HEAD, Compact, default_phrases
 from zsad.metrics import image_auroc
 from zsad.ops.shapes import smooth_noise
 from zsad.synthetic import make_defect
-from zsad.types import References
 
 WORDS = ("scratch", "crack", "hole", "stain", "contamination", "broken", "colour", "bent", "missing")
 
@@ -225,11 +224,6 @@ def test_shipped_vectors_are_those_of_the_phrases(detector: Any) -> None:
 def test_refuses_what_is_no_word(detector: Any, words: Any) -> None:
     with pytest.raises(UsageError, match=r"defect word|words of compact takes tuple"):
         zsad.create("compact", backbone=detector.backbone, words=words).prepare()
-
-
-def test_refuses_references(detector: Any) -> None:
-    with pytest.raises(UsageError, match="takes no reference pictures"):
-        detector.prepare("nut", References(torch.zeros(1, 3, 256, 256)))
 
 
 def test_an_odd_size_still_scores() -> None:

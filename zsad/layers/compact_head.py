@@ -9,16 +9,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from zsad.losses import dice, focal, top_mean
 from zsad.ops.maps import upsample
-from zsad.types import Tap
+from zsad.types import Context, Tap
 
-__all__ = ["CHANNELS", "DIM", "SIDES", "CompactHead", "Compared", "compare_within"]
+__all__ = ["CHANNELS", "COVERED", "DIM", "SIDES", "TOP", "CompactHead", "Compared", "compare_within"]
 
 CHANNELS = {2: 40, 3: 80, 4: 112, 5: 192, 6: 320}  # of the tower's stages
 SIDES = {3: 16, 4: 16, 5: 8, 6: 8}  # stages that are compared within the picture, and their grids at 256 px
 WIDTH, DIM = 96, 384  # of the head, of the sentence encoder
 NEIGHBOURS = 0.1  # part of the patches that a patch is compared with: its nearest ones, itself and those around it left out
 SHARPNESS = 20.0  # of the softmax that weights the neighbours
+COVERED = 0.12  # part of a cell that a defect has to cover to count in training
+TOP = 0.01  # part of the map whose mean is the image score
 
 
 def compare_within(x: Tensor, sharpness: float = SHARPNESS) -> tuple[Tensor, Tensor]:
@@ -127,3 +130,43 @@ class CompactHead(nn.Module):
         dots = (vectors @ weight) @ rows + (vectors @ bias)[:, None]  # (B, N, L)
         cosines: Tensor = dots * square.clamp_min(1e-12).rsqrt()[:, None]
         return cosines.reshape(*dots.shape[:2], *mixed.shape[-2:])
+
+    def zero_shot(self, taps: Mapping[int, Tap], context: Context, weights: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        """Raw stages -> zero-shot map (B, h, w) on the finest grid, and cosines with the defect words (B, N, h, w).
+
+        Args:
+            taps: raw stages 2 to 6.
+            context: ``text``, ``extra["words"]`` and, where given words steer, ``extra["steer"]``.
+            weights: (6,) of the head's logit, the novelty of each stage, the given words.
+            bias: () added.
+        """
+        assert context.text is not None
+        seen = self.compare(taps)
+        mixed, scale = self(seen), self.scale.exp()
+        sides = self.similarity(mixed, context.text[0]) * scale
+        words = self.similarity(mixed, context.extra["words"])
+        grid = bias + weights[0] * (sides[:, 1] - sides[:, 0])
+        grid = grid + torch.einsum("s,bshw->bhw", weights[1:-1], seen.novel)
+        if "steer" in context.extra:
+            steer = self.similarity(mixed, context.extra["steer"]) * scale
+            grid = grid + weights[-1] * steer.amax(1)
+        return grid, words
+
+    def losses(self, mixed: Tensor, cells: Tensor, labels: Tensor, context: Context) -> dict[str, Tensor]:
+        """Focal and Dice on the cells, cross-entropy of the picture by its highest cells.
+
+        Args:
+            mixed: (B, WIDTH, h, w) the head's output.
+            cells: (B, h, w) defective part of each cell.
+            labels: (B,) float, 1 anomalous.
+            context: ``text``.
+        """
+        assert context.text is not None
+        sides = self.similarity(mixed, context.text[0]) * self.scale.exp()  # (B, 2, h, w)
+        target, probability = (cells >= COVERED).float(), sides.softmax(1)
+        top = top_mean(sides[:, 1] - sides[:, 0], TOP)
+        return {
+            "focal": 8 * focal(probability, target),
+            "dice": 0.5 * dice(probability[:, 1], target),
+            "picture": 0.3 * F.binary_cross_entropy_with_logits(top, labels),
+        }
