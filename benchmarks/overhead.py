@@ -55,9 +55,7 @@ def main() -> None:
     if given.json:
         print(json.dumps(rows, indent=1))
         return
-    print(
-        "| method | backbone | px | time over open_clip's encoder (median, range) | over zsad's own | peak memory | prepare, once |"
-    )
+    print("| method | backbone | px | time over open_clip's encoder | over zsad's own | peak memory | prepare, once |")
     print("|---|---|---|---|---|---|---|")
     for row in rows:
         own, library = (said(row, prefix) for prefix in ("ratio", "open_clip_ratio"))
