@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
@@ -27,7 +26,7 @@ from zsad.errors import UsageError
 from zsad.images import ImageRef
 from zsad.ops.coreset import streamed_coreset
 from zsad.scoring import Scorer
-from zsad.stored import differences, write_aside
+from zsad.stored import differences, scratch_folder, write_aside
 from zsad.types import Bank
 
 __all__ = ["ReferenceSet", "digest_of"]
@@ -58,10 +57,9 @@ class ReferenceSet:
         errors: name and reason of every picture that could not be read.
     """
 
-    def __init__(self, judge: Mapping[str, Any], folder: Path | None = None, members: Iterable[Reference] = ()) -> None:
+    def __init__(self, judge: Mapping[str, Any], members: Iterable[Reference] = ()) -> None:
         self.judge = {key: judge.get(key) for key in JUDGE}
-        self._keeper = tempfile.TemporaryDirectory(prefix="zsad-") if folder is None else None
-        self._folder = Path(self._keeper.name) if self._keeper else Path(folder or "")
+        self._folder = scratch_folder(self)
         self._members = {one.digest: one for one in members}
         self.errors: dict[str, str] = {}
 
@@ -208,7 +206,7 @@ class ReferenceSet:
             raise UsageError(f"{str(place)!r} is no folder of saved references ({error}). Give pictures instead.") from error
         if not known or not all(len(one.digest) == 64 and one.digest.isalnum() for one in members):
             raise UsageError(f"{str(place)!r} was saved by another version, or is damaged. Make it again from the pictures.")
-        made = cls(then, None, members)
+        made = cls(then, members)
         for one in members:
             made._take(place / f"{one.digest}.safetensors")
         return made
