@@ -213,7 +213,10 @@ def test_maps_against_references_keep_the_scale(detector: Any, products: Any) ->
     ("references", "said"),
     [
         (References(torch.zeros(0, 3, 256, 256)), "References without a picture were given"),
-        (References(torch.zeros(1, 3, 256, 256), torch.zeros(2, 3, 256, 256)), "compact takes normal references only; leave the anomalous ones out"),
+        (
+            References(torch.zeros(1, 3, 256, 256), torch.zeros(2, 3, 256, 256)),
+            "normal references only; leave the",
+        ),
     ],
 )
 def test_refuses_references(detector: Any, references: References, said: str) -> None:
