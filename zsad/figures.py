@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
-from zsad.measuring import HEADS, PIXEL
+from zsad.measuring import HEADS, PIXEL, SHORT
 from zsad.tables import csv_text, markdown, number
 
 __all__ = ["Evaluation", "Row", "Spread"]
@@ -136,30 +136,31 @@ class Evaluation:
         mean = {name: _said(self.mean(name)) for name in self.metrics}
         return kept | lists | {"mean": mean, "categories": table, "rows": rows, "about": dict(self.about)}
 
-    def table(self) -> list[dict[str, str]]:
-        """Cells as text: one row per category, and the mean."""
+    def table(self, *, short: bool = False) -> list[dict[str, str]]:
+        """Cells as text: one row per category, and the mean; ``short`` heads are for a terminal."""
         lines = []
         for category in self.categories:
             first = next(row for row in self.rows if row.category == category)
             counts = {"normal": str(first.normal), "anomalous": str(first.anomalous), "masks": str(first.masks)}
-            cells = {self._head(name): number(*self.figure(category, name)[:2]) for name in self.metrics}
+            cells = {self._head(name, short): number(*self.figure(category, name)[:2]) for name in self.metrics}
             lines.append({"category": category + self._mark(), **counts, **cells})
         size = len(self.categories)
         last = {"category": f"mean of {size}" + self._mark(), "normal": "", "anomalous": "", "masks": ""}
         for name in self.metrics:
             found = self.mean(name)
             over = f" ({found.over} of {size})" if found.over < size else ""
-            last[self._head(name)] = number(found.mean, found.std) + over
+            last[self._head(name, short)] = number(found.mean, found.std) + over
         return [*lines, last]
 
     def _mark(self) -> str:
         return " [LEAKED]" if self.leakage else ""
 
-    def _head(self, name: str) -> str:
-        return HEADS[name] + (f" ({self.map_size} px)" if name in PIXEL else "")
+    def _head(self, name: str, short: bool) -> str:
+        size = f"@{self.map_size}" if short else f" ({self.map_size} px)"
+        return (SHORT if short else HEADS)[name] + (size if name in PIXEL else "")
 
     def remarks(self) -> list[str]:
-        """Sentences that belong below the table."""
+        """Sentences about the whole that belong below the table."""
         said = [f"Leakage: {self.leakage} These figures are not those of data never seen."] if self.leakage else []
         if any(name in PIXEL for name in self.metrics):
             bounds = [value for row in self.rows for value in row.bounds.values() if not math.isnan(value)]
@@ -172,17 +173,18 @@ class Evaluation:
             said.append(
                 f"{self.shots} reference picture{plural} per category, seeds {', '.join(map(str, self.seeds))}.{spread}"
             )
-        said += self.notes
-        for row in self.rows:
-            where = row.category if row.seed is None else f"{row.category}, seed {row.seed}"
-            said += [f"{where}: {text}" for text in row.notes]
-        return said
+        return [*said, *self.notes]
+
+    def row_notes(self) -> list[str]:
+        """Sentences about single categories."""
+        named = [(row.category if row.seed is None else f"{row.category}, seed {row.seed}", row.notes) for row in self.rows]
+        return [f"{where}: {text}" for where, notes in named for text in notes]
 
     def to_markdown(self) -> str:
         """The table with what has to be known to read it."""
         judged = self.about.get("judge", {})
         by = f"{self.method} on {judged.get('backbone', '?')} at {judged.get('image_size', '?')} px"
-        lists = [self.remarks(), [f"Error: {text}" for text in self.errors]]
+        lists = [self.remarks(), self.row_notes(), [f"Error: {text}" for text in self.errors]]
         below = [f"- {' '.join(text.split())}" for part in lists for text in part]
         return "\n".join([f"{self.data}, {by}", "", *markdown(self.table()), "", *below]).rstrip() + "\n"
 

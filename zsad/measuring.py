@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from zsad.errors import UnknownName, UsageError
 from zsad.metrics import PixelFigures, PixelMetrics, aupro_legacy, auroc, average_precision, f1_max
 
-__all__ = ["DEFAULT", "HEADS", "IMAGE", "PIXEL", "Figures", "check_metrics", "image_figures", "pixel_figures"]
+__all__ = ["DEFAULT", "HEADS", "IMAGE", "PIXEL", "SHORT", "Figures", "check_metrics", "image_figures", "pixel_figures"]
 
 HEADS = {
     "image_auroc": "image AUROC",
@@ -28,6 +28,8 @@ HEADS = {
     "aupro_legacy": "AUPRO (legacy)",
 }
 """Metrics by name, with their head in tables."""
+SHORT = {name: head.replace("image ", "i-").replace("pixel ", "p-") for name, head in HEADS.items()}
+"""The same for a terminal."""
 IMAGE = ("image_auroc", "image_ap", "image_f1_max")
 PIXEL = tuple(name for name in HEADS if name not in IMAGE)
 DEFAULT = (*IMAGE, "pixel_auroc", "pixel_ap", "pixel_f1_max", "aupro")
