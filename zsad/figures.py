@@ -58,7 +58,8 @@ class Row:
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON keeps it: NaN is None."""
-        return asdict(self) | {key: _to_json(getattr(self, key)) for key in ("values", "bounds", "thresholds")}
+        lists = {key: list(getattr(self, key)) for key in ("references", "notes", "errors")}
+        return asdict(self) | lists | {key: _to_json(getattr(self, key)) for key in ("values", "bounds", "thresholds")}
 
     @classmethod
     def from_dict(cls, kept: Mapping[str, Any]) -> Row:
