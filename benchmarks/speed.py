@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import platform
 import resource
 import subprocess
@@ -49,18 +50,35 @@ def timed(call: Callable[[], Any]) -> float:
     return time.perf_counter() - start
 
 
+def library_encoder(backbone: str | None, size: int) -> Callable[[torch.Tensor], Any] | None:
+    """open_clip's own image encoder of the same architecture and size; None where there is none."""
+    if not backbone or not backbone.startswith("random:"):
+        return None
+    import open_clip
+
+    logging.disable(logging.WARNING)  # it warns that the weights are random
+    made = open_clip.create_model(backbone.removeprefix("random:"), pretrained=None, force_image_size=size)
+    logging.disable(logging.NOTSET)
+    encode: Callable[[torch.Tensor], Any] = made.eval().encode_image
+    return encode
+
+
 def measure(method: str, backbone: str | None, batch_size: int, pairs: int) -> dict[str, Any]:
-    """Times of interleaved pairs (method, bare encoder) on the same pictures."""
+    """Times of interleaved rounds (method, zsad's bare encoder, open_clip's) on the same pictures."""
     detector = build(method, backbone)
     size = detector.backbone.image_size
     images = torch.randn(batch_size, 3, size, size, generator=torch.Generator().manual_seed(0))
+    library = library_encoder(backbone, size)
     with torch.inference_mode():
         prepare = timed(lambda: detector.prepare("metal nut"))
         context = detector.prepare("metal nut")
-        own, bare = (lambda: detector(images, context)), (lambda: detector.backbone.encode_image(images))
-        for call in (own, bare, own, bare):
+        calls = [lambda: detector(images, context), lambda: detector.backbone.encode_image(images)]
+        calls += [lambda: library(images)] if library else []
+        for call in calls * 2:
             call()
-        times = [(timed(own), timed(bare)) for _ in range(pairs)]
+        rounds = [[timed(call) for call in calls] for _ in range(pairs)]
+    times = [(one[0], one[1]) for one in rounds]
+    over = [one[0] / one[2] for one in rounds] if library else []
     return {
         "method": method,
         "backbone": detector.backbone.name,
@@ -73,6 +91,9 @@ def measure(method: str, backbone: str | None, batch_size: int, pairs: int) -> d
         "ratio_median": median(a / b for a, b in times),
         "ratio_min": min(a / b for a, b in times),
         "ratio_max": max(a / b for a, b in times),
+        "open_clip_ratio_median": median(over) if over else None,
+        "open_clip_ratio_min": min(over, default=None),
+        "open_clip_ratio_max": max(over, default=None),
     }
 
 

@@ -22,8 +22,7 @@ ROWS = [
     {"detector"},
     {"methods"},
     {"scoring"},
-    {"encoding"},
-    {"references"},
+    {"encoding", "references", "settings", "verdicts"},
     {"inspector", "records", "report"},
     {"tables", "shots", "leakage", "measuring", "keeping"},
     {"figures", "planning"},
@@ -33,7 +32,7 @@ ROWS = [
     {"rundir"},
     {"writing"},
     {"console", "options"},
-    {"predicting", "calibrating", "evaluating", "listing", "doctor", "converting"},
+    {"predicting", "calibrating", "evaluating", "listing", "doctor", "converting", "referencing"},
     {"cli*"},
     {"__main__", "__init__"},
 ]

@@ -30,6 +30,7 @@ from zsad.inspector import Inspector
 from zsad.leakage import data_sets_in, identify
 from zsad.metrics import aupro, aupro_legacy
 from zsad.planning import told_problems
+from zsad.types import Context
 
 CATEGORIES = ("bolt", "nut")
 
@@ -293,27 +294,27 @@ def test_problems_of_other_categories_do_not_count(own: Path) -> None:
 
 
 # ------------------------------------------------------------------ references
-class Referring(Inspector):
-    """Takes references as the Inspector does: here the score depends on the mean of theirs."""
+class Compared(Brightness):
+    """Scores depend on the references' brightness, so that the draw shows in the ranking."""
 
-    def __init__(self, *arguments: Any, references: Any = None, **settings: Any) -> None:
-        super().__init__(*arguments, **settings)
-        self.level = np.mean([np.asarray(Image.open(ref.path)).mean() / 255 for ref in references or ()] or [0.0])
+    def prepare(self, name: str = "object", references: Any = None) -> Context:
+        return Context(words=("left", "right"), banks=self.banks(references))
 
-    def scored(self, refs: Any, **options: Any) -> Any:
-        for index, one in enumerate(super().scored(refs, **options)):
-            bonus = 0.3 * math.sin(1000 * float(self.level) * (index + 1))  # so that the draw shows in the ranking
-            yield replace(one, score=None if one.score is None else one.score + bonus)
+    def score(self, features: Any, context: Context) -> Any:
+        found = super().score(features, context)
+        level = float(context.banks["1"].rows.mean())
+        return replace(found, pred_score=found.pred_score + 0.3 * torch.sin(1e4 * level * found.anomaly_map.mean((1, 2))))
 
 
 @pytest.fixture
-def referring(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(assessing, "Inspector", Referring)
+def compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(zsad.registry._methods, "compared", Compared)
+    monkeypatch.setattr(Compared, "name", "compared")
 
 
-@pytest.mark.usefixtures("referring")
+@pytest.mark.usefixtures("compared")
 def test_shots_come_from_the_train_split_by_seed(data: Path) -> None:
-    found = zsad.evaluate("brightness", data, shots=2, seeds=(0, 1, 2))
+    found = zsad.evaluate("compared", data, shots=2, seeds=(0, 1, 2))
     assert [(row.category, row.seed) for row in found.rows] == [(c, s) for c in CATEGORIES for s in (0, 1, 2)]
     assert all(len(row.references) == 2 and row.references[0].startswith(f"{row.category}/train/good/") for row in found.rows)
     assert len({row.references for row in found.rows}) > 3
@@ -327,42 +328,42 @@ def test_shots_come_from_the_train_split_by_seed(data: Path) -> None:
     assert "2 reference pictures per category, seeds 0, 1, 2. ± is the sample standard deviation over them." in found.remarks()
     kept = found.as_dict()["rows"][0]
     assert kept["references"] == list(found.rows[0].references)
-    one = zsad.evaluate("brightness", data, shots=1, seeds=[2], categories="bolt").rows[0]
+    one = zsad.evaluate("compared", data, shots=1, seeds=[2], categories="bolt").rows[0]
     assert one.references == found.rows[2].references[:1]  # the shots of one are among those of two
 
 
-@pytest.mark.usefixtures("referring")
+@pytest.mark.usefixtures("compared")
 def test_shots_without_a_train_split_leave_the_test(own: Path) -> None:
     for path in (own / "nut/train/good").iterdir():
         path.unlink()
-    row = zsad.evaluate("brightness", own, shots=3, categories="nut").rows[0]
+    row = zsad.evaluate("compared", own, shots=3, categories="nut").rows[0]
     assert (row.normal, row.anomalous) == (4, 5)
     assert all(name.startswith("nut/test/good/") for name in row.references)
     assert "No normal picture of a train split: references were drawn from the tested ones and left out there." in row.notes
 
 
-@pytest.mark.usefixtures("referring")
+@pytest.mark.usefixtures("compared")
 def test_references_that_cannot_be_read_are_passed_over_and_too_few_are_an_error(own: Path) -> None:
-    first = zsad.evaluate("brightness", own, shots=1, categories="nut").rows[0].references[0]
+    first = zsad.evaluate("compared", own, shots=1, categories="nut").rows[0].references[0]
     (own / first).write_bytes(b"broken")
-    row = zsad.evaluate("brightness", own, shots=1, categories="nut").rows[0]
+    row = zsad.evaluate("compared", own, shots=1, categories="nut").rows[0]
     assert row.references != (first,)
     assert any(note.startswith(f"As a reference passed over: '{first}' is no picture of a kind") for note in row.notes)
     for path in list((own / "nut/train/good").iterdir())[1:]:
         path.unlink(missing_ok=True)
-    found = zsad.evaluate("brightness", own, shots=2)
+    found = zsad.evaluate("compared", own, shots=2)
     assert found.rows[1].errors[0].startswith("nut: 2 references were asked for, and there ")
     assert math.isnan(found.rows[1].values["aupro"])
     assert found.mean("aupro").over == 1
     with pytest.raises(UsageError, match="No category can be evaluated. bolt: 99 references were asked for, and there are 6"):
-        zsad.evaluate("brightness", own, shots=99)
+        zsad.evaluate("compared", own, shots=99)
 
 
 def test_shots_and_seeds_are_checked(data: Path) -> None:
     with pytest.raises(UsageError, match="shots is -1; give the number"):
-        zsad.evaluate("brightness", data, shots=-1)
+        zsad.evaluate("compared", data, shots=-1)
     with pytest.raises(UsageError, match=r"seeds are \[1, 1\]; give at least one number, and none twice"):
-        zsad.evaluate("brightness", data, shots=1, seeds=(1, 1))
+        zsad.evaluate("compared", data, shots=1, seeds=(1, 1))
 
 
 # ------------------------------------------------------------------ leakage
@@ -426,8 +427,14 @@ def test_every_published_checkpoint_names_data_that_is_recognised() -> None:
 
 
 # ------------------------------------------------------------------ processes
+class Named(Brightness):
+    """Has its name without being registered: other processes know it by its module alone."""
+
+    name = "named"
+
+
 def test_processes_give_the_same_rows(data: Path, tmp_path: Path) -> None:
-    detector = Brightness(Eyes())
+    detector = Named(Eyes())
     one = zsad.evaluate(detector, data, "image_auroc,pixel_ap", out=tmp_path / "one", keep_maps=True)
     two = zsad.evaluate(detector, data, "image_auroc,pixel_ap", out=tmp_path / "two", keep_maps=True, jobs=2)
     assert [row.as_dict() for row in one.rows] == [row.as_dict() for row in two.rows]
@@ -436,10 +443,8 @@ def test_processes_give_the_same_rows(data: Path, tmp_path: Path) -> None:
     assert len(list((tmp_path / "two/maps").rglob("*.npy"))) == 24
 
 
-class Failing(Brightness):
+class Failing(Named):
     """Fails in the second category, in whatever process."""
-
-    name = "failing"
 
     def prepare(self, name: str = "object", references: Any = None) -> Any:
         if name == "nut":
@@ -450,7 +455,7 @@ class Failing(Brightness):
 def test_an_error_in_a_process_arrives_as_its_sentence(data: Path) -> None:
     with pytest.raises(UsageError, match="image_size=30 is no multiple of the patch size 16 of nut"):
         zsad.evaluate(Failing(Eyes()), data, "image_auroc", jobs=2)
-    bound = Brightness(Eyes())
+    bound = Named(Eyes())
     bound.note = lambda: None
     with pytest.raises(UsageError, match="cannot be handed to other processes .* Give the method by name, or jobs=1"):
         zsad.evaluate(bound, data, "image_auroc", jobs=2)

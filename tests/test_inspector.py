@@ -15,8 +15,9 @@ from PIL import Image
 
 import zsad
 from zsad.errors import NotTrained, UnknownName, UsageError
-from zsad.inspector import Inspector, check_target, pick_device
+from zsad.inspector import Inspector
 from zsad.scoring import original_size
+from zsad.settings import check_target, pick_device
 from zsad.threads import ahead
 
 

@@ -394,8 +394,20 @@ def test_refusals(tiny: Any) -> None:
         next(tiny.score_set(features, context))
     with pytest.raises(NeedsSet, match=r"Give the whole set to score_set\(\)"):
         tiny.score(features[0], context)
-    with pytest.raises(UsageError, match="musc needs no references"):
-        tiny.prepare("nut", zsad.References(torch.zeros(1, 3, 80, 80)))
+
+
+def test_references_judge_and_are_not_judged(tiny: Any) -> None:
+    """Pictures with two references equal the same pictures in a set of all of them; RsCIN left out, which is of the set."""
+    plain = zsad.create("musc", backbone=tiny.backbone, rscin_k=())
+    size = tiny.backbone.image_size
+    images = torch.randn(7, 3, size, size, generator=torch.Generator().manual_seed(4))
+    with torch.inference_mode():
+        features = [plain.encode(images[i : i + 1]) for i in range(7)]
+        together = list(plain.score_set(features, plain.prepare()))[:5]
+        judged = list(plain.score_set(features[:5], plain.prepare("nut", zsad.References(images[5:]))))
+    assert len(judged) == 5
+    for one, other in zip(judged, together, strict=True):
+        torch.testing.assert_close(one.anomaly_map, other.anomaly_map, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -55,12 +55,12 @@ class Judge:
 
     def inspector(self, job: Job) -> Inspector:
         """For one category."""
-        refs = [ImageRef(name, sample.path) for name, sample in zip(job.drawn, job.references, strict=True)]
-        return Inspector(self.detector, job.target, references=refs or None, **self.settings)
+        paths = [sample.path for sample in job.references]
+        return Inspector(self.detector, job.target, references=paths or None, **self.settings)
 
 
 def _settings_of(given: Inspector) -> dict[str, Any]:
-    kept = {key: getattr(given, key) for key in ("device", "precision", "batch_size", "workers", "value_range")}
+    kept = {key: getattr(given, key) for key in ("coreset", "device", "precision", "batch_size", "workers", "value_range")}
     cut = given.geometry
     kept |= {"tile": cut.tile, "overlap": None if cut.tile is None else cut.overlap}
     return kept | {"roi": cut.roi, "keep_aspect": cut.keep_aspect}
@@ -96,14 +96,13 @@ def assess(
 
 
 def _score(inspector: Inspector, job: Job, plan: Plan, kept: Kept, size: int, step: Callable[[int], object]) -> None:
-    whole = inspector.detector.needs_set(inspector.context)
-    done = kept.begin(len(job.samples), len(job.samples) if whole else inspector.batch_size)
+    done = kept.begin(len(job.samples), len(job.samples) if inspector.judges_sets else inspector.batch_size)
     step(done)
     if done == len(job.samples):
         return
     wanted = [plan.keep_maps or one for one in _in_pixels(job, plan)]
     refs = [ImageRef(name, sample.path) for name, sample in zip(job.names, job.samples, strict=True)]
-    for position, scored in enumerate(inspector.scored(refs[done:]), done):
+    for position, scored in enumerate(inspector.scored(refs[done:], folder=kept.features), done):
         answer = {"name": scored.name, "score": scored.score, "size": scored.size, "error": scored.error}
         there = wanted[position] and scored.model_map is not None
         kept.add(answer | {"notes": list(scored.notes)}, map_of(inspector, scored, size) if there else None)

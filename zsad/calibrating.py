@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,13 @@ from tqdm import tqdm
 
 from zsad.calibration import levels as batch_levels
 from zsad.conformal import check_size, false_alarm_spread, floor_said, percent, pictures
-from zsad.console import print_json
-from zsad.errors import UsageError
-from zsad.images import list_images
+from zsad.console import print_json, say_unreadable
+from zsad.errors import ImageError, UsageError
+from zsad.images import list_images, load_image
 from zsad.inspector import Inspector
 from zsad.naming import printable
 from zsad.promises import Calibration, both_shares
+from zsad.references import digest_of, is_saved
 from zsad.results import shortest
 from zsad.scoring import Scored
 
@@ -39,6 +40,7 @@ class Request:
     settings: dict[str, Any]  # keywords of Inspector
     max_false_alarms: float
     review_false_alarms: float | None = None
+    leave_one_out: bool = False
     overwrite: bool = False
     as_json: bool = False
 
@@ -51,7 +53,9 @@ def calibrate_folder(request: Request) -> int:
     count = sum(1 for _ in list_images(request.normal))
     check_size(count, request.max_false_alarms)  # before any weights are loaded
     inspector = Inspector(request.method, request.target, **request.settings)
-    found = list(tqdm(_scored(inspector, request.normal), "scoring", count, unit="picture", disable=None))
+    say_unreadable(inspector)
+    scores = _left_out(inspector, request.normal) if request.leave_one_out else _scored(inspector, request.normal)
+    found = list(tqdm(scores, "scoring", count, unit="picture", disable=None))
     errors = {one.name: one.error for one in found if one.error is not None}
     names = [one.name for one in found if one.error is None]
     for name, error in errors.items():
@@ -68,8 +72,33 @@ def calibrate_folder(request: Request) -> int:
     return 3 if errors else 0
 
 
-def _scored(inspector: Inspector, source: str) -> Iterable[Scored]:
-    return inspector.scored(list_images(source))
+def _scored(inspector: Inspector, source: str) -> Iterator[Scored]:
+    """Scores of normal pictures. Raises ``UsageError`` where some are references of the inspector."""
+    own = inspector.references.digests
+    twice = []
+    for one in inspector.scored(list_images(source), keep_images=bool(own)):
+        if one.image is not None and digest_of(one.image) in own:
+            twice.append(one.name)
+        yield replace(one, image=None)
+    if twice:
+        raise UsageError(
+            f"{len(twice)} of the normal pictures {'is a reference' if len(twice) == 1 else 'are references'} "
+            f"({', '.join(twice[:NAMED])}): judged by themselves they look better than any picture to come. Take them out of "
+            "--normal, or calibrate with the references alone: --references DIR --leave-one-out."
+        )
+
+
+def _left_out(inspector: Inspector, source: str) -> Iterator[Scored]:
+    """Scores of the references, each by the others alone."""
+    if is_saved(source):
+        raise UsageError("Saved references hold no pictures to judge. Give --references the folder of the pictures.")
+    for ref in list_images(source):
+        try:
+            digest = digest_of(load_image(ref, value_range=inspector.value_range).rgb)
+        except ImageError:
+            yield from inspector.scored([ref])  # says why
+            continue
+        yield from inspector.left_out(digest).scored([ref])
 
 
 def _calibration(request: Request, inspector: Inspector, found: list[Scored]) -> Calibration:
@@ -79,6 +108,7 @@ def _calibration(request: Request, inspector: Inspector, found: list[Scored]) ->
         [score for score, _ in good],
         [peak for _, peak in good],
         inspector.describe(),
+        exact=not request.leave_one_out,
         max_false_alarms=request.max_false_alarms,
         review_false_alarms=request.review_false_alarms,
     )

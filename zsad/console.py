@@ -9,9 +9,10 @@ from typing import Any
 
 import typer
 
+from zsad.inspector import Inspector
 from zsad.naming import printable
 
-__all__ = ["package_version", "print_json", "table"]
+__all__ = ["package_version", "print_json", "say_unreadable", "table"]
 
 
 def table(rows: Sequence[Mapping[str, Any]], width: int | None = None) -> list[str]:
@@ -34,3 +35,9 @@ def package_version(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
+
+
+def say_unreadable(inspector: Inspector) -> None:
+    """One line on stderr per reference that could not be read."""
+    for name, why in inspector.references.errors.items():
+        typer.echo(f"zsad: reference {printable(name)}: {printable(why)}", err=True)

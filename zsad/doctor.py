@@ -17,7 +17,7 @@ import zsad
 from zsad.console import package_version
 from zsad.errors import ImageError
 from zsad.images import list_images, load_image
-from zsad.inspector import pick_device
+from zsad.settings import pick_device
 
 __all__ = ["examine"]
 

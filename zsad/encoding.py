@@ -25,7 +25,7 @@ from zsad.images import ImageRef, load_image
 from zsad.mosaic import Canvas
 from zsad.scoring import Opened, Scored, Scorer, on_cpu
 from zsad.spill import FeatureFiles, save_features
-from zsad.stored import write_aside
+from zsad.stored import scratch_folder, write_aside
 from zsad.types import Prediction
 
 __all__ = ["Encoded", "answers", "encode_pictures"]
@@ -44,13 +44,12 @@ class Encoded(Sequence[Entry]):
     """Encoded pictures in their order, features on disk.
 
     Args:
-        entries: the pictures.
         geometry: how they were cut.
-        keeper: whatever has to live as long as the files do.
     """
 
-    def __init__(self, entries: Sequence[Entry], geometry: Geometry, keeper: Any = None) -> None:
-        self.entries, self.geometry, self._keeper = entries, geometry, keeper
+    def __init__(self, geometry: Geometry) -> None:
+        self.entries: list[Entry] = []
+        self.geometry = geometry
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -68,19 +67,18 @@ def encode_pictures(scorer: Scorer, refs: Iterable[ImageRef], folder: Path | Non
         folder: where features are kept; a group whose features are all there (the same files, unchanged) is not encoded
             again. None: a temporary folder, which goes with the result.
     """
-    keeper = None if folder is not None else tempfile.TemporaryDirectory(prefix="zsad-")
-    place = Path(keeper.name) if keeper is not None else Path(folder or "")
+    made = Encoded(scorer.geometry)
+    place = scratch_folder(made) if folder is None else folder
     place.mkdir(parents=True, exist_ok=True)
-    entries: list[Entry] = []
     waiting = iter(refs)
     while group := list(islice(waiting, scorer.batch_size)):
-        stems = [place / _stem(ref, len(entries) + i) for i, ref in enumerate(group)]
+        stems = [place / _stem(ref, len(made) + i) for i, ref in enumerate(group)]
         known = [_recall(ref, stem) for ref, stem in zip(group, stems, strict=True)]
         if not all(known):
             _encode_group(scorer, group, stems)
             known = [_recall(ref, stem) for ref, stem in zip(group, stems, strict=True)]
-        entries += [entry for entry in known if entry is not None]
-    return Encoded(entries, scorer.geometry, keeper)
+        made.entries += [entry for entry in known if entry is not None]
+    return made
 
 
 def _stem(ref: ImageRef, index: int) -> str:

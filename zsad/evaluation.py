@@ -185,6 +185,7 @@ def _about(
     settings = judge | {
         "device": str(inspector.device),
         "batch_size": inspector.batch_size,
+        "coreset": inspector.coreset,
         "data": digest_of(data, todo),
         "categories": list(dict.fromkeys(job.category for job in todo)),
         "metrics": list(plan.metrics),

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -12,20 +11,28 @@ import torch
 
 from zsad.calibration import Thresholds, fixed
 from zsad.detector import Detector
+from zsad.encoding import Encoded, answers, encode_pictures
 from zsad.errors import UsageError
 from zsad.geometry import read_geometry
 from zsad.images import ImageRef, list_images
 from zsad.intensity import check_range
-from zsad.naming import printable
 from zsad.promises import Calibration, settle
-from zsad.registry import create
-from zsad.results import Region, Result, find_regions
-from zsad.scoring import PRECISIONS, Scored, Scorer, original_size
+from zsad.references import ReferenceSet, is_saved
+from zsad.results import Result
+from zsad.scoring import Scored, Scorer
+from zsad.settings import (
+    at_least_one,
+    build_method,
+    check_target,
+    default_batch,
+    describe_encoder,
+    pick_device,
+    pick_precision,
+)
+from zsad.types import Context, References
+from zsad.verdicts import result_of
 
-__all__ = ["Inspector", "check_target", "pick_device", "pick_precision"]
-
-TARGET_WORDS, TARGET_CHARACTERS = 40, 300  # CLIP reads 77 tokens, and a prompt's own words take up to 20 of them
-CPU_BATCH, ACCELERATOR_BATCH = 8, 16
+__all__ = ["Inspector"]
 
 
 class Inspector:
@@ -36,7 +43,9 @@ class Inspector:
         target: the object's name, as a person would say it.
         backbone: as in ``create``; None takes the method's own.
         checkpoint: path of learned weights.
-        references: normal pictures, for methods that take them; none does yet.
+        references: normal pictures of the category: whatever ``list_images`` takes, a folder that ``save_references`` wrote,
+            or a ``ReferenceSet``.
+        coreset: share of the references' rows that are kept, in (0, 1]; for very many references.
         threshold: raw score from which on a picture is anomalous; None gives no labels.
         review_at: raw score from which on a picture is for review.
         pixel_threshold: map value from which on a place belongs to a region; None gives no regions.
@@ -67,6 +76,7 @@ class Inspector:
         backbone: Any = None,
         checkpoint: str | Path | None = None,
         references: Any = None,
+        coreset: float = 1.0,
         threshold: float | None = None,
         review_at: float | None = None,
         pixel_threshold: float | None = None,
@@ -84,29 +94,25 @@ class Inspector:
         keep_aspect: bool = False,
         **arguments: Any,
     ) -> None:
-        if references is not None:
-            raise UsageError("References were given, and no method of this version takes them (none yet). Leave them out.")
         self.target = check_target(target)
         self.calibration = Calibration.load(calibration) if isinstance(calibration, (str, Path)) else calibration
         given = fixed(threshold, review_at, pixel_threshold)
         self.thresholds = settle(given, self.calibration, max_false_alarms, review_false_alarms)
         self.device = pick_device(device)
         self.precision = pick_precision(precision, self.device)
-        self.batch_size = _at_least_one("batch_size", self._default_batch() if batch_size is None else batch_size)
-        self.workers = _at_least_one("workers", workers)
+        self.batch_size = at_least_one("batch_size", default_batch(self.device) if batch_size is None else batch_size)
+        self.workers = at_least_one("workers", workers)
         self.value_range = check_range(value_range)
         self.geometry = read_geometry(tile, overlap, roi, keep_aspect)
-        self.detector = _built(method, backbone, checkpoint, arguments).to(self.device).eval()
+        self.detector = build_method(method, backbone, checkpoint, arguments).to(self.device).eval()
         self.detector.require_trained()
-        with torch.inference_mode():
-            self.context = self.detector.prepare(self.target).to(self.device)
-        if self.detector.needs_set(self.context):
-            raise UsageError(f"{self.detector.name} judges pictures against each other, which the inspector cannot do yet.")
+        self.coreset = coreset
+        self.references = ReferenceSet(self._encoder())
+        self.context = self._prepared()
+        if references is not None:
+            self._take(references)
         if self.calibration is not None:
             self.calibration.check(self.describe())
-
-    def _default_batch(self) -> int:
-        return CPU_BATCH if self.device.type == "cpu" else ACCELERATOR_BATCH
 
     def __call__(self, source: Any) -> Iterator[Result]:
         """Results in the order of the source, one per picture, made when asked for; memory does not grow.
@@ -117,144 +123,101 @@ class Inspector:
         for scored in self.scored(list_images(source), keep_images=True):
             yield self.result(scored, self.thresholds)
 
-    def scored(self, refs: Iterable[ImageRef], *, keep_images: bool = False) -> Iterator[Scored]:
-        """What the model says of pictures, before any threshold and at model size; see ``Scorer``."""
+    def scored(self, refs: Iterable[ImageRef], *, keep_images: bool = False, folder: Path | None = None) -> Iterator[Scored]:
+        """What the model says of pictures, before any threshold and at model size; see ``Scorer``.
+
+        Where the method judges pictures against each other, features go to disk (``folder``, or a temporary one) and the
+        answers come after the last picture.
+        """
+        scorer = self._scorer(self.context)
+        if self.judges_sets:
+            yield from answers(scorer, encode_pictures(scorer, refs, folder), keep_images=keep_images)
+        else:
+            yield from scorer(refs, keep_images=keep_images)
+
+    @property
+    def judges_sets(self) -> bool:
+        """True where a picture's score depends on the other pictures of the source."""
+        return self.detector.needs_set(self.context)
+
+    def encode(self, source: Any) -> Encoded:
+        """Runs the encoder over pictures once; ``judge`` scores them then as often as you like, after any change."""
+        return encode_pictures(self._scorer(self.context), list_images(source))
+
+    def judge(self, encoded: Encoded, target: str | None = None) -> Iterator[Result]:
+        """Results of encoded pictures, by the references and thresholds of now; the encoder does not run.
+
+        Args:
+            encoded: from ``encode``.
+            target: another name for what is to be seen.
+        """
+        context = self.context if target is None else self._prepared(check_target(target))
+        for scored in answers(self._scorer(context), encoded, keep_images=True):
+            yield self.result(scored, self.thresholds)
+
+    def _encoder(self) -> dict[str, Any]:
+        return describe_encoder(self._scorer(Context()))
+
+    def _scorer(self, context: Context) -> Scorer:
         how = (self.batch_size, self.workers, self.value_range, self.precision, self.geometry)
-        return Scorer(self.detector, self.context, self.device, *how)(refs, keep_images=keep_images)
+        return Scorer(self.detector, context, self.device, *how)
+
+    # ------------------------------------------------------------------ references
+    def add_references(self, source: Any) -> list[str]:
+        """Adds normal pictures; returns the names of those that were new. Unreadable ones are in ``references.errors``.
+
+        Raises:
+            UsageError: the method takes no references.
+        """
+        added = self.references.add(self._scorer(self.context), list_images(source))
+        self.context = self._prepared()
+        return added
+
+    def remove_references(self, *names: str) -> None:
+        """Takes pictures out of the references, by name."""
+        self.references.remove(names)
+        self.context = self._prepared()
+
+    def save_references(self, folder: str | Path) -> None:
+        """Writes the references to a folder that ``references=`` takes."""
+        self.references.save(folder)
+
+    def left_out(self, digest: str) -> Inspector:
+        """This inspector without one of its references."""
+        other = copy(self)
+        other.context = self._prepared(without=digest)
+        return other
+
+    def _take(self, given: Any) -> None:
+        if isinstance(given, ReferenceSet) or is_saved(given):
+            self.references = given if isinstance(given, ReferenceSet) else ReferenceSet.load(given)
+            self.references.check(self._encoder())
+            self.context = self._prepared()
+            return
+        self.add_references(given)
+        if not len(self.references):
+            why = next(iter(self.references.errors.items()), None)
+            raise UsageError("No reference could be read" + (f"; {why[0]}: {why[1]}" if why else ": the source is empty."))
+
+    def _prepared(self, target: str | None = None, *, without: str | None = None) -> Context:
+        """The context of a target, with the references of now."""
+        banks = {key: bank.to(self.device) for key, bank in self.references.banks(self.coreset, without).items()}
+        with torch.inference_mode():
+            given = References(banks=banks) if banks else None
+            return self.detector.prepare(target or self.target, given).to(self.device)
 
     def result(self, scored: Scored, thresholds: Thresholds) -> Result:
         """Verdict, map at original size and regions of a scored picture."""
-        known = Result(
-            name=scored.name,
-            path=scored.path,
-            method=self.detector.name,
-            error=scored.error,
-            notes=scored.notes,
-            image=scored.image,
-            map_range=self.detector.map_range,
-        )
-        if scored.score is None or scored.model_map is None or scored.size is None:
-            return known
-        view = self.geometry.window(scored.size)
-        judged = original_size(scored.model_map, view.shape)
-        regions: tuple[Region, ...] = ()
-        mask = None
-        if thresholds.pixel is not None:
-            words, margin = self.context.words, self.detector.word_margin
-            confined, seen = view.hide(judged, -math.inf), math.prod(self.geometry.tile_in(view))
-            places, mask = find_regions(confined, thresholds.pixel, words, scored.word_maps, margin, seen)
-            regions, mask = tuple(one.moved(*view.corner) for one in places), view.spread(mask, False)
-        low = self.detector.map_range[0]
-        return replace(
-            known,
-            pred_score=scored.score,
-            p_value=None if self.calibration is None else self.calibration.p_value(scored.score),
-            pred_label=thresholds.label(scored.score),
-            threshold=thresholds.anomalous,
-            threshold_source=thresholds.source,
-            anomaly_map=view.spread(view.hide(judged, low), low),
-            judged=view.judged(),
-            pred_mask=mask,
-            regions=regions,
-            prompts=self.context.sentences,
-        )
+        return result_of(scored, self._scorer(self.context), thresholds, self.calibration)
 
     def describe(self) -> dict[str, Any]:
         """What judges: everything that a score depends on, as a JSON object."""
-        detector, backbone = self.detector, self.detector.backbone
+        kept = self.references.describe() | {"coreset": self.coreset} if len(self.references) else None
         return {
-            "method": detector.name,
+            **describe_encoder(self._scorer(self.context)),
             "target": self.target,
-            "arguments": {key: _plain(value) for key, value in detector.arguments().items()},
-            "backbone": backbone.name,
-            "backbone_sha256": backbone.weights_sha256,
-            "weights_sha256": detector.weights_sha256,
-            "image_size": backbone.image_size,
-            "activation": backbone.activation,
-            "position_embedding": backbone.position_embedding,
-            "precision": self.precision,
-            "value_range": None if self.value_range is None else list(self.value_range),
-            "geometry": self.geometry.describe(),
-            "map_range": list(detector.map_range),
+            "references": kept,
+            "map_range": list(self.detector.map_range),
             "words": list(self.context.words),
             "sentences": {kind: list(lines) for kind, lines in self.context.sentences.items()},
         }
-
-
-def check_target(target: str) -> str:
-    """The target without blanks at its ends.
-
-    Raises:
-        UsageError: it is empty, or longer than a text tower reads.
-    """
-    if not isinstance(target, str):
-        raise UsageError(f"The target is {target!r}. Give the object's name, as a person would say it: 'metal nut'.")
-    target = " ".join(target.split())
-    if not target:
-        raise UsageError("The target is empty. Give the object's name, as a person would say it: 'metal nut'.")
-    if printable(target) != target:
-        raise UsageError(f"The target {printable(target)!r} has characters that do not print. Give a plain name: 'metal nut'.")
-    if len(target) > TARGET_CHARACTERS or len(target.split()) > TARGET_WORDS:
-        raise UsageError(
-            f"The target has {len(target.split())} words and {len(target)} characters; a text tower reads 77 tokens. "
-            f"Give a name of at most {TARGET_WORDS} words and {TARGET_CHARACTERS} characters, such as 'metal nut'."
-        )
-    return target
-
-
-def pick_device(device: str | torch.device = "auto") -> torch.device:
-    """The device of that name; "auto" takes cuda, mps, xpu, else cpu.
-
-    Raises:
-        UsageError: no such device here.
-    """
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    there["xpu"] = hasattr(torch, "xpu") and torch.xpu.is_available()
-    if device == "auto":
-        return torch.device(next((kind for kind, here in there.items() if here), "cpu"))
-    try:
-        chosen = torch.device(device)
-    except RuntimeError as error:
-        raise UsageError(f"No device is called {device!r}. Use auto, cpu, cuda, cuda:1, mps or xpu.") from error
-    if not there.get(chosen.type, chosen.type == "cpu"):
-        raise UsageError(f"The device {str(device)!r} is not available here. Use --device auto, or cpu.")
-    return chosen
-
-
-def pick_precision(precision: str, device: torch.device) -> str:
-    """The precision, if the device has it.
-
-    Raises:
-        UsageError: no such precision, or float16 on a CPU.
-    """
-    if precision not in PRECISIONS:
-        raise UsageError(f"No precision is called {precision!r}. Use {', '.join(PRECISIONS)}.")
-    if precision == "fp16" and device.type == "cpu":
-        raise UsageError("fp16 is for cuda, mps and xpu; on a CPU it is slower and less exact than bf16. Use bf16, or fp32.")
-    return precision
-
-
-def _built(method: str | Detector, backbone: Any, checkpoint: str | Path | None, arguments: dict[str, Any]) -> Detector:
-    if isinstance(method, str):
-        built: Detector = create(method, backbone=backbone, checkpoint=checkpoint, **arguments)
-        return built
-    given = [name for name, value in (("backbone", backbone), ("checkpoint", checkpoint)) if value is not None]
-    if given or arguments:
-        raise UsageError(
-            f"A built {method.name} was given together with {', '.join([*given, *arguments])}. Pass them to create(), "
-            "or pass the method by name."
-        )
-    return method
-
-
-def _at_least_one(name: str, value: int) -> int:
-    if value < 1:
-        raise UsageError(f"{name} is {value}; it has to be at least 1.")
-    return value
-
-
-def _plain(value: Any) -> Any:
-    """JSON's view of a constructor keyword."""
-    if isinstance(value, (tuple, list)):
-        return [_plain(one) for one in value]
-    return value if value is None or isinstance(value, (bool, int, float, str)) else repr(value)

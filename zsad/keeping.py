@@ -1,8 +1,8 @@
 """What ``evaluate`` keeps on disk, so that a run that was killed goes on where it was and ends in the same numbers.
 
 Below ``.zsad/``: ``evaluation.json`` is the fingerprint of the run, and every category (of every seed) has a folder with
-``scores.jsonl``, one line per picture in order, ``maps/``, float32 at the size of the metrics, until its row is finished, and
-then ``row.json``.
+``scores.jsonl``, one line per picture in order, ``maps/``, float32 at the size of the metrics, and ``features/`` of a method
+that judges a set; the last two go when its row is finished: ``row.json``.
 """
 
 from __future__ import annotations
@@ -101,6 +101,7 @@ class Kept:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.scores = folder / "scores.jsonl"
+        self.features = folder / "features"  # of a method that judges a set
         self._row = folder / "row.json"
         self.answers: list[dict[str, Any]] = []
 
@@ -157,9 +158,10 @@ class Kept:
         return found
 
     def finish(self, row: Mapping[str, Any]) -> None:
-        """Keeps the row; the maps go."""
+        """Keeps the row; maps and features go."""
         write_aside(self._row, json.dumps(row).encode())
-        shutil.rmtree(self.folder / MAPS, ignore_errors=True)
+        for path in (self.folder / MAPS, self.features):
+            shutil.rmtree(path, ignore_errors=True)
 
     def _map(self, position: int) -> Path:
         return self.folder / MAPS / f"{position:07d}.npy"

@@ -9,8 +9,8 @@ import torch
 
 from zsad.checkpoints import load_index
 from zsad.errors import WeightsError
-from zsad.inspector import check_target
 from zsad.registry import create, list_backbones, list_methods, method_class
+from zsad.settings import check_target
 
 __all__ = ["listings", "sentences_of"]
 

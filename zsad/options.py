@@ -19,6 +19,10 @@ Backbone = Annotated[str | None, typer.Option(help="Image encoder, instead of th
 Checkpoint = Annotated[Path | None, typer.Option(help="Learned weights of the method.")]
 Words = Annotated[list[str] | None, typer.Option(help="Defect word, where the method takes them; repeat for more.")]
 Sets = Annotated[list[str] | None, typer.Option("--set", help="key=value of the method, such as scales=(2,).")]
+References = Annotated[
+    str | None, typer.Option(help="Normal pictures to compare with: a folder, a pattern, or what zsad references saved.")
+]
+Coreset = Annotated[float, typer.Option(help="Share of the references' patches that are kept, for very many references.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps or xpu.")]
 Precision = Annotated[str, typer.Option(help="fp32, bf16, or fp16 on devices that have it.")]
 BatchSize = Annotated[int | None, typer.Option(help="Pictures per pass; by default 8 on a CPU, else 16.")]

@@ -9,6 +9,7 @@ import time
 from array import array
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import typer
 from tqdm import tqdm
 
 import zsad
-from zsad.console import package_version, table
+from zsad.console import package_version, say_unreadable, table
 from zsad.images import list_images
 from zsad.inspector import Inspector
 from zsad.records import rows_at
@@ -53,6 +54,7 @@ def predict_folder(request: Request) -> int:
     refs = list_images(request.source)
     first = next(refs)  # a wrong path is said before any weights are loaded
     inspector = Inspector(request.method, request.target, **request.settings)
+    say_unreadable(inspector)
     folder = RunFolder(request.out)
     folder.claim(resume=request.resume, overwrite=request.overwrite)
     folder.records.open(inspector.describe() | {"device": str(inspector.device), "batch_size": inspector.batch_size})
@@ -79,8 +81,12 @@ def predict_folder(request: Request) -> int:
 def _score(folder: RunFolder, inspector: Inspector, refs: Iterable[Any], request: Request) -> array[int]:
     begun = time.perf_counter()
     total = sum(1 for _ in list_images(request.source)) if sys.stderr.isatty() else 0
-    found = folder.records.score(folder.outside(refs), inspector.scored, inspector.batch_size)
+    spill = folder.hidden / "features" if inspector.judges_sets else None
+    group = sys.maxsize if inspector.judges_sets else inspector.batch_size
+    found = folder.records.score(folder.outside(refs), partial(inspector.scored, folder=spill), group)
     places = array("q", _watch(found, "scoring", total))
+    if spill is not None:
+        shutil.rmtree(spill, ignore_errors=True)  # every answer is on record
     request.times["scoring_seconds"] = round(time.perf_counter() - begun, 3)
     return places
 

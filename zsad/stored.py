@@ -4,11 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
+import tempfile
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = ["differences", "write_aside"]
+__all__ = ["differences", "scratch_folder", "write_aside"]
+
+
+def scratch_folder(owner: object) -> Path:
+    """A temporary folder that goes when its owner does, or at the end of the program."""
+    place = tempfile.mkdtemp(prefix="zsad-")
+    weakref.finalize(owner, shutil.rmtree, place, ignore_errors=True)
+    return Path(place)
 
 
 def write_aside(path: Path, content: bytes) -> None:

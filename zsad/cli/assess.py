@@ -12,6 +12,7 @@ from zsad.options import (
     Backbone,
     BatchSize,
     Checkpoint,
+    Coreset,
     Device,
     KeepAspect,
     Method,
@@ -44,6 +45,7 @@ def evaluate(
     shots: Annotated[int, typer.Option(help="Normal pictures per category that are given as references.")] = 0,
     seeds: Annotated[str, typer.Option(help="Of the draws of references, with commas between.")] = "0",
     raw_names: Annotated[bool, typer.Option("--raw-names", help="Categories' own names in sentences: pcb1.")] = False,
+    coreset: Coreset = 1.0,
     backbone: Backbone = None,
     checkpoint: Checkpoint = None,
     word: Words = None,
@@ -73,6 +75,7 @@ def evaluate(
     if not out.strip():
         raise UsageError("--out is empty (an unset variable?). Give the folder for the results; '.' is this one.")
     options: dict[str, Any] = {"backbone": backbone, "checkpoint": checkpoint, "value_range": value_range}
+    options |= {"coreset": coreset}
     options |= {"device": device, "precision": precision, "batch_size": batch_size, "workers": workers}
     options |= {"tile": tile, "overlap": overlap, "roi": roi, "keep_aspect": keep_aspect}
     options |= {"categories": words_of(categories), "kinds": words_of(kinds), "metrics": words_of(metrics), "split": split}

@@ -13,12 +13,14 @@ from zsad.options import (
     Backbone,
     BatchSize,
     Checkpoint,
+    Coreset,
     Device,
     FalseAlarms,
     KeepAspect,
     Method,
     Overlap,
     Precision,
+    References,
     ReviewShare,
     Roi,
     Sets,
@@ -42,6 +44,8 @@ def predict(
     backbone: Backbone = None,
     checkpoint: Checkpoint = None,
     word: Words = None,
+    references: References = None,
+    coreset: Coreset = 1.0,
     set_: Sets = None,
     threshold: Annotated[float | None, typer.Option(help="Score from which on a picture is anomalous.")] = None,
     review_at: Annotated[float | None, typer.Option(help="Score from which on a picture is for review.")] = None,
@@ -78,6 +82,7 @@ def predict(
         raise UsageError("--out is empty (an unset variable?). Give the folder for the results; '.' is this one.")
     arguments = method_arguments(method, set_, word)
     settings: dict[str, Any] = {"backbone": backbone, "checkpoint": checkpoint, "value_range": value_range}
+    settings |= {"references": references, "coreset": coreset}
     settings |= {"threshold": threshold, "review_at": review_at, "pixel_threshold": pixel_threshold}
     settings |= {"device": device, "precision": precision, "batch_size": batch_size, "workers": workers}
     settings |= {"tile": tile, "overlap": overlap, "roi": roi, "keep_aspect": keep_aspect}
@@ -91,13 +96,20 @@ def predict(
 @app.command(epilog=EXIT_CODES)
 @sentence_on_error
 def calibrate(
-    normal: Annotated[str, typer.Option(help="Folder or quoted glob pattern of normal pictures that are no references.")],
+    normal: Annotated[
+        str | None, typer.Option(help="Folder or quoted glob pattern of normal pictures that are no references.")
+    ] = None,
+    leave_one_out: Annotated[
+        bool, typer.Option("--leave-one-out", help="Take the references themselves, each judged without itself: approximate.")
+    ] = False,
     target: Target = "object",
     out: Annotated[Path, typer.Option(help="File for the calibration.")] = Path("calibration.json"),
     method: Method = "compact",
     backbone: Backbone = None,
     checkpoint: Checkpoint = None,
     word: Words = None,
+    references: References = None,
+    coreset: Coreset = 1.0,
     set_: Sets = None,
     max_false_alarms: Annotated[float, typer.Option(help="Share of normal pictures that may be called anomalous.")] = 0.05,
     review_false_alarms: ReviewShare = None,
@@ -120,8 +132,45 @@ def calibrate(
     from zsad.calibrating import Request, calibrate_folder
 
     settings: dict[str, Any] = {"backbone": backbone, "checkpoint": checkpoint, "value_range": value_range}
+    settings |= {"references": references, "coreset": coreset}
     settings |= {"device": device, "precision": precision, "batch_size": batch_size, "workers": workers}
     settings |= {"tile": tile, "overlap": overlap, "roi": roi, "keep_aspect": keep_aspect}
     settings = joined(settings, method_arguments(method, set_, word))
-    request = Request(normal, target, out, method, settings, max_false_alarms, review_false_alarms, overwrite, as_json)
-    raise typer.Exit(calibrate_folder(request))
+    if leave_one_out == (normal is not None) or (leave_one_out and references is None):
+        raise UsageError("Give --normal DIR, or --references DIR with --leave-one-out: where do the normal pictures come from?")
+    source = normal if normal is not None else str(references)
+    shares = (max_false_alarms, review_false_alarms)
+    raise typer.Exit(
+        calibrate_folder(Request(source, target, out, method, settings, *shares, leave_one_out, overwrite, as_json))
+    )
+
+
+@app.command(epilog=EXIT_CODES)
+@sentence_on_error
+def references(
+    folder: Annotated[Path, typer.Argument(help="Folder of saved references; made if it is not there.")],
+    add: Annotated[list[str] | None, typer.Option(help="Normal pictures: a folder or pattern; repeat for more.")] = None,
+    remove: Annotated[list[str] | None, typer.Option(help="Name of a picture to take out; repeat for more.")] = None,
+    method: Method = "compact",
+    backbone: Backbone = None,
+    checkpoint: Checkpoint = None,
+    set_: Sets = None,
+    device: Device = "auto",
+    precision: Precision = "fp32",
+    batch_size: BatchSize = None,
+    workers: Workers = 2,
+    value_range: ValueRange = None,
+    tile: Tile = None,
+    overlap: Overlap = None,
+    roi: Roi = None,
+    keep_aspect: KeepAspect = False,
+    as_json: Json = False,
+) -> None:
+    """Makes, shows and changes a folder of references for --references, without encoding anything twice."""
+    from zsad.referencing import Request, change_references
+
+    settings: dict[str, Any] = {"backbone": backbone, "checkpoint": checkpoint, "value_range": value_range}
+    settings |= {"device": device, "precision": precision, "batch_size": batch_size, "workers": workers}
+    settings |= {"tile": tile, "overlap": overlap, "roi": roi, "keep_aspect": keep_aspect}
+    settings = joined(settings, method_arguments(method, set_, None))
+    raise typer.Exit(change_references(Request(folder, method, add or (), remove or (), settings, as_json)))

@@ -7,7 +7,7 @@ Kept: exact GELU on OpenAI's QuickGELU weights, as their factory builds it at 51
 zeros beyond the border counted in neighbourhood means; align_corners; no smoothing; int(0.3 * (N - 1)) lowest distances (here
 at least one). RsCIN's scores are relative to the set, 0 to 1; ``rscin_k=()`` keeps the map's largest distance.
 Dropped: float16 autocast, float64 sums; ``divide_num``, which cuts the set into parts: ``pool`` draws others for each picture.
-Ours: stages whose grids differ, a warning about what recurs in many pictures (``ops.mutual.recurring``), an estimate.
+Ours: stages whose grids differ, references as further judges, a warning of what recurs (``ops.mutual.recurring``), an estimate.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from tqdm import tqdm
 from zsad.detector import Detector
 from zsad.errors import NeedsSet, UsageError
 from zsad.ops import mutual
+from zsad.ops.judges import Judges
 from zsad.ops.maps import upsample
 from zsad.registry import register
 from zsad.types import Backbone, Context, ImageFeatures, Prediction, Recipe, References
@@ -84,16 +85,14 @@ class MuSc(Detector):
         return tuple(max(1, tap * depth // DEPTH) for tap in self.recipe.taps)
 
     def prepare(self, name: str = "object", references: References | None = None) -> Context:
-        """An empty context: there is no text, and the name changes nothing."""
-        if references is not None:
-            raise UsageError("musc needs no references: the pictures of the set judge each other. Leave them out.")
+        """The references' patches: they judge, and are not judged. There is no text, and the name changes nothing."""
         odd = self.radii and all(side > 0 and side % 2 for side in self.radii)
         if not odd or not 0 < self.topmin <= 1 or min(self.rscin_k, default=1) < 1 or not (self.pool is None or self.pool > 1):
             raise UsageError(
                 f"radii={self.radii}, topmin={self.topmin}, rscin_k={self.rscin_k}, pool={self.pool}: give odd radii, topmin "
                 "in (0, 1], windows of at least 1 picture, a pool of at least 2."
             )
-        return Context()
+        return Context(banks=self.banks(references))
 
     def needs_set(self, context: Context) -> bool:
         """True: a picture alone has no score."""
@@ -114,17 +113,17 @@ class MuSc(Detector):
         Raises:
             UsageError: fewer than ``smallest_set`` pictures.
         """
-        count, size = len(features), (self.backbone.image_size, self.backbone.image_size)
-        if count < self.smallest_set:
+        own, features, size = len(features), Judges(features, context.banks), (self.backbone.image_size,) * 2
+        if (count := len(features)) < self.smallest_set:
             raise UsageError(f"musc needs at least {self.smallest_set} pictures that judge each other; got {count}. Add more.")
         seconds, memory = self.estimate(count, features[0])
         log.info("musc compares %d pictures: about %.0f s and %.2f GB.", count, seconds, memory / 1e9)
         image = torch.cat([features[index].image.to(self.device) for index in range(count)])  # (N, D)
-        near, far = self.distance_grids(features, image)
+        near, far = (grids[:own] for grids in self.distance_grids(features, image))
         if shared := mutual.recurring(near.flatten(1), far.flatten(1)).nonzero()[:, 0].tolist():
-            log.warning("Pictures %s (counted from 0) of %d share what the others lack, %s.", shared, count, RECURRING)
+            log.warning("Pictures %s (counted from 0) of %d share what the others lack, %s.", shared, own, RECURRING)
         scores = torch.cat([upsample(grid[None], size, align_corners=True).amax((1, 2)) for grid in near])
-        scores = mutual.rerank(scores, image, self.rscin_k) if self.rscin_k else scores
+        scores = mutual.rerank(scores, image[:own], self.rscin_k) if self.rscin_k else scores
         for score, grid in zip(scores, near, strict=True):
             yield Prediction(score[None], upsample(grid[None], size, align_corners=True))
 

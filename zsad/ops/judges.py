@@ -1,0 +1,62 @@
+"""References as further judges of a set whose pictures judge each other: they judge, and are not judged."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import overload
+
+import torch
+
+from zsad.errors import UsageError
+from zsad.types import Bank, ImageFeatures, Tap
+
+__all__ = ["Judges", "pictures_of"]
+
+
+def pictures_of(banks: Mapping[str, Bank], like: ImageFeatures) -> list[ImageFeatures]:
+    """The references' features, one (B = 1) per picture, from the banks of their tapped patches.
+
+    Args:
+        banks: by layer, all patches of every reference in their order.
+        like: a picture of the set, for the grids; the references' pooled features are not kept, so theirs are zero.
+
+    Raises:
+        UsageError: the banks were thinned out, so pictures cannot be put together again.
+    """
+    if not banks:
+        return []
+    last = str(max(like.taps))
+    found = []
+    for source in banks[last].source.unique().tolist():
+        rows = {layer: banks[str(layer)].rows[banks[str(layer)].source == source] for layer in like.taps}
+        if any(len(rows[layer]) % tap.patches.shape[1] for layer, tap in like.taps.items()):
+            raise UsageError("References that judge a set are compared whole. Leave coreset out, or take another method.")
+        for piece in range(len(rows[int(last)]) // like.taps[int(last)].patches.shape[1]):
+            taps = {
+                layer: Tap(rows[layer].split(tap.patches.shape[1])[piece][None], tap.grid) for layer, tap in like.taps.items()
+            }
+            found.append(ImageFeatures(torch.zeros_like(like.image), taps))
+    return found
+
+
+class Judges(Sequence[ImageFeatures]):
+    """A set, and behind it the references; features are read when asked for."""
+
+    def __init__(self, features: Sequence[ImageFeatures], banks: Mapping[str, Bank]) -> None:
+        self.features = features
+        self.references = pictures_of(banks, features[0]) if banks and len(features) else []
+
+    def __len__(self) -> int:
+        return len(self.features) + len(self.references)
+
+    @overload
+    def __getitem__(self, index: int) -> ImageFeatures: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[ImageFeatures]: ...
+
+    def __getitem__(self, index: int | slice) -> ImageFeatures | list[ImageFeatures]:
+        if isinstance(index, slice):
+            return [self[at] for at in range(*index.indices(len(self)))]
+        here = index < len(self.features)
+        return self.features[index] if here else self.references[index - len(self.features)]
