@@ -532,3 +532,15 @@ def test_json_alone_and_usage_in_a_sentence(data: Path, tmp_path: Path) -> None:
         done = call("--data", data, *arguments)
         assert done.exit_code == 2
         assert said in done.output
+
+
+def test_a_method_of_the_package_with_references(tmp_path: Path) -> None:
+    options = ["--data", make(tmp_path / "few", 2, 2, 3), "--method", "compact", "--shots", "1", "--seeds", "3,4"]
+    options += ["--categories", "nut", "--metrics", "image_f1_max,pixel_auroc", "--out", tmp_path / "out"]
+    done = CliRunner().invoke(app, ["evaluate", *map(str, options)])
+    assert done.exit_code == 0, done.output
+    kept = json.loads((tmp_path / "out/metrics.json").read_text())
+    assert [row["seed"] for row in kept["rows"]] == [3, 4]
+    assert kept["rows"][0]["references"] != kept["rows"][1]["references"]
+    assert kept["rows"][0]["thresholds"] != kept["rows"][1]["thresholds"]
+    assert "± is the sample standard deviation" in done.output

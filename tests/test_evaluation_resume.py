@@ -211,3 +211,50 @@ def test_killed_and_resumed_equals_uninterrupted(data: Path, tmp_path: Path) -> 
     assert (done.returncode, "broken" in done.stdout) == (3, True)
     assert first in {one.stat().st_mtime_ns for one in torn.rglob("row.json")}
     assert contents(torn) == contents(calm)
+
+
+class Together(Brightness):
+    """Judges pictures against the mean of their set; counts what it encodes and answers."""
+
+    name = "together"
+
+    def __init__(self, backbone: Any, stop: int = 10**9) -> None:
+        super().__init__(backbone)
+        self.stop, self.encoded, self.answered = stop, 0, 0
+
+    def arguments(self) -> dict[str, Any]:
+        return {}
+
+    def needs_set(self, context: Any) -> bool:
+        return True
+
+    def encode(self, images: Any) -> Any:
+        self.encoded += len(images)
+        if self.encoded > self.stop:
+            raise RuntimeError("the power went")
+        return super().encode(images)
+
+    def score_set(self, features: Any, context: Any) -> Any:
+        level = sum(float(one.image.mean()) for one in features) / len(features)
+        for one in features:
+            self.answered += 1
+            found = self.score(one, context)
+            yield zsad.Prediction(found.pred_score - level, found.anomaly_map - level)
+
+
+def test_a_set_is_encoded_once_and_judged_as_a_whole(data: Path, tmp_path: Path) -> None:
+    calm, torn = tmp_path / "calm", tmp_path / "torn"
+    measure(Together(Eyes()), data, calm)
+    with pytest.raises(RuntimeError, match="the power went"):
+        measure(Together(Eyes(), 10), data, torn)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Kept, "map", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        second = Together(Eyes())
+        with pytest.raises(KeyboardInterrupt):
+            measure(second, data, torn, resume=True)
+    assert (second.encoded, second.answered) == (2, 12)  # ten were encoded before
+    third = Together(Eyes())
+    measure(third, data, torn, resume=True)
+    assert (third.encoded, third.answered) == (11, 11)  # of the second category
+    assert contents(torn) == contents(calm)
+    assert not list(torn.rglob("features"))

@@ -78,10 +78,13 @@ def evaluate(
         exact: pixel metrics without bins; takes longer, and 4 bytes of disk per pixel.
         raw_names: categories' own names instead of words: "pcb1" and not "printed circuit board".
         keep_maps: leaves the maps in ``out``/maps, float32 .npy at the metrics' size.
-        resume: goes on with the run in ``out``; the result is the same to the bit as without a stop.
+        resume: goes on with the run in ``out``; the result is the same to the bit as without a stop. Whole batches that were
+            scored are not scored again.
         overwrite: deletes the run in ``out`` first.
         allow_leakage: measures also on data that the weights have seen; the tables then say so.
-        jobs: processes; each loads the method once and takes whole categories.
+        jobs: processes; each loads the method once, takes whole categories and its share of the threads. The numbers are the
+            same to the bit for the same number of threads in a process (``OMP_NUM_THREADS=1``), and else up to the rounding
+            of sums.
         **settings: keywords of ``Inspector`` and of the method.
 
     Raises:
@@ -200,6 +203,7 @@ def _about(
     return {
         "judge": judge,
         "settings": settings,
+        "threads": torch.get_num_threads(),
         "source": {"name": data.name, "root": str(data.root), "layout": data.layout},
         "versions": versions | {name: module.__version__ for name, module in modules.items()},
     }
