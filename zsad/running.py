@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -50,7 +49,7 @@ def run_there(
     detector: Any, settings: dict[str, Any], jobs: int, todo: Sequence[Job], plan: Plan, store: Store, maps: Path | None
 ) -> list[Row]:
     """The same in processes that begin afresh (spawn), each with its share of the threads."""
-    threads = max(1, (os.cpu_count() or 1) // jobs)
+    threads = max(1, torch.get_num_threads() // jobs)
     setup = (_portable(detector, settings), threads)
     pool = ProcessPoolExecutor(min(jobs, len(todo)), get_context("spawn"), _begin, setup)
     try:
