@@ -16,6 +16,7 @@ import zsad
 from zsad.cli import app
 from zsad.errors import UsageError
 from zsad.inspector import Inspector
+from zsad.promises import Calibration
 
 COUNT = 40
 
@@ -243,3 +244,15 @@ def test_inspector_takes_a_file_or_an_object(made: Path) -> None:
     assert result.pred_label == "review"
     with pytest.raises(UsageError, match="The calibration was made with other settings: arguments was"):
         Inspector("brightness", "lamp", calibration=made, gain=2.0)
+
+
+def test_a_raw_review_level_goes_with_a_calibration() -> None:
+    made = Calibration.from_scores([float(n) for n in range(40)], [float(n) for n in range(40)], max_false_alarms=0.05)
+    inspector = Inspector("brightness", calibration=made, review_at=30.0)
+    assert inspector.thresholds.review == 30.0
+    assert inspector.thresholds.anomalous == made.thresholds().anomalous
+    assert inspector.thresholds.source.endswith("review from 30, given by the user")
+    with pytest.raises(UsageError, match="lies above the threshold"):
+        Inspector("brightness", calibration=made, review_at=99.0)
+    with pytest.raises(UsageError, match="Give one of --review-at and --review-false-alarms"):
+        Inspector("brightness", calibration=made, review_at=30.0, review_false_alarms=0.2)

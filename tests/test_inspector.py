@@ -14,7 +14,7 @@ from brightness import SIDE, Brightness, Eyes, folder_of, known, picture  # noqa
 from PIL import Image
 
 import zsad
-from zsad.errors import NotTrained, UnknownName, UsageError
+from zsad.errors import NeedsSet, NotTrained, UnknownName, UsageError
 from zsad.inspector import Inspector
 from zsad.scoring import original_size
 from zsad.settings import check_target, pick_device
@@ -137,7 +137,7 @@ def test_target_of_500_words_says_what_to_do() -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ({"references": "good/"}, "no method of this version takes them"),
+        ({"references": "good/"}, "There is nothing at 'good/'"),
         ({"batch_size": 0}, "batch_size is 0; it has to be at least 1"),
         ({"workers": 0}, "workers is 0"),
         ({"device": "warp"}, "No device is called 'warp'"),
@@ -169,13 +169,13 @@ def test_device_that_is_not_there() -> None:
     assert str(pick_device("cpu")) == "cpu"
 
 
-def test_a_method_that_needs_the_set_is_refused() -> None:
+def test_a_method_that_needs_the_set_has_to_say_how() -> None:
     class Mutual(Brightness):
         def needs_set(self, context: object) -> bool:
             return True
 
-    with pytest.raises(UsageError, match="judges pictures against each other"):
-        Inspector(Mutual(Eyes()))
+    with pytest.raises(NeedsSet, match="judges pictures against each other and has to say how"):
+        list(Inspector(Mutual(Eyes()))(picture(0.5)))
 
 
 # ------------------------------------------------------------------ threads

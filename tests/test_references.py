@@ -238,6 +238,7 @@ def test_a_killed_set_goes_on_with_its_features(tmp_path: Path, monkeypatch: pyt
     whole = CliRunner().invoke(app, [*words, "--out", str(tmp_path / "whole")])
     assert whole.exit_code == 0, whole.output
     assert not (tmp_path / "whole" / ".zsad" / "features").exists()
+    assert "musc compares 7 pictures: about" in whole.stderr
     cls = zsad.registry.method_class("musc")
     judge = cls.score_set
     monkeypatch.setattr(cls, "score_set", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
@@ -289,3 +290,12 @@ def test_calibration_leaves_references_out(good: Path, tmp_path: Path) -> None:
     assert stored == pytest.approx(alone)
     rest = [Inspector("compact", "object", references=rgb[:i] + rgb[i + 1 :]) for i in range(4)]
     assert stored == pytest.approx([scores(one, rgb[i])[0] for i, one in enumerate(rest)], abs=1e-5)
+
+
+def test_what_recurs_is_told_in_the_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    from zsad.ops import mutual
+
+    monkeypatch.setattr(mutual, "recurring", lambda near, far: (torch.arange(len(near)) == 2)[:, None])
+    found = list(Inspector("musc", backbone="compact")([texture(seed) for seed in range(6)]))
+    assert [bool(result.notes) for result in found] == [False, False, True, False, False, False]
+    assert "others have and most lack" in found[2].notes[0]

@@ -96,8 +96,9 @@ class Inspector:
     ) -> None:
         self.target = check_target(target)
         self.calibration = Calibration.load(calibration) if isinstance(calibration, (str, Path)) else calibration
-        given = fixed(threshold, review_at, pixel_threshold)
-        self.thresholds = settle(given, self.calibration, max_false_alarms, review_false_alarms)
+        below = None if self.calibration is not None and threshold is None else review_at  # below the calibration's level then
+        given, own = fixed(threshold, below, pixel_threshold), None if below is not None else review_at
+        self.thresholds = settle(given, self.calibration, max_false_alarms, review_false_alarms, own)
         self.device = pick_device(device)
         self.precision = pick_precision(precision, self.device)
         self.batch_size = at_least_one("batch_size", default_batch(self.device) if batch_size is None else batch_size)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from zsad.calibration import Thresholds
+from zsad.calibration import Thresholds, fixed
 from zsad.conformal import Floats, check_share, order_statistic, p_values, percent, pictures, threshold
 from zsad.errors import UsageError
 from zsad.naming import printable
@@ -208,8 +208,9 @@ def settle(
     calibration: Calibration | None,
     max_false_alarms: float | None = None,
     review_false_alarms: float | None = None,
+    review_at: float | None = None,
 ) -> Thresholds:
-    """The thresholds that the user gave, or those of a calibration with the user's pixel threshold.
+    """The thresholds that the user gave, or those of a calibration with the user's pixel threshold and raw review level.
 
     Raises:
         UsageError: both say where anomalous begins, or shares without a calibration; else as ``Calibration.thresholds``.
@@ -221,4 +222,11 @@ def settle(
     if given.anomalous is not None:
         raise UsageError("A threshold and a calibration were both given, and each says what is anomalous. Give one of them.")
     found = calibration.thresholds(max_false_alarms, review_false_alarms)
-    return found if given.pixel is None else replace(found, pixel=given.pixel, source=f"{found.source}; {given.source}")
+    if given.pixel is not None:
+        found = replace(found, pixel=given.pixel, source=f"{found.source}; {given.source}")
+    if review_at is None:
+        return found
+    if review_false_alarms is not None:
+        raise UsageError("A review level and a share for it were given. Give one of --review-at and --review-false-alarms.")
+    fixed(found.anomalous, review_at)
+    return replace(found, review=review_at, source=f"{found.source}; review from {review_at:g}, given by the user")

@@ -76,7 +76,8 @@ class Opened:
         if self.scored.error:
             return
         before = self.scored.score
-        self.scored = replace(self.scored, score=score if before is None else max(before, score))
+        notes = tuple(dict.fromkeys(self.scored.notes + prediction.notes))  # each once, however many pieces say it
+        self.scored = replace(self.scored, score=score if before is None else max(before, score), notes=notes)
         self.maps.add(prediction.anomaly_map[row].numpy(), place)
         if prediction.word_maps is not None:
             self.words = self.words or Canvas(self.maps.view)
@@ -226,7 +227,7 @@ class Scorer:
 def on_cpu(found: Prediction) -> Prediction:
     """The prediction in float32 on the CPU."""
     words = None if found.word_maps is None else found.word_maps.float().cpu()
-    return Prediction(found.pred_score.float().cpu(), found.anomaly_map.float().cpu(), words)
+    return Prediction(found.pred_score.float().cpu(), found.anomaly_map.float().cpu(), words, found.notes)
 
 
 def _pixels(read: Read) -> int:

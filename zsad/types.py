@@ -189,6 +189,7 @@ class Prediction:
     pred_score: Tensor  # (B,)
     anomaly_map: Tensor  # (B, H, W) at model size
     word_maps: Tensor | None = None  # (B, len(context.words), h, w), similarity of each place to each defect word
+    notes: tuple[str, ...] = ()  # what a person should know of these pictures
 
     def __len__(self) -> int:
         return self.pred_score.shape[0]

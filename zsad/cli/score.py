@@ -112,7 +112,14 @@ def calibrate(
     coreset: Coreset = 1.0,
     set_: Sets = None,
     max_false_alarms: Annotated[float, typer.Option(help="Share of normal pictures that may be called anomalous.")] = 0.05,
-    review_false_alarms: ReviewShare = None,
+    review_false_alarms: Annotated[
+        float | None,
+        typer.Option(
+            "--review-false-alarms",
+            "--review-at",
+            help="Share that may be called anomalous or review; twice the other by default.",
+        ),
+    ] = None,
     device: Device = "auto",
     precision: Precision = "fp32",
     batch_size: BatchSize = None,

@@ -124,8 +124,9 @@ class MuSc(Detector):
             log.warning("Pictures %s (counted from 0) of %d share what the others lack, %s.", shared, own, RECURRING)
         scores = torch.cat([upsample(grid[None], size, align_corners=True).amax((1, 2)) for grid in near])
         scores = mutual.rerank(scores, image[:own], self.rscin_k) if self.rscin_k else scores
-        for score, grid in zip(scores, near, strict=True):
-            yield Prediction(score[None], upsample(grid[None], size, align_corners=True))
+        for index, (score, grid) in enumerate(zip(scores, near, strict=True)):
+            notes = (f"it has something that others have and most lack, {RECURRING}",) if index in shared else ()
+            yield Prediction(score[None], upsample(grid[None], size, align_corners=True), notes=notes)
 
     def reach(self, count: int) -> int:
         """How far apart on the circle pictures are compared: half of the pool, or half of the set."""
