@@ -10,6 +10,8 @@ from zsad import backbones as _backbones  # noqa: F401  (registers the backbones
 from zsad import methods as _methods  # noqa: F401  (registers the methods)
 from zsad.calibration import Thresholds
 from zsad.detector import Detector
+from zsad.evaluation import evaluate
+from zsad.figures import Evaluation
 from zsad.inspector import Inspector
 from zsad.promises import Calibration
 from zsad.registry import create, list_backbones, list_methods, load_backbone
@@ -22,6 +24,7 @@ __all__ = [
     "Calibration",
     "Context",
     "Detector",
+    "Evaluation",
     "ImageFeatures",
     "Inspector",
     "Prediction",
@@ -30,6 +33,7 @@ __all__ = [
     "Result",
     "Thresholds",
     "create",
+    "evaluate",
     "list_backbones",
     "list_methods",
     "load_backbone",

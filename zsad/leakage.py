@@ -1,0 +1,115 @@
+"""Whether a detector's weights have seen the data set that it is to be measured on."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from zsad.checkpoints import load_index, published, sha256_of
+from zsad.datasets import Dataset, Sample
+from zsad.detector import Detector
+
+__all__ = ["data_sets_in", "identify", "leakage", "learned_from"]
+
+
+class Known(NamedTuple):
+    """How a data set is recognised, in a sentence about training data and on disk."""
+
+    name: str
+    words: str  # pattern on lower-case letters and digits alone, of sentences and of folders' names
+    layouts: tuple[str, ...] = ()  # that no other data set has
+    categories: frozenset[str] = frozenset()  # all of it
+
+
+MVTEC_AD = "carpet bottle hazelnut leather cable capsule grid pill transistor metal_nut screw toothbrush zipper tile wood"
+VISA = "candle capsules cashew chewinggum fryum macaroni1 macaroni2 pcb1 pcb2 pcb3 pcb4 pipe_fryum"
+KNOWN = (
+    Known("MVTec AD 2", r"mvtec(ad|anomalydetection)2", ("mvtec2",)),
+    Known("MVTec LOCO AD", r"mvtecloco|locoad"),
+    Known("MVTec AD", r"mvtec(?!3d|loco|(ad|anomalydetection)2)", (), frozenset(MVTEC_AD.split())),
+    Known("VisA", r"(?<![a-z])visa(?!b)", ("visa",), frozenset(VISA.split())),
+    Known("BTAD", r"btad|btech"),
+    Known("MPDD", r"mpdd"),
+    Known("DAGM", r"dagm", ("dagm",)),
+    Known("KolektorSDD2", r"k(olektor)?sdd2", ("ksdd2",)),
+    Known("KolektorSDD", r"k(olektor)?sdd(?!2)|sddanomaly", ("ksdd",)),
+    Known("Magnetic Tile Defects", r"magnetictile", ("mtd",)),
+    Known("Real-IAD", r"realiad", ("real_iad",)),
+    Known("DTD-Synthetic", r"dtdsynth"),
+    Known("ELPV", r"elpv", ("elpv",)),
+    Known("HeadCT", r"headct", ("head_ct",)),
+    Known("BrainMRI", r"brainmri|braintumor"),
+    Known("Br35H", r"br35"),
+    Known("CVC-ColonDB", r"colondb"),
+    Known("CVC-ClinicDB", r"clinicdb"),
+    Known("Kvasir", r"kvasir"),
+    Known("EndoTect", r"endotect"),
+    Known("TN3K", r"tn3k"),
+    Known("ISIC", r"isic(?!a)"),
+)
+BY_CATEGORIES = ("mvtec", "meta", "manifest")  # layouts of many data sets
+CITED = 3  # pictures that are called by name
+
+
+def data_sets_in(text: str) -> set[str]:
+    """The known data sets that a sentence or a folder's name mentions: "VisA, test split" -> {"VisA"}."""
+    words = [re.sub(r"[^a-z0-9]", "", part) for part in re.split(r"[,;()/]| and ", text.casefold())]
+    return {one.name for one in KNOWN if any(re.search(one.words, word) for word in words)}
+
+
+def identify(data: Dataset) -> set[str]:
+    """The known data sets that this one can be: by its folder's name or the one above, its layout, or its categories.
+
+    A folder that names another known set (BTAD in MVTec's layout) is that one, whatever its categories are called. A single
+    category is no sign: many a set of one's own is called "screw".
+    """
+    root = data.root.resolve()
+    for text in (data.name, root.name, root.parent.name):
+        if named := data_sets_in(text):
+            return named
+    own = {one.casefold() for one in data.categories} if data.layout in BY_CATEGORIES else set()
+    return {one.name for one in KNOWN if data.layout in one.layouts or (len(own) > 1 and own <= one.categories)}
+
+
+def learned_from(detector: Detector, method: str = "", checkpoint: str | Path | None = None) -> list[str]:
+    """What is on record about the data behind a detector's learned weights; [] where nothing is.
+
+    Args:
+        detector: built.
+        method: the name that it was created by, perhaps with a tag.
+        checkpoint: the file that it was loaded from.
+    """
+    header, index = detector.header, load_index()
+    data: Any = header.get("data")
+    name = data.get("name") if isinstance(data, dict) else data
+    rows = [row for row in index.values() if detector.weights_sha256 and row.sha256 == detector.weights_sha256]
+    rows += [index[method]] if method in index else []
+    rows += [row] if checkpoint is not None and (row := published(checkpoint)) else []
+    said = [header.get("trained_on"), name, *(row.trained_on for row in rows)]
+    return list(dict.fromkeys(str(text) for text in said if text))
+
+
+def leakage(detector: Detector, data: Dataset, samples: Sequence[Sample], said: Sequence[str]) -> str:
+    """A sentence where the weights have seen the data; "" where nothing says so.
+
+    Two witnesses: the names of the data sets that they learned from, and, where the header lists the SHA-256 of its pictures
+    (``data.hashes``), the pictures themselves.
+
+    Args:
+        detector: with the header of its weights.
+        data: the data set.
+        samples: the pictures that are to be scored; read only where the header lists pictures.
+        said: of ``learned_from``.
+    """
+    for text in said:
+        if both := sorted(identify(data) & data_sets_in(text)):
+            return f"{detector.name} learned from {text!r}, and {data.name!r} is {' or '.join(both)}."
+    header = detector.header.get("data")
+    hashes = frozenset(header.get("hashes") or ()) if isinstance(header, dict) else frozenset()
+    seen = [one for one in samples if hashes and one.path.is_file() and sha256_of(one.path) in hashes]
+    if not seen:
+        return ""
+    names = ", ".join(data.name_of(one) for one in seen[:CITED]) + (" ..." if len(seen) > CITED else "")
+    return f"{detector.name} learned from {len(seen)} of the {len(samples)} pictures of {data.name!r}: {names}."

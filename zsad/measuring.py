@@ -1,0 +1,128 @@
+"""Which metrics ``evaluate`` knows, and their values for one category."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zsad.errors import UnknownName, UsageError
+from zsad.metrics import PixelFigures, PixelMetrics, aupro_legacy, auroc, average_precision, f1_max
+
+__all__ = ["DEFAULT", "HEADS", "IMAGE", "PIXEL", "SHORT", "Figures", "check_metrics", "image_figures", "pixel_figures"]
+
+HEADS = {
+    "image_auroc": "image AUROC",
+    "image_ap": "image AP",
+    "image_f1_max": "image F1-max",
+    "pixel_auroc": "pixel AUROC",
+    "pixel_ap": "pixel AP",
+    "pixel_f1_max": "pixel F1-max",
+    "aupro": "AUPRO",
+    "aupimo": "AUPIMO",
+    "aupro_legacy": "AUPRO (legacy)",
+}
+"""Metrics by name, with their head in tables."""
+SHORT = {name: head.replace("image ", "i-").replace("pixel ", "p-") for name, head in HEADS.items()}
+"""The same for a terminal."""
+IMAGE = ("image_auroc", "image_ap", "image_f1_max")
+PIXEL = tuple(name for name in HEADS if name not in IMAGE)
+DEFAULT = (*IMAGE, "pixel_auroc", "pixel_ap", "pixel_f1_max", "aupro")
+
+Pairs = Iterable[tuple[NDArray[np.float32], NDArray[np.bool_]]]
+
+
+@dataclass
+class Figures:
+    """Values of one category; what is undefined is NaN, and a note says why."""
+
+    values: dict[str, float] = field(default_factory=dict)
+    bounds: dict[str, float] = field(default_factory=dict)  # how far the exact value can be at most
+    thresholds: dict[str, float] = field(default_factory=dict)  # of the F1-max: score >= it is anomalous
+    notes: list[str] = field(default_factory=list)
+
+
+def check_metrics(names: str | Iterable[str] | None) -> tuple[str, ...]:
+    """The metrics in the order of ``HEADS``, each once; None gives ``DEFAULT``.
+
+    Raises:
+        UnknownName: no such metric.
+        UsageError: none was named.
+    """
+    if names is None:
+        return DEFAULT
+    wanted = [one.strip() for one in (names.split(",") if isinstance(names, str) else names)]
+    for name in wanted:
+        if name not in HEADS:
+            raise UnknownName.among("metric", name, HEADS)
+    if not wanted:
+        raise UsageError(f"No metric was named. Leave metrics out for the usual ones, or choose of: {', '.join(HEADS)}.")
+    return tuple(name for name in HEADS if name in wanted)
+
+
+def image_figures(names: Sequence[str], scores: Sequence[float], labels: Sequence[int]) -> Figures:
+    """The metrics of ``IMAGE`` among ``names``.
+
+    Args:
+        names: of metrics.
+        scores: one per picture, higher is more anomalous.
+        labels: as many, 0 normal, 1 anomalous.
+    """
+    wanted = [name for name in names if name in IMAGE]
+    bad = sum(labels)
+    if wanted and (not bad or bad == len(labels)):
+        told = f"Image metrics need both classes; there are {len(labels) - bad} normal and {bad} anomalous pictures: NaN."
+        return Figures(dict.fromkeys(wanted, math.nan), notes=[told])
+    found = Figures()
+    for name in wanted:
+        if name == "image_f1_max":
+            found.values[name], found.thresholds[name] = f1_max(scores, labels)
+        else:
+            found.values[name] = (auroc if name == "image_auroc" else average_precision)(scores, labels)
+    return found
+
+
+def pixel_figures(names: Sequence[str], pairs: Callable[[], Pairs], *, exact: bool = False, folder: Any = None) -> Figures:
+    """The metrics of ``PIXEL`` among ``names``.
+
+    Args:
+        names: of metrics.
+        pairs: gives (map, mask), each (S, S), of every picture, in the same order whenever it is called. ``aupro_legacy``
+            holds all of them in memory, the others one at a time.
+        exact: no bins; see ``PixelMetrics``.
+        folder: for temporary files.
+    """
+    found, wanted = Figures(), [name for name in names if name in PIXEL]
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        if any(name != "aupro_legacy" for name in wanted):
+            metrics = PixelMetrics(exact=exact, folder=folder)
+            for anomaly_map, mask in pairs():
+                metrics.update(anomaly_map, mask)
+            _take(found, wanted, metrics.result())
+        if "aupro_legacy" in wanted:
+            kept = list(pairs())
+            found.values["aupro_legacy"] = aupro_legacy([one for one, _ in kept], [mask for _, mask in kept])
+    said = dict.fromkeys(str(one.message) for one in told)
+    found.notes += [text for text in said if "aupimo" in wanted or "AUPIMO" not in text]
+    return found
+
+
+def _take(found: Figures, wanted: Sequence[str], figures: PixelFigures) -> None:
+    parts = {
+        "pixel_auroc": figures.auroc,
+        "pixel_ap": figures.average_precision,
+        "pixel_f1_max": figures.f1_max,
+        "aupro": figures.aupro,
+        "aupimo": figures.aupimo,
+    }
+    for name in wanted:
+        if name in parts:
+            found.values[name], found.bounds[name] = parts[name]
+    if "pixel_f1_max" in wanted:
+        found.thresholds["pixel_f1_max"] = figures.f1_threshold
