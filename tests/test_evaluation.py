@@ -22,14 +22,14 @@ from sklearn.metrics import average_precision_score, precision_recall_curve, roc
 from typer.testing import CliRunner, Result
 
 import zsad
-from zsad import assessing
 from zsad.cli import app
 from zsad.datasets import Dataset, open_dataset
 from zsad.errors import UnknownName, UsageError
+from zsad.evaluation import assessing
+from zsad.evaluation.leakage import data_sets_in, identify
+from zsad.evaluation.planning import told_problems
 from zsad.inspector import Inspector
-from zsad.leakage import data_sets_in, identify
 from zsad.metrics import aupro, aupro_legacy
-from zsad.planning import told_problems
 from zsad.types import Context
 
 CATEGORIES = ("bolt", "nut")
@@ -161,7 +161,7 @@ def test_map_size_resizes_maps_and_masks(data: Path) -> None:
 
 def test_a_region_of_interest_goes_back_to_its_place(data: Path) -> None:
     inspector = Inspector("brightness", roi=(0, 0, 32, 64))
-    job = zsad.planning.plan_jobs(*[open_dataset(data)] * 2, 0, ())[0]
+    job = zsad.evaluation.planning.plan_jobs(*[open_dataset(data)] * 2, 0, ())[0]
     [scored] = list(inspector.scored([zsad.images.ImageRef("a", job.samples[0].path)]))
     whole = assessing.map_of(inspector, scored, 64)
     assert whole.shape == (64, 64)

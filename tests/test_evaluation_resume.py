@@ -19,9 +19,9 @@ from test_evaluation import make
 import zsad
 from zsad.datasets import open_dataset
 from zsad.errors import UsageError
-from zsad.figures import Row
+from zsad.evaluation.figures import Row
+from zsad.evaluation.keeping import Kept
 from zsad.inspector import Inspector
-from zsad.keeping import Kept
 
 ROOT = Path(__file__).resolve().parents[1]
 TABLES = ("metrics.csv", "metrics.json", "metrics.md")
@@ -110,7 +110,7 @@ def test_stopped_between_two_answers_of_a_batch(data: Path, whole: Path, tmp_pat
 
 @pytest.mark.parametrize("part", ["pixel_figures", "_move_maps"])
 def test_stopped_after_the_scoring_scores_nothing_again(data: Path, whole: Path, tmp_path: Path, part: str) -> None:
-    from zsad import assessing
+    from zsad.evaluation import assessing
 
     out = tmp_path / "out"
     with pytest.MonkeyPatch.context() as patch:

@@ -11,7 +11,7 @@ from zsad import methods as _methods  # noqa: F401  (registers the methods)
 from zsad.calibration import Thresholds
 from zsad.detector import Detector
 from zsad.evaluation import evaluate
-from zsad.figures import Evaluation
+from zsad.evaluation.figures import Evaluation
 from zsad.inspector import Inspector
 from zsad.promises import Calibration
 from zsad.registry import create, list_backbones, list_methods, load_backbone

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -12,7 +14,7 @@ import typer
 from zsad.inspector import Inspector
 from zsad.naming import printable
 
-__all__ = ["package_version", "print_json", "say_unreadable", "table"]
+__all__ = ["heard", "package_version", "print_json", "say_unreadable", "table"]
 
 
 def table(rows: Sequence[Mapping[str, Any]], width: int | None = None) -> list[str]:
@@ -41,3 +43,23 @@ def say_unreadable(inspector: Inspector) -> None:
     """One line on stderr per reference that could not be read."""
     for name, why in inspector.references.errors.items():
         typer.echo(f"zsad: reference {printable(name)}: {printable(why)}", err=True)
+
+
+class _Said(logging.Handler):
+    """What the library logs, on stderr."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        typer.echo(f"zsad: {record.getMessage()}", err=True)
+
+
+@contextmanager
+def heard() -> Iterator[None]:
+    """Lets a person hear what a method says before and while it compares a whole set: time, memory, doubts."""
+    log, said, level = logging.getLogger("zsad"), _Said(), logging.getLogger("zsad").level
+    log.addHandler(said)
+    log.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        log.removeHandler(said)
+        log.setLevel(level)

@@ -8,15 +8,15 @@ from typing import Any
 
 import typer
 
-from zsad.console import print_json, table
+from zsad.console import heard, print_json, table
 from zsad.datasets import Dataset, open_dataset
 from zsad.errors import UsageError
 from zsad.evaluation import evaluate
-from zsad.figures import Evaluation
-from zsad.keeping import FILES, MAPS
-from zsad.measuring import check_metrics
+from zsad.evaluation.figures import Evaluation
+from zsad.evaluation.keeping import FILES, MAPS
+from zsad.evaluation.measuring import check_metrics
+from zsad.evaluation.planning import told_problems
 from zsad.naming import printable
-from zsad.planning import told_problems
 
 __all__ = ["Request", "evaluate_data", "numbers_of", "words_of"]
 
@@ -45,7 +45,8 @@ def evaluate_data(request: Request) -> int:
     if not request.as_json:
         _say_found(chosen, problems)
     try:
-        found = evaluate(request.method, data, out=request.out, **options)
+        with heard():
+            found = evaluate(request.method, data, out=request.out, **options)
     except KeyboardInterrupt:
         typer.echo(f"zsad: stopped. What is scored is kept in {request.out}; give --resume to go on with it.", err=True)
         return 130

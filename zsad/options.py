@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,7 +12,14 @@ import typer
 
 from zsad.errors import UsageError
 
-__all__ = ["joined", "method_arguments"]
+__all__ = ["method_arguments", "settings_of"]
+
+# options of every command that runs the encoder, named as Inspector's keywords
+ENCODER = (
+    *("backbone", "checkpoint", "value_range", "device", "precision", "batch_size", "workers"),
+    *("tile", "overlap", "roi", "keep_aspect"),
+)
+
 
 Target = Annotated[str, typer.Option(help="What is to be seen, as a person would say it: 'metal nut'.")]
 Method = Annotated[str, typer.Option(help="A method, or method.tag; see zsad list methods.")]
@@ -68,12 +76,18 @@ def method_arguments(method: str, assignments: list[str] | None, words: list[str
     return arguments
 
 
-def joined(settings: dict[str, Any], arguments: dict[str, Any]) -> dict[str, Any]:
-    """Keywords of ``Inspector`` from options and from --set.
+def settings_of(values: Mapping[str, Any], arguments: Mapping[str, Any], *more: str) -> dict[str, Any]:
+    """Keywords of ``Inspector`` from a command's options and from --set.
+
+    Args:
+        values: the command's parameters by name.
+        arguments: of the method, from ``method_arguments``.
+        *more: which parameters besides ``ENCODER`` are taken.
 
     Raises:
         UsageError: --set names an option.
     """
+    settings = {key: values[key] for key in (*ENCODER, *more)}
     if taken := sorted(settings.keys() & arguments.keys()):
         raise UsageError(f"--set {taken[0]} was given, but that is an option: --{taken[0].replace('_', '-')}.")
-    return settings | arguments
+    return settings | dict(arguments)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 import platform
 import shutil
 import sys
 import time
 from array import array
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
@@ -20,7 +18,7 @@ import typer
 from tqdm import tqdm
 
 import zsad
-from zsad.console import package_version, say_unreadable, table
+from zsad.console import heard, package_version, say_unreadable, table
 from zsad.images import list_images
 from zsad.inspector import Inspector
 from zsad.records import rows_at
@@ -86,32 +84,12 @@ def _score(folder: RunFolder, inspector: Inspector, refs: Iterable[Any], request
     spill = folder.hidden / "features" if inspector.judges_sets else None
     group = sys.maxsize if inspector.judges_sets else inspector.batch_size
     found = folder.records.score(folder.outside(refs), partial(inspector.scored, folder=spill), group)
-    with _heard():
+    with heard():
         places = array("q", _watch(found, "scoring", total))
     if spill is not None:
         shutil.rmtree(spill, ignore_errors=True)  # every answer is on record
     request.times["scoring_seconds"] = round(time.perf_counter() - begun, 3)
     return places
-
-
-class _Said(logging.Handler):
-    """What the library logs, on stderr."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        typer.echo(f"zsad: {record.getMessage()}", err=True)
-
-
-@contextmanager
-def _heard() -> Iterator[None]:
-    """Lets a person hear what a method says before and while it compares a whole set: time, memory, doubts."""
-    log, said, level = logging.getLogger("zsad"), _Said(), logging.getLogger("zsad").level
-    log.addHandler(said)
-    log.setLevel(logging.INFO)
-    try:
-        yield
-    finally:
-        log.removeHandler(said)
-        log.setLevel(level)
 
 
 def _watch(items: Iterable[Any], label: str, total: int) -> Iterable[Any]:

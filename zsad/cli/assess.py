@@ -24,8 +24,8 @@ from zsad.options import (
     ValueRange,
     Words,
     Workers,
-    joined,
     method_arguments,
+    settings_of,
 )
 
 
@@ -70,17 +70,13 @@ def evaluate(
 
     Layouts are recognised. What cannot be read becomes an error, and the rest is still measured.
     """
+    given: dict[str, Any] = dict(locals())
     from zsad.evaluating import Request, evaluate_data, numbers_of, words_of
 
     if not out.strip():
         raise UsageError("--out is empty (an unset variable?). Give the folder for the results; '.' is this one.")
-    options: dict[str, Any] = {"backbone": backbone, "checkpoint": checkpoint, "value_range": value_range}
-    options |= {"coreset": coreset}
-    options |= {"device": device, "precision": precision, "batch_size": batch_size, "workers": workers}
-    options |= {"tile": tile, "overlap": overlap, "roi": roi, "keep_aspect": keep_aspect}
-    options |= {"categories": words_of(categories), "kinds": words_of(kinds), "metrics": words_of(metrics), "split": split}
-    options |= {"map_size": map_size, "exact": exact, "shots": shots, "seeds": numbers_of(seeds), "raw_names": raw_names}
-    options |= {"jobs": jobs, "keep_maps": keep_maps, "allow_leakage": allow_leakage}
-    options |= {"resume": resume, "overwrite": overwrite}
-    options = joined(options, method_arguments(method, set_, word))
+    given |= {key: words_of(given[key]) for key in ("categories", "kinds", "metrics")} | {"seeds": numbers_of(seeds)}
+    plan = ("categories", "kinds", "metrics", "split", "map_size", "exact", "shots", "seeds", "raw_names", "coreset")
+    how = ("jobs", "keep_maps", "allow_leakage", "resume", "overwrite")
+    options = settings_of(given, method_arguments(method, set_, word), *plan, *how)
     raise typer.Exit(evaluate_data(Request(data, method, out, layout, options, as_json)))

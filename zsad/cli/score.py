@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
@@ -29,8 +29,8 @@ from zsad.options import (
     ValueRange,
     Words,
     Workers,
-    joined,
     method_arguments,
+    settings_of,
 )
 
 
@@ -75,20 +75,15 @@ def predict(
     Without --threshold or --calibration the verdicts come from a robust rule over the batch itself, which assumes that more
     than half of the pictures are normal; it needs at least 8.
     """
+    given = dict(locals())
     from zsad.predicting import Request, predict_folder
     from zsad.writing import Options
 
     if not out.strip():
         raise UsageError("--out is empty (an unset variable?). Give the folder for the results; '.' is this one.")
     arguments = method_arguments(method, set_, word)
-    settings: dict[str, Any] = {"backbone": backbone, "checkpoint": checkpoint, "value_range": value_range}
-    settings |= {"references": references, "coreset": coreset}
-    settings |= {"threshold": threshold, "review_at": review_at, "pixel_threshold": pixel_threshold}
-    settings |= {"device": device, "precision": precision, "batch_size": batch_size, "workers": workers}
-    settings |= {"tile": tile, "overlap": overlap, "roi": roi, "keep_aspect": keep_aspect}
-    settings |= {"calibration": calibration, "max_false_alarms": max_false_alarms}
-    settings |= {"review_false_alarms": review_false_alarms}
-    settings = joined(settings, arguments)
+    levels = ("threshold", "review_at", "pixel_threshold", "calibration", "max_false_alarms", "review_false_alarms")
+    settings = settings_of(given, arguments, "references", "coreset", *levels)
     request = Request(source, target, Path(out), method, settings, Options(maps, limit_report), resume, overwrite, as_json)
     raise typer.Exit(predict_folder(request))
 
@@ -136,13 +131,10 @@ def calibrate(
 
     The levels can be chosen anew at every predict, without scoring anything again.
     """
+    given = dict(locals())
     from zsad.calibrating import Request, calibrate_folder
 
-    settings: dict[str, Any] = {"backbone": backbone, "checkpoint": checkpoint, "value_range": value_range}
-    settings |= {"references": references, "coreset": coreset}
-    settings |= {"device": device, "precision": precision, "batch_size": batch_size, "workers": workers}
-    settings |= {"tile": tile, "overlap": overlap, "roi": roi, "keep_aspect": keep_aspect}
-    settings = joined(settings, method_arguments(method, set_, word))
+    settings = settings_of(given, method_arguments(method, set_, word), "references", "coreset")
     if leave_one_out == (normal is not None) or (leave_one_out and references is None):
         raise UsageError("Give --normal DIR, or --references DIR with --leave-one-out: where do the normal pictures come from?")
     source = normal if normal is not None else str(references)
@@ -174,10 +166,8 @@ def references(
     as_json: Json = False,
 ) -> None:
     """Makes, shows and changes a folder of references for --references, without encoding anything twice."""
+    given = dict(locals())
     from zsad.referencing import Request, change_references
 
-    settings: dict[str, Any] = {"backbone": backbone, "checkpoint": checkpoint, "value_range": value_range}
-    settings |= {"device": device, "precision": precision, "batch_size": batch_size, "workers": workers}
-    settings |= {"tile": tile, "overlap": overlap, "roi": roi, "keep_aspect": keep_aspect}
-    settings = joined(settings, method_arguments(method, set_, None))
+    settings = settings_of(given, method_arguments(method, set_, None))
     raise typer.Exit(change_references(Request(folder, method, add or (), remove or (), settings, as_json)))

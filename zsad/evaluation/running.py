@@ -13,12 +13,12 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from zsad.assessing import Judge, assess
 from zsad.errors import UsageError, ZsadError
-from zsad.figures import Row
+from zsad.evaluation.assessing import Judge, assess
+from zsad.evaluation.figures import Row
+from zsad.evaluation.keeping import Store
+from zsad.evaluation.planning import Job, Plan
 from zsad.inspector import Inspector
-from zsad.keeping import Store
-from zsad.planning import Job, Plan
 
 __all__ = ["run_here", "run_there"]
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from zsad.datasets import Dataset, Sample
 from zsad.errors import UsageError
-from zsad.shots import draw
+from zsad.evaluation.shots import draw
 
 __all__ = ["Job", "Plan", "check_seeds", "digest_of", "plan_jobs", "told_problems"]
 

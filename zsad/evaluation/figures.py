@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass, field
 from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
-from zsad.measuring import HEADS, PIXEL, SHORT
-from zsad.tables import csv_text, markdown, number
+from zsad.evaluation.measuring import HEADS, PIXEL, SHORT
+from zsad.evaluation.tables import csv_text, markdown, number
 
 __all__ = ["Evaluation", "Row", "Spread"]
 

@@ -15,17 +15,17 @@ import scipy
 import torch
 
 import zsad
-from zsad.assessing import Judge
 from zsad.datasets import Dataset, open_dataset
 from zsad.detector import Detector
 from zsad.errors import UsageError
-from zsad.figures import Evaluation
+from zsad.evaluation.assessing import Judge
+from zsad.evaluation.figures import Evaluation
+from zsad.evaluation.keeping import MAPS, Store
+from zsad.evaluation.leakage import leakage, learned_from
+from zsad.evaluation.measuring import IMAGE, check_metrics
+from zsad.evaluation.planning import Job, Plan, check_seeds, digest_of, plan_jobs, told_problems
+from zsad.evaluation.running import run_here, run_there
 from zsad.inspector import Inspector
-from zsad.keeping import MAPS, Store
-from zsad.leakage import leakage, learned_from
-from zsad.measuring import IMAGE, check_metrics
-from zsad.planning import Job, Plan, check_seeds, digest_of, plan_jobs, told_problems
-from zsad.running import run_here, run_there
 from zsad.stored import write_aside
 
 __all__ = ["evaluate"]
@@ -65,8 +65,8 @@ def evaluate(
         detector: a method's name as in ``create``, a built ``Detector``, or an ``Inspector`` (whose settings are taken over,
             its target and thresholds not).
         dataset: opened with ``split=None``, so that references can come from the train split; or a path for ``open_dataset``.
-        metrics: of ``zsad.measuring.HEADS``; None: image and pixel AUROC, AP and F1-max, and AUPRO; without any mask, the
-            image metrics alone.
+        metrics: of ``zsad.evaluation.measuring.HEADS``; None: image and pixel AUROC, AP and F1-max, and AUPRO; without any
+            mask, the image metrics alone.
         categories: None takes all.
         map_size: side in pixels of the square at which maps and masks are compared; None: the model's input.
         out: folder for metrics.csv, .json and .md, and for what a resumed run needs.

@@ -19,13 +19,13 @@ from zsad.calibration import fixed
 from zsad.datasets import load_mask
 from zsad.detector import Detector
 from zsad.errors import MaskError
-from zsad.figures import Row
+from zsad.evaluation.figures import Row
+from zsad.evaluation.keeping import Kept
+from zsad.evaluation.measuring import IMAGE, PIXEL, Figures, image_figures, pixel_figures
+from zsad.evaluation.planning import Job, Plan
 from zsad.images import ImageRef
 from zsad.inspector import Inspector
-from zsad.keeping import Kept
-from zsad.measuring import IMAGE, PIXEL, Figures, image_figures, pixel_figures
 from zsad.naming import OutputNames
-from zsad.planning import Job, Plan
 from zsad.registry import create
 from zsad.scoring import Scored
 
