@@ -1,4 +1,4 @@
-"""The command line: ``zsad predict | calibrate | convert | list | prompts | doctor``."""
+"""The command line: ``zsad predict | calibrate | finetune | push | convert | list | prompts | doctor``."""
 
 import sys
 

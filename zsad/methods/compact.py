@@ -30,7 +30,7 @@ from zsad.losses import dice, focal, top_mean
 from zsad.ops.maps import upsample
 from zsad.prompting import PromptSet
 from zsad.registry import register
-from zsad.types import Backbone, Batch, Context, ImageFeatures, Prediction, Recipe, References
+from zsad.types import Backbone, Batch, Context, ImageFeatures, Prediction, Recipe, References, Schedule
 
 __all__ = ["Compact", "default_phrases"]
 
@@ -67,6 +67,7 @@ class Compact(Detector):
     needs = ("stages",)
     recipe = Recipe(backbone="compact", image_size=256, taps=tuple(CHANNELS))
     learned = True
+    schedule = Schedule("adamw", 3e-4, 5, 18, weight_decay=0.02, clip=1.0, one_name=False)  # goes on from what ships
 
     def __init__(self, backbone: Backbone, words: tuple[str, ...] | None = None) -> None:
         super().__init__(backbone)
