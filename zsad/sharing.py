@@ -25,6 +25,10 @@ IN_FOLDERS = (WEIGHTS, "final.safetensors")  # of ``publish``, of ``zsad.train``
 HUB = re.compile(r"hf:/{1,2}(?P<repository>[\w.-]+/[\w.-]+)")  # Path("hf://a/b") has one slash
 REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 NOT_STATED = "not stated"
+SETTINGS = (
+    *("optimizer", "lr", "betas", "weight_decay", "clip", "batch_size", "epochs", "epoch"),
+    *("seed", "synthetic", "precision", "versions"),
+)
 
 
 # ------------------------------------------------------------------ finding
@@ -175,11 +179,7 @@ def card(header: Mapping[str, Any], name: str, figures: Mapping[str, Any]) -> st
     lines += ["", "## Training loss", "", *(_table(("epoch", "mean loss"), losses) or [f"{NOT_STATED}."])]
     lines += ["", "## Data", "", f"Learned from: {header.get('trained_on', NOT_STATED)}.", ""]
     lines += _table(("data set", "categories", "pictures", "licence"), [_data_row(one) for one in header.get("data", [])])
-    known = {
-        key: header[key]
-        for key in ("schedule", "epochs", "epoch", "seed", "synthetic", "precision", "versions")
-        if key in header
-    }
+    known = {key: header[key] for key in SETTINGS if key in header}
     lines += ["", "A SHA-256 per picture is in the header of the file.", "", "## Settings", "", "```json"]
     return "\n".join([*lines, json.dumps(known, indent=1), "```", ""])
 

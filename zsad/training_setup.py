@@ -77,8 +77,7 @@ def settings_of(
 ) -> dict[str, Any]:
     """What two runs have to share to be one; the number of epochs may differ."""
     steps = {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(schedule).items() if key != "epochs"}
-    return {
-        "schedule": steps,
+    return steps | {
         "seed": seed,
         "synthetic": synthetic,
         "precision": precision,
