@@ -19,13 +19,15 @@ from zsad.checkpoints import read_header, read_state_dict
 pytest.importorskip("accelerate")
 ROOT = Path(__file__).resolve().parents[1]
 PROGRAM = str(ROOT / "tests" / "tiny_training.py")
-LAUNCH = ["-m", "accelerate.commands.launch", "--num_processes", "2", "--num_machines", "1", "--cpu", "--mixed_precision", "no"]
-CURVE = 1e-4  # relative: the processes add up in another order, and Adam makes much of a gradient's last digits
+# what `accelerate launch` starts several processes with; on CPUs it does so through MPI alone, and silently starts one without
+LAUNCH = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+# relative: the processes add up in another order, Adam makes much of a gradient's last digits, and AdaCLIP's clusters jump
+CURVE = {"anomalyclip": 5e-5, "adaclip": 1e-3}
 
 
 def environment() -> dict[str, str]:
     paths = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
-    return os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "ACCELERATE_DYNAMO_BACKEND": "no"}
+    return os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
 
 
 def run(*arguments: object, launch: bool = False) -> None:
@@ -51,10 +53,11 @@ def test_two_processes_are_one(data: Path, tmp_path: Path, method: str, batch_si
     one, two = metrics(tmp_path / "one"), metrics(tmp_path / "two")
     assert len(one) == len(two)
     worst = max(abs(a["loss"] / b["loss"] - 1) for a, b in zip(one, two, strict=True))
-    assert worst < CURVE, worst
+    assert worst < CURVE[method], worst
     assert abs(one[0]["loss"] / two[0]["loss"] - 1) < 1e-6
     headers = [read_header(tmp_path / name / "final.safetensors") for name in ("one", "two")]
     assert headers[0]["data"] == headers[1]["data"]
+    assert [header["processes"] for header in headers] == [1, 2]
 
 
 def test_killed_and_resumed_is_uninterrupted(data: Path, tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 NOT_STATED = "not stated"
 SETTINGS = (
     *("optimizer", "lr", "betas", "weight_decay", "clip", "batch_size", "epochs", "epoch"),
-    *("seed", "synthetic", "precision", "versions"),
+    *("seed", "synthetic", "precision", "processes", "versions"),
 )
 
 

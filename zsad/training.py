@@ -102,7 +102,12 @@ def train(
         optimizer = accelerator.prepare(optimizer_for(detector, schedule))
         settings = settings_of(detector, schedule, seed, synthetic, precision, material)
         done = begin(run, settings, schedule.epochs, resume, detector, optimizer, accelerator)
-        about = settings | {"epochs": schedule.epochs, "versions": versions(), **material.about(sets, licence)}
+        about = settings | {
+            "epochs": schedule.epochs,
+            "versions": versions(),
+            "processes": world,
+            **material.about(sets, licence),
+        }
         board, contexts = board_in(run.out, tensorboard and main), Contexts(detector)
         for epoch in range(done + 1, schedule.epochs + 1):
             torch.manual_seed(seed + 1_000_003 * epoch)

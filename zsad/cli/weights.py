@@ -87,7 +87,8 @@ def finetune(
 ) -> None:
     """Trains a method on annotated pictures, or on normal ones with synthetic defects (--synthetic 1).
 
-    The last epoch is the result: no checkpoint is chosen. Several processes: accelerate launch -m zsad finetune ...
+    The last epoch is the result: no checkpoint is chosen. Several processes: accelerate launch -m zsad
+    finetune ... on GPUs, torchrun --nproc-per-node 2 -m zsad finetune ... on CPUs.
     """
     from zsad.finetuning import finetune_method
 
