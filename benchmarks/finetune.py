@@ -5,8 +5,9 @@
     python benchmarks/finetune.py --method compact     # the embedded default, which starts from the weights that ship
     python benchmarks/finetune.py --full               # AnomalyCLIP on ViT-L/14-336 at 518 px: seconds per picture, peak memory
 
-Textures and defects come from one generator, with other seeds for the unseen pictures; their maps are scored at model size. The
-tiny backbone has random weights: the figures say that the loss is the right one to fall, and nothing about real pictures.
+Textures and defects come from one generator, with other seeds for the unseen pictures; maps are scored at model size. The tiny
+backbone has random weights: the figures say that a falling loss separates better, and nothing about real pictures. Its class
+token hardly knows of a defect (a linear probe on 160 pictures reaches 0.61), so no image score that reads it can learn much.
 """
 
 from __future__ import annotations
@@ -27,11 +28,12 @@ from scipy import ndimage
 
 import zsad
 from zsad.backbones import openclip
+from zsad.losses import top_mean
 from zsad.metrics import auroc
 from zsad.registry import method_class
 from zsad.synthetic import make_defect
 
-KINDS = ("hole", "stain", "colour", "broken", "contamination")
+KINDS = ("hole", "stain", "colour", "broken")
 CATEGORIES = ("wood", "stone")
 EPOCHS = {"anomalyclip": 15, "adaclip": 5, "april_gan": 15, "compact": 5}
 Array = np.ndarray[Any, Any]
@@ -41,8 +43,8 @@ def texture(rng: np.random.Generator, category: str, side: int) -> Array:
     """Tinted noise: drawn out for wood, even for stone."""
     reach = (side / 80, side / 12) if category == "wood" else (side / 40, side / 40)
     grain = ndimage.gaussian_filter(rng.normal(size=(side, side)), reach)
-    grey = rng.uniform(120, 170) + 12 * grain / grain.std()
-    return np.clip(grey[..., None] + rng.normal(0, 8, 3), 0, 255).astype(np.uint8)
+    grey = rng.uniform(145, 155) + 8 * grain / grain.std()
+    return np.clip(grey[..., None] + rng.normal(0, 2, 3), 0, 255).astype(np.uint8)
 
 
 def drawn(count: int, seed: int, side: int) -> list[tuple[str, Array, Array]]:
@@ -69,13 +71,14 @@ def write(rows: list[tuple[str, Array, Array]], root: Path) -> Path:
 
 
 @torch.inference_mode()
-def aurocs(detector: Any, rows: list[tuple[str, Array, Array]]) -> tuple[float, float]:
-    """Image and pixel AUROC, the latter over all pixels of the set."""
+def aurocs(detector: Any, rows: list[tuple[str, Array, Array]]) -> tuple[float, float, float]:
+    """Of all pixels of the set; of pictures by their map's highest 1 %; of pictures by the method's own score."""
     contexts = {category: detector.prepare(category) for category in CATEGORIES}
     found = [detector(detector.backbone.preprocess(rgb)[None], contexts[category]) for category, rgb, _ in rows]
     labels, masks = [int(mask.any()) for *_, mask in rows], np.stack([mask for *_, mask in rows])
-    maps = torch.cat([one.anomaly_map for one in found]).numpy()
-    return auroc([float(one.pred_score) for one in found], labels), auroc(maps.ravel(), masks.ravel())
+    maps = torch.cat([one.anomaly_map for one in found])
+    own = [float(one.pred_score) for one in found]
+    return auroc(maps.numpy().ravel(), masks.ravel()), auroc(top_mean(maps, 0.01).numpy(), labels), auroc(own, labels)
 
 
 def built(method: str, seed: int) -> Any:
@@ -85,13 +88,13 @@ def built(method: str, seed: int) -> Any:
         return zsad.create(method)
     recipe = method_class(method).recipe
     tower = zsad.load_backbone(
-        "tiny", activation=recipe.activation, position_embedding=recipe.position_embedding, image_size=160
+        "tiny", activation=recipe.activation, position_embedding=recipe.position_embedding, image_size=80
     )
     return method_class(method)(tower).eval()
 
 
 def learning(method: str, seed: int, count: int) -> list[float]:
-    """First and last epoch's loss; image AUROC before and after; pixel AUROC before and after."""
+    """First and last epoch's loss, then before and after of each of ``aurocs``."""
     detector = built(method, seed)
     side = detector.backbone.image_size
     unseen = drawn(count, 1000 + seed, side)
@@ -101,13 +104,13 @@ def learning(method: str, seed: int, count: int) -> list[float]:
         header = zsad.train(detector, data, Path(folder) / "run", seed=seed, epochs=EPOCHS[method], device="cpu")
     after = aurocs(detector, unseen)
     losses = header["losses"]
-    return [losses[0], losses[-1], before[0], after[0], before[1], after[1]]
+    return [losses[0], losses[-1], *(value for pair in zip(before, after, strict=True) for value in pair)]
 
 
 def table(methods: list[str], seeds: list[int], count: int) -> None:
     """A row per method and seed, and their means."""
-    print("| method | seed | loss, first epoch | last | image AUROC before | after | pixel AUROC before | after |")
-    print("|---|---|---|---|---|---|---|---|")
+    print("| method | seed | loss, first epoch | last | AUROC, pixels | after | pictures by map | after | own score | after |")
+    print("|---|---|---|---|---|---|---|---|---|---|")
     for method in methods:
         rows = []
         for seed in seeds:
