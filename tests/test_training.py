@@ -17,11 +17,11 @@ import pytest
 import torch
 from annotated import write_set
 from PIL import Image
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from tiny_training import tiny
 
 import zsad
-from zsad import checkpoints
+from zsad import checkpoints, training
 from zsad.checkpoints import read_header, read_state_dict
 from zsad.errors import MissingExtra, UsageError, WriteError
 from zsad.loss_plot import draw_losses
@@ -134,7 +134,11 @@ def test_resumed_is_uninterrupted_to_the_bit(data: Path, tmp_path: Path, method:
     assert read_header(tmp_path / "whole/final.safetensors") == read_header(tmp_path / "cut/final.safetensors")
 
 
-def test_a_full_disk_keeps_whole_epochs(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "error",
+    [OSError(errno.ENOSPC, "No space left on device"), SafetensorError("I/O error: No space left on device (os error 28)")],
+)
+def test_a_full_disk_keeps_whole_epochs(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     zsad.train(tiny("april_gan"), data, tmp_path / "whole", epochs=3)
     real: Callable[..., None] = checkpoints.save_file
     out = tmp_path / "full"
@@ -142,12 +146,12 @@ def test_a_full_disk_keeps_whole_epochs(data: Path, tmp_path: Path, monkeypatch:
     def fails(tensors: Any, path: Path, metadata: Any) -> None:
         if "epoch_2" in path.name:
             path.write_bytes(b"half of")
-            raise OSError(errno.ENOSPC, "No space left on device")
+            raise error
         real(tensors, path, metadata)
 
     with monkeypatch.context() as patch:
         patch.setattr(checkpoints, "save_file", fails)
-        with pytest.raises(WriteError, match=r"No space left on device\. The last whole checkpoint is epoch_1.*--resume"):
+        with pytest.raises(WriteError, match=r"No space left on device.*\. The last whole checkpoint is epoch_1.*--resume"):
             zsad.train(tiny("april_gan"), data, out, epochs=3)
     assert not list(out.rglob("*.partial"))
     assert not (out / "epoch_2.safetensors").exists()
@@ -156,6 +160,26 @@ def test_a_full_disk_keeps_whole_epochs(data: Path, tmp_path: Path, monkeypatch:
             assert list(file.keys())
     zsad.train(tiny("april_gan", seed=9), data, out, epochs=3, resume=True)
     assert same(weights(tmp_path / "whole"), weights(out))
+
+
+def test_ctrl_c_loses_the_epoch_alone(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    zsad.train(tiny("april_gan"), data, tmp_path / "whole", epochs=2)
+    real, steps = training.backward, []
+
+    def stopped(*arguments: Any) -> dict[str, float]:
+        steps.append(1)
+        if len(steps) == 4:  # of the two that an epoch has
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "backward", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            zsad.train(tiny("april_gan"), data, tmp_path / "cut", epochs=2)
+    assert (tmp_path / "cut/epoch_1.safetensors").is_file()
+    assert not (tmp_path / "cut/epoch_2.safetensors").exists()
+    zsad.train(tiny("april_gan", seed=9), data, tmp_path / "cut", epochs=2, resume=True)
+    assert same(weights(tmp_path / "whole"), weights(tmp_path / "cut"))
 
 
 def test_a_full_disk_before_the_first_epoch(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

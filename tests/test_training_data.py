@@ -150,6 +150,14 @@ def test_bad_pictures_and_masks_become_rows(own: Path, tmp_path: Path, method: s
     assert not learns.keys() & found.keys()
 
 
+def test_a_bad_picture_is_one_row_with_synthetic_defects_too(normal: Path, tmp_path: Path) -> None:
+    (normal / "3.png").write_bytes(b"")
+    header = zsad.train(tiny("april_gan"), normal, tmp_path / "run", epochs=1, synthetic=3)
+    lines = (tmp_path / "run/errors.jsonl").read_text().splitlines()
+    assert [json.loads(line)["picture"] for line in lines] == ["normal/3.png"]
+    assert header["examples"] == 16
+
+
 def test_a_set_without_any_anomaly(own: Path, tmp_path: Path) -> None:
     for category in ("nut", "tile"):
         shutil.rmtree(own / category / "test/defect")

@@ -120,12 +120,16 @@ class Pictures:
 def checked(
     examples: Iterable[Example], pictures: Pictures, rows: list[dict[str, str]]
 ) -> Iterator[tuple[Example, Tensor, Tensor | None]]:
-    """Loads each once; what cannot be used becomes a row instead of ending the run."""
+    """Loads each once; what cannot be used becomes one row instead of ending the run, and no defect is drawn on it."""
+    failed: set[str] = set()
     for example in examples:
+        if example.source in failed:
+            continue
         try:
             image, mask = pictures.load(example)
         except (ImageError, MaskError) as error:
             rows.append({"picture": example.source, "error": str(error)})
+            failed.add(example.source)
             continue
         yield example, image, mask
 

@@ -156,13 +156,13 @@ class TrainingRun:
     # ------------------------------------------------------------------ what a person reads
     def log_step(self, epoch: int, losses: Mapping[str, float], board: Any = None) -> None:
         """A row for one step, on disk at once."""
-        number = sum("step" in row for row in self.rows[-1:]) and self.rows[-1]["step"]
-        number = number or next((row["steps"] for row in self.rows[::-1] if "steps" in row), 0)
-        self.rows.append({"epoch": epoch, "step": number + 1, "loss": sum(losses.values()), **losses})
+        last = self.rows[-1] if self.rows else {"step": 0}
+        number = (last["step"] if "step" in last else last["steps"]) + 1
+        self.rows.append({"epoch": epoch, "step": number, "loss": sum(losses.values()), **losses})
         with (self.out / METRICS).open("a", encoding="utf-8") as file:
             file.write(json.dumps(self.rows[-1]) + "\n")
         if board is not None:
-            board.add_scalar("loss", self.rows[-1]["loss"], number + 1)
+            board.add_scalar("loss", self.rows[-1]["loss"], number)
 
     def log_epoch(self, epoch: int, seconds: float, board: Any = None) -> None:
         """A row for one epoch: the mean of its steps."""

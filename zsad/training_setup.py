@@ -59,8 +59,8 @@ def accelerator_for(device: str, precision: str) -> Any:
         from accelerate.state import AcceleratorState, PartialState
     except ImportError as error:
         raise MissingExtra("Training", "train") from error
-    if AcceleratorState._shared_state:  # of an earlier run in this process, perhaps of another precision
-        AcceleratorState._reset_state(PartialState._shared_state.get("_num_processes", 1) in (None, 1))
+    if AcceleratorState._shared_state:  # of an earlier run in this process, perhaps of another device or precision
+        AcceleratorState._reset_state(reset_partial_state=PartialState().num_processes == 1)
     return Accelerator(cpu=device == "cpu", mixed_precision=PRECISIONS[precision])
 
 
