@@ -78,7 +78,9 @@ def test_the_card_says_what_the_header_says(trained: tuple[Path, Any], tmp_path:
     assert (settings["lr"], settings["epochs"], settings["seed"]) == (1e-3, 2, 111)
     bare = sharing.card({"method": "compact"}, "./x", {})
     assert "None were given." in bare
-    assert "licence: not stated" in bare
+    assert "as stated by who trained: not stated" in bare
+    assert str(tmp_path) not in text
+    assert 'from_pretrained("./shared")' in text
     assert bare.startswith("---\nlicense: other\n")
 
 

@@ -122,7 +122,7 @@ def publish(weights: str | Path, target: str | Path, *, figures: Mapping[str, An
         raise CheckpointMismatch(f"{path.name} does not say what it is. Run zsad convert first, which writes a header.")
     if _is_folder(target):
         folder = Path(target).expanduser()
-        _fill(folder, path, header, str(target), figures or {})
+        _fill(folder, path, header, f"./{folder.resolve().name}", figures or {})
         return str(folder)
     if not REPOSITORY.fullmatch(str(target)):
         raise UsageError(f"{str(target)!r} is no 'org/name' of the hub. A folder begins with ./ or /, or is there already.")
@@ -172,7 +172,14 @@ def card(header: Mapping[str, Any], name: str, figures: Mapping[str, Any]) -> st
     lines += [
         f"- backbone: `{tower.get('name', NOT_STATED)}`, {tower.get('image_size', '?')} px, {tower.get('activation', '?')}"
     ]
-    lines += [f"- arguments: {arguments}", f"- licence: {licence}", "", "```python", "import zsad", ""]
+    lines += [
+        f"- arguments: {arguments}",
+        f"- licence of data and weights, as stated by who trained: {licence}",
+        "",
+        "```python",
+        "import zsad",
+        "",
+    ]
     lines += [f'detector = zsad.from_pretrained("{name}")', "```", "", "## Figures", ""]
     lines += _table(("", "value"), [(key, _shown(value)) for key, value in figures.items()]) or ["None were given."]
     losses = [(number, f"{loss:.4f}") for number, loss in enumerate(header.get("losses", []), 1)]

@@ -26,7 +26,7 @@ from zsad.types import Batch
 __all__ = ["Material"]
 
 log = logging.getLogger("zsad")
-NO_MASK = "is anomalous and has no mask (or belongs to a category without masks), and {} learns from masks alone."
+NO_MASK = "has no mask, or is normal in a category of which no defect has one, and {} learns from masks alone."
 
 
 class Material:
