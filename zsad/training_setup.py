@@ -6,6 +6,7 @@ import importlib
 import math
 import platform
 from dataclasses import asdict, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -57,11 +58,13 @@ def accelerator_for(device: str, precision: str) -> Any:
     try:
         from accelerate import Accelerator
         from accelerate.state import AcceleratorState, PartialState
+        from accelerate.utils import InitProcessGroupKwargs
     except ImportError as error:
         raise MissingExtra("Training", "train") from error
     if AcceleratorState._shared_state:  # of an earlier run in this process, perhaps of another device or precision
         AcceleratorState._reset_state(reset_partial_state=PartialState().num_processes == 1)
-    return Accelerator(cpu=device == "cpu", mixed_precision=PRECISIONS[precision])
+    patience = InitProcessGroupKwargs(timeout=timedelta(days=1))  # while the main process reads the pictures
+    return Accelerator(cpu=device == "cpu", mixed_precision=PRECISIONS[precision], kwargs_handlers=[patience])
 
 
 def optimizer_for(detector: Detector, schedule: Schedule) -> torch.optim.Optimizer:
