@@ -143,7 +143,7 @@ def test_offline_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
 
 # ------------------------------------------------------------------ refusals
 def test_refusals(trained: tuple[Path, Any], tmp_path: Path) -> None:
-    with pytest.raises(SourceNotFound, match=r"neither model\.safetensors nor final\.safetensors"):
+    with pytest.raises(SourceNotFound, match=r"neither final\.safetensors nor model\.safetensors"):
         locate(tmp_path)
     with pytest.raises(SourceNotFound, match=r"There are no weights at"):
         zsad.from_pretrained(tmp_path / "absent.safetensors")

@@ -215,6 +215,9 @@ def test_refusals(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     for key, value in {"epochs": 0, "lr": -1.0, "batch_size": 0}.items():
         with pytest.raises(UsageError, match=rf"{key} has to be above 0; got {value}"):
             zsad.train(april, data, tmp_path, **{key: value})
+    for key, least in {"seed": 0, "synthetic": 0, "parts": 1}.items():
+        with pytest.raises(UsageError, match=rf"{key} has to be a whole number from {least} on; got {least - 1}"):
+            zsad.train(april, data, tmp_path, **{key: least - 1})
     with pytest.raises(UsageError, match=r"precision='fp8': choose fp32, bf16, fp16"):
         zsad.train(april, data, tmp_path, precision="fp8")
     with pytest.raises(UsageError, match=r"device='tpu': choose 'auto' or 'cpu'"):

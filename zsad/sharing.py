@@ -21,7 +21,7 @@ __all__ = ["card", "from_pretrained", "locate", "publish"]
 
 log = logging.getLogger("zsad")
 WEIGHTS, CARD = "model.safetensors", "README.md"
-IN_FOLDERS = (WEIGHTS, "final.safetensors")  # of ``publish``, of ``zsad.train``
+IN_FOLDERS = ("final.safetensors", WEIGHTS)  # of ``zsad.train``, of ``publish``
 HUB = re.compile(r"hf:/{1,2}(?P<repository>[\w.-]+/[\w.-]+)")  # Path("hf://a/b") has one slash
 REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 NOT_STATED = "not stated"

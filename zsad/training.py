@@ -25,8 +25,18 @@ from zsad.detector import Detector
 from zsad.errors import UsageError
 from zsad.training_data import candidates, open_all, share, steps_of
 from zsad.training_material import Material
-from zsad.training_run import TrainingRun
-from zsad.training_setup import accelerator_for, begin, board_in, chosen_schedule, learned, optimizer_for, settings_of, versions
+from zsad.training_run import FINAL, TrainingRun
+from zsad.training_setup import (
+    accelerator_for,
+    begin,
+    board_in,
+    check_counts,
+    chosen_schedule,
+    learned,
+    optimizer_for,
+    settings_of,
+    versions,
+)
 from zsad.types import Batch, Context
 
 __all__ = ["Contexts", "backward", "train"]
@@ -89,6 +99,7 @@ def train(
         WriteError: the disk is full. The checkpoints of whole epochs stay.
         MissingExtra: accelerate or TensorBoard is not installed.
     """
+    check_counts(seed=(seed, 0), synthetic=(synthetic, 0), parts=(parts, 1))
     schedule = chosen_schedule(detector, epochs=epochs, batch_size=batch_size, lr=lr)
     run, accelerator = TrainingRun(out), accelerator_for(device, precision)
     main, rank, world = accelerator.is_main_process, accelerator.process_index, accelerator.num_processes
@@ -131,7 +142,7 @@ def train(
         if main:
             run.finish(schedule.epochs)
         accelerator.wait_for_everyone()
-        detector.load(run.out)  # the same weights, and their header
+        detector.load(run.out / FINAL)  # the same weights, and their header
     return detector.header
 
 

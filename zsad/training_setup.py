@@ -19,7 +19,17 @@ from zsad.training_material import Material
 from zsad.training_run import TrainingRun
 from zsad.types import Schedule
 
-__all__ = ["accelerator_for", "begin", "board_in", "chosen_schedule", "learned", "optimizer_for", "settings_of", "versions"]
+__all__ = [
+    "accelerator_for",
+    "begin",
+    "board_in",
+    "check_counts",
+    "chosen_schedule",
+    "learned",
+    "optimizer_for",
+    "settings_of",
+    "versions",
+]
 
 PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
@@ -28,6 +38,13 @@ OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 def learned(detector: Detector) -> list[nn.Parameter]:
     """The method's own parameters, without the backbone's."""
     return [p for key, p in detector.named_parameters() if not key.startswith("backbone.") and p.requires_grad]
+
+
+def check_counts(**given: tuple[int, int]) -> None:
+    """Raises UsageError for a whole number that is below its least value; each is given as (value, least)."""
+    for key, (value, least) in given.items():
+        if value < least:
+            raise UsageError(f"{key} has to be a whole number from {least} on; got {value}.")
 
 
 def chosen_schedule(detector: Detector, **given: Any) -> Schedule:
