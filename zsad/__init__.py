@@ -16,6 +16,8 @@ from zsad.inspector import Inspector
 from zsad.promises import Calibration
 from zsad.registry import create, list_backbones, list_methods, load_backbone
 from zsad.results import Region, Result
+from zsad.sharing import from_pretrained
+from zsad.training import train
 from zsad.types import Context, ImageFeatures, Prediction, References
 
 __version__ = "0.1.0"
@@ -34,7 +36,9 @@ __all__ = [
     "Thresholds",
     "create",
     "evaluate",
+    "from_pretrained",
     "list_backbones",
     "list_methods",
     "load_backbone",
+    "train",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,7 +14,8 @@ from torch import Tensor, nn
 
 from zsad.checkpoints import find_checkpoint, read_header, read_state_dict, sha256_of, write_learned
 from zsad.errors import CheckpointMismatch, NeedsSet, NotTrained, UsageError
-from zsad.types import Backbone, Bank, Batch, Context, ImageFeatures, Prediction, Recipe, References
+from zsad.sharing import locate, publish
+from zsad.types import Backbone, Bank, Batch, Context, ImageFeatures, Prediction, Recipe, References, Schedule
 
 __all__ = ["Detector"]
 
@@ -33,6 +35,7 @@ class Detector(nn.Module):
         recipe: what the paper runs on.
         needs: attributes that the backbone must have.
         cacheable: False where ``encode`` runs learned weights, so that training may not cache its output.
+        schedule: how the paper trains; the defaults of ``zsad.train``.
         learned: True where the method must not score before weights were trained or loaded.
         map_range: the two values of the anomaly map that the fixed colour scale draws as its ends, for every picture alike.
         word_margin: a region's defect word is suggested only where its similarity exceeds the second's by this; None: never.
@@ -43,6 +46,7 @@ class Detector(nn.Module):
     needs: ClassVar[tuple[str, ...]] = ()
     cacheable: ClassVar[bool] = True
     learned: ClassVar[bool] = False
+    schedule: ClassVar[Schedule] = Schedule()
     map_range: tuple[float, float] = (0.0, 1.0)
     word_margin: float | None = None
     # an nn.Module with the attributes of types.Backbone
@@ -163,15 +167,33 @@ class Detector(nn.Module):
         write_learned(path, self.learned_state(), header)
         return header
 
+    def push_to_hub(self, target: str | Path, *, figures: Mapping[str, Any] | None = None, private: bool = False) -> str:
+        """Publishes the learned weights with a card; see ``zsad.sharing.publish``. Weights that were loaded keep their header.
+
+        Args:
+            target: "org/name" on the Hugging Face hub, or a folder (one that exists, or a path that begins with . or /).
+            figures: results for the card, by name; say on which data, which must not have been learned from.
+            private: whether others may not see a repository that is made anew.
+        """
+        self.require_trained()
+        kept = {key: value for key, value in self.header.items() if key not in ("method", "arguments", "backbone")}
+        with tempfile.TemporaryDirectory() as folder:
+            self.save(Path(folder) / "weights.safetensors", **kept)
+            return publish(Path(folder) / "weights.safetensors", target, figures=figures, private=private)
+
     def _backbone_facts(self) -> dict[str, Any]:
         return {key: getattr(self.backbone, key) for key in BACKBONE_FACTS}
 
     def load(self, path: str | Path) -> None:
         """Reads what ``save`` wrote, strictly; subclasses that know their authors' files extend ``foreign_state``.
 
+        Args:
+            path: a file, a folder of ``zsad.train`` or ``push_to_hub``, or "hf://org/name".
+
         Raises:
             CheckpointMismatch: another method's file, or other keys or shapes.
         """
+        path = locate(path)
         header = read_header(path)
         if header and header.get("method") != self.name:
             raise CheckpointMismatch(f"{Path(path).name} was saved by {header.get('method')!r}, not by {self.name!r}.")
@@ -188,7 +210,7 @@ class Detector(nn.Module):
         """Constructor keywords that a file of learned weights was saved with, or that its shapes imply."""
         if not cls.learned or not (checkpoint or tag):
             return {}
-        path = checkpoint or find_checkpoint(f"{cls.name}.{tag}")
+        path = locate(checkpoint) if checkpoint else find_checkpoint(f"{cls.name}.{tag}")
         if not (header := read_header(path)):
             return cls.implied_arguments(read_state_dict(path))
         if header.get("method") != cls.name:

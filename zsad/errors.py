@@ -11,6 +11,7 @@ A message says what is wrong, what it got and what to do. The leaves name the ca
     |   `-- NotTrained                 a method asked to score without its learned weights
     |-- ImageError                     one picture cannot be read; becomes an error row, never a dead run
     |-- MaskError                      one mask is missing, cannot be read or has another size than its picture
+    |-- WriteError                     what a run has to keep cannot be written: a full disk
     |-- WeightsError                   weights cannot be had or do not fit
     |   |-- WeightsUnavailable         not on disk, and no network (or offline by request)
     |   |-- CheckpointMismatch         wrong keys, shapes or method
@@ -73,6 +74,10 @@ class ImageError(ZsadError):
 
 class MaskError(ZsadError):
     """One mask is missing, cannot be read, or does not fit its picture."""
+
+
+class WriteError(ZsadError):
+    """What a run has to keep cannot be written."""
 
 
 class WeightsError(ZsadError):

@@ -12,7 +12,7 @@ import typer
 
 from zsad.errors import UsageError
 
-__all__ = ["method_arguments", "settings_of"]
+__all__ = ["joined", "method_arguments", "settings_of"]
 
 # options of every command that runs the encoder, named as Inspector's keywords
 ENCODER = (
@@ -76,18 +76,23 @@ def method_arguments(method: str, assignments: list[str] | None, words: list[str
     return arguments
 
 
+def joined(settings: Mapping[str, Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings from options and the method's keywords from --set.
+
+    Raises:
+        UsageError: --set names an option.
+    """
+    if taken := sorted(settings.keys() & arguments.keys()):
+        raise UsageError(f"--set {taken[0]} was given, but that is an option: --{taken[0].replace('_', '-')}.")
+    return dict(settings) | dict(arguments)
+
+
 def settings_of(values: Mapping[str, Any], arguments: Mapping[str, Any], *more: str) -> dict[str, Any]:
-    """Keywords of ``Inspector`` from a command's options and from --set.
+    """Keywords of ``Inspector``: a command's options, and the method's keywords from --set.
 
     Args:
         values: the command's parameters by name.
         arguments: of the method, from ``method_arguments``.
         *more: which parameters besides ``ENCODER`` are taken.
-
-    Raises:
-        UsageError: --set names an option.
     """
-    settings = {key: values[key] for key in (*ENCODER, *more)}
-    if taken := sorted(settings.keys() & arguments.keys()):
-        raise UsageError(f"--set {taken[0]} was given, but that is an option: --{taken[0].replace('_', '-')}.")
-    return settings | dict(arguments)
+    return joined({key: values[key] for key in (*ENCODER, *more)}, arguments)

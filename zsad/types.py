@@ -27,6 +27,7 @@ __all__ = [
     "Prediction",
     "Recipe",
     "References",
+    "Schedule",
     "Tap",
     "TextBackbone",
 ]
@@ -53,6 +54,33 @@ class Recipe:
     taps: tuple[int, ...] = ()
     local_start: int | None = None
     follows_weights: bool = False
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How a paper trains: the defaults of ``zsad.train``. The rate is constant, the number of epochs fixed.
+
+    Attributes:
+        optimizer: "adam" or "adamw".
+        lr: learning rate.
+        epochs: passes over the pictures.
+        batch_size: pictures per step, over all processes and parts of a step together.
+        betas: of the optimizer.
+        weight_decay: of the optimizer.
+        clip: largest norm of the gradient, or None.
+        one_name: a step holds pictures of one category, since the loss takes one context.
+        labels_only: the loss has a term that learns from labels, so pictures without masks are of use.
+    """
+
+    optimizer: str = "adam"
+    lr: float = 1e-3
+    epochs: int = 5
+    batch_size: int = 8
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = 0.0
+    clip: float | None = None
+    one_name: bool = True
+    labels_only: bool = False
 
 
 @dataclass(frozen=True)

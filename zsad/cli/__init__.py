@@ -1,4 +1,4 @@
-"""The command line: ``zsad predict | calibrate | references | evaluate | convert | list | prompts | doctor``."""
+"""The command line: ``zsad predict | calibrate | references | evaluate | finetune | convert | push | list ...``."""
 
 import sys
 

@@ -1,15 +1,15 @@
-"""``zsad convert``: files of learned weights."""
+"""``zsad finetune``, ``zsad push`` and ``zsad convert``: learned weights."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import typer
 
 from zsad.cli.frame import EXIT_CODES, Json, app, sentence_on_error
 from zsad.console import print_json
-from zsad.options import Backbone, Sets, method_arguments
+from zsad.options import Backbone, Checkpoint, Sets, ValueRange, Words, joined, method_arguments
 
 
 @app.command(epilog=EXIT_CODES)
@@ -51,3 +51,74 @@ def convert(
     typer.echo(f"Learned from: {header['trained_on']}. Licence: {header['licence']}.")
     if not header["compared"]:
         typer.echo(f"The weights of {tower['name']} are not here, so names and shapes were compared, and no values.")
+
+
+@app.command(epilog=EXIT_CODES)
+@sentence_on_error
+def finetune(
+    method: Annotated[str, typer.Argument(help="A method with learned weights, or method.tag to go on from; see zsad list.")],
+    data: Annotated[list[str], typer.Option(help="A data set of OTHER categories than those to judge; repeat for more.")],
+    out: Annotated[Path, typer.Option(help="Folder for checkpoints, metrics.jsonl, loss.png and errors.jsonl.")],
+    epochs: Annotated[int | None, typer.Option(help="Passes over the pictures; the paper's by default.")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Pictures per step over all processes; the paper's by default.")
+    ] = None,
+    lr: Annotated[float | None, typer.Option(help="Learning rate; the paper's by default.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of first values, order and synthetic defects.")] = 111,
+    synthetic: Annotated[
+        int, typer.Option(min=0, help="Synthetic defects per normal picture; unlabelled ones are normal.")
+    ] = 0,
+    split: Annotated[str, typer.Option(help="train, test or what the data has; all.")] = "test",
+    parts: Annotated[int, typer.Option(min=1, help="Pieces that a step is cut into, to save memory.")] = 1,
+    backbone: Backbone = None,
+    checkpoint: Checkpoint = None,
+    word: Words = None,
+    set_: Sets = None,
+    device: Annotated[Literal["auto", "cpu"], typer.Option(help="auto is what accelerate finds.")] = "auto",
+    precision: Annotated[Literal["fp32", "bf16", "fp16"], typer.Option(help="Of the forward pass.")] = "fp32",
+    cache: Annotated[Path | None, typer.Option(help="Folder for features, which runs may share; by default OUT/cache.")] = None,
+    no_cache: Annotated[bool, typer.Option("--no-cache", help="Encode the pictures anew in every epoch.")] = False,
+    value_range: ValueRange = None,
+    licence: Annotated[str, typer.Option(help="Licence of the data, for the header and the card.")] = "not stated",
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write OUT/tensorboard too.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on behind the last whole epoch in --out.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Delete the run in --out first.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Trains a method on annotated pictures, or on normal ones with synthetic defects (--synthetic 1).
+
+    The last epoch is the result: no checkpoint is chosen. Several processes: accelerate launch -m zsad
+    finetune ... on GPUs, torchrun --nproc-per-node 2 -m zsad finetune ... on CPUs.
+    """
+    from zsad.finetuning import finetune_method
+
+    settings: dict[str, Any] = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "seed": seed, "synthetic": synthetic}
+    settings |= {"split": None if split == "all" else split, "parts": parts, "device": device, "precision": precision}
+    settings |= {"cache": False if no_cache else cache or True, "value_range": value_range, "licence": licence}
+    settings |= {"tensorboard": tensorboard, "resume": resume, "overwrite": overwrite}
+    arguments = method_arguments(method, set_, word)
+    joined(settings | {"backbone": backbone, "checkpoint": checkpoint}, arguments)
+    found = finetune_method(method, data, out, backbone=backbone, checkpoint=checkpoint, arguments=arguments, settings=settings)
+    if not found.pop("main"):
+        return
+    if as_json:
+        print_json(found)
+        return
+    losses = found["losses"]
+    typer.echo(f"Written to {found['out']}: {found['method']} after {found['epoch']} epochs.")
+    typer.echo(f"Mean loss of the first epoch {losses[0]:.4f}, of the last {losses[-1]:.4f}; see {out / 'loss.png'}.")
+    typer.echo(f"Learned from: {found['trained_on']}. Licence: {found['licence']}.")
+
+
+@app.command(epilog=EXIT_CODES)
+@sentence_on_error
+def push(
+    out: Annotated[Path, typer.Argument(help="The out folder of zsad finetune, or a file of zsad convert.")],
+    target: Annotated[str, typer.Argument(help="org/name on the Hugging Face hub, or a folder: ./name.")],
+    figures: Annotated[Path | None, typer.Option(help="JSON file of results for the card: names and values.")] = None,
+    private: Annotated[bool, typer.Option("--private", help="Of a repository that is made anew.")] = False,
+) -> None:
+    """Publishes learned weights with a card: figures, data, licence, settings."""
+    from zsad.finetuning import push_weights
+
+    typer.echo(f"Published: {push_weights(out, target, figures, private)}")

@@ -29,7 +29,7 @@ from zsad.ops.maps import smooth, upsample
 from zsad.ops.references import fuse_with_references, tap_rows
 from zsad.prompting import PromptSet
 from zsad.registry import register
-from zsad.types import Batch, Context, ImageFeatures, Prediction, Recipe, References, Tap
+from zsad.types import Batch, Context, ImageFeatures, Prediction, Recipe, References, Schedule, Tap
 
 __all__ = ["AdaCLIP"]
 
@@ -52,8 +52,8 @@ class AdaCLIP(Detector):
     """
 
     recipe = Recipe("ViT-L-14-336.openai", 518, activation="gelu", position_embedding="bicubic", taps=(6, 12, 18, 24))
-    learned, cacheable = True, False
-    dead = ("text_prompts.static.0",)  # the first text block is not prompted
+    learned, cacheable, dead = True, False, ("text_prompts.static.0",)  # the first text block is not prompted
+    schedule = Schedule("adamw", 0.01, 5, 1, betas=(0.5, 0.999), weight_decay=0.01, labels_only=True)
     backbone: CLIP
 
     def __init__(

@@ -29,7 +29,7 @@ from zsad.ops.maps import smooth, upsample
 from zsad.ops.references import fuse_with_references, tap_rows
 from zsad.ops.surgery import value_value
 from zsad.registry import register
-from zsad.types import Backbone, Batch, Context, ImageFeatures, Prediction, Recipe, References, Tap
+from zsad.types import Backbone, Batch, Context, ImageFeatures, Prediction, Recipe, References, Schedule, Tap
 
 __all__ = ["AnomalyCLIP"]
 
@@ -58,6 +58,7 @@ class AnomalyCLIP(Detector):
     recipe = Recipe("ViT-L-14-336.openai", 518, "quick_gelu", "bilinear", taps=(24,), local_start=6)
     needs = ("visual", "encode_text")
     learned = True
+    schedule = Schedule("adam", 1e-3, 15, 8, betas=(0.5, 0.999), one_name=False, labels_only=True)  # their train.sh
 
     def __init__(
         self,

@@ -28,7 +28,7 @@ from zsad.ops.maps import upsample
 from zsad.ops.memory import nearest_cosine
 from zsad.prompting import PromptSet, encode_ensemble
 from zsad.registry import register
-from zsad.types import Batch, Context, ImageFeatures, Prediction, Recipe, References, TextBackbone
+from zsad.types import Batch, Context, ImageFeatures, Prediction, Recipe, References, Schedule, TextBackbone
 
 __all__ = ["AprilGAN"]
 
@@ -50,6 +50,7 @@ class AprilGAN(Detector):
     recipe = Recipe("ViT-L-14-336.openai", 518, activation="gelu", position_embedding="bicubic_antialias", taps=(6, 12, 18, 24))
     needs = ("visual", "encode_text")
     learned = True
+    schedule = Schedule("adam", 1e-3, 3, 8, betas=(0.5, 0.999))  # on MVTec AD; 15 epochs on VisA
     backbone: TextBackbone
 
     def __init__(self, backbone: TextBackbone, taps: tuple[int, ...] | None = None, prompts: str = "vand") -> None:

@@ -3,9 +3,8 @@
 Not a paper's method; every part is somebody's idea. Novelty: how far a patch is from its nearest neighbours in the same
 picture (MuSc's mutual scoring, Li et al. 2024, within one picture; 3x3 means and stages as in PatchCore, Roth et al. 2022).
 Head: convolutions on the stages and on what remains of each patch after its neighbours' weighted mean is taken away
-(residuals, as InCTRL and ResAD use them against references), ending in a sentence encoder's space, trained on synthetic
-defects with the losses of the VAND family (``checkpoints/compact.md``, ``scripts/train_compact.py``). References and batch
-join the zero-shot map and do not replace it (``layers/compact_memory.py``).
+(residuals, as InCTRL and ResAD use them), ending in a sentence encoder's space, trained on synthetic defects with the VAND
+family's losses (``checkpoints/compact.md``). References and batch join the zero-shot map (``layers/compact_memory.py``).
 
 Kept on purpose: novelty counts against its mean and deviation at the same place in plain textures, since zero padding makes
 every border look odd (without: image AUROC 0.05 lower on kept-out auxiliary textures). The object's name is not encoded.
@@ -30,7 +29,7 @@ from zsad.losses import top_mean
 from zsad.ops.maps import upsample
 from zsad.prompting import PromptSet
 from zsad.registry import register
-from zsad.types import Backbone, Batch, Context, ImageFeatures, Prediction, Recipe, References
+from zsad.types import Backbone, Batch, Context, ImageFeatures, Prediction, Recipe, References, Schedule
 
 __all__ = ["Compact", "default_phrases"]
 
@@ -68,6 +67,7 @@ class Compact(Detector):
     needs = ("stages",)
     recipe = Recipe(backbone="compact", image_size=256, taps=tuple(CHANNELS))
     learned = True
+    schedule = Schedule("adamw", 3e-4, 5, 18, weight_decay=0.02, clip=1.0, one_name=False)  # goes on from what ships
 
     def __init__(
         self,
@@ -81,7 +81,7 @@ class Compact(Detector):
         self.words, self.batch, self.pool, self.seed = words, batch, pool, seed
         self.vocabulary = tuple(word for word in default_phrases().states if word not in SIDE_NAMES)
         self.head = CompactHead()
-        self.register_buffer("weights", torch.ones(1 + len(SIDES) + 1))
+        self.register_buffer("weights", torch.ones(2 + len(SIDES)))
         shapes = {"sides": (2, DIM), "vectors": (len(self.vocabulary), DIM), "centre": (DIM,), "bias": (), "margin": ()}
         for key, shape in shapes.items():
             self.register_buffer(key, torch.zeros(shape))

@@ -1,0 +1,49 @@
+"""What tests of training share. As a program it trains on the tiny backbone: method, data, out, epochs, batch size [resume].
+
+The program is for tests that need a process of their own: to kill it, or to have two of them.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import zsad
+from zsad.methods.adaclip import AdaCLIP
+from zsad.methods.anomalyclip import AnomalyCLIP
+from zsad.methods.april_gan import AprilGAN
+
+RECIPES = {"anomalyclip": AnomalyCLIP.recipe, "adaclip": AdaCLIP.recipe, "april_gan": AprilGAN.recipe}
+
+
+def tiny(method: str, seed: int = 0, **arguments: Any) -> Any:
+    """A method on the tiny backbone at 80 px, with seeded first weights; ``compact`` as it ships."""
+    if method == "compact":
+        return zsad.create(method)
+    recipe = RECIPES[method]
+    backbone = zsad.load_backbone("tiny", activation=recipe.activation, position_embedding=recipe.position_embedding)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return type_of(method)(backbone, **arguments).eval()
+
+
+def type_of(method: str) -> Any:
+    """The class; ``create`` would draw the first weights from the caller's generator and hide how."""
+    return {"anomalyclip": AnomalyCLIP, "adaclip": AdaCLIP, "april_gan": AprilGAN}[method]
+
+
+def main() -> None:
+    method, data, out, epochs, batch_size, *rest = sys.argv[1:]
+    torch.set_num_threads(1)
+    detector = tiny(method)
+    if int(os.environ.get("RANK", "0")):  # as unseeded processes would: the first one's weights have to win
+        torch.nn.init.zeros_(next(p for key, p in detector.named_parameters() if not key.startswith("backbone.")))
+    zsad.train(detector, data, Path(out), epochs=int(epochs), batch_size=int(batch_size), device="cpu", resume="resume" in rest)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,119 @@
+"""What the frozen towers say of a picture, kept on disk: training runs them once per picture, not once per epoch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from zsad.detector import BACKBONE_FACTS, Detector
+from zsad.stored import write_aside
+from zsad.types import ImageFeatures, Tap
+
+__all__ = ["FeatureCache", "joined"]
+
+LAYOUT = 1  # of the files; another number means other keys
+
+
+class FeatureCache:
+    """One safetensors file per picture; its name is a digest of the pixels as the backbone gets them.
+
+    Args:
+        folder: for all caches; each combination of method, arguments, weights and precision has a folder of its own there.
+        detector: whose ``encode`` is kept; must be ``cacheable``.
+        precision: that ``encode`` runs in.
+    """
+
+    def __init__(self, folder: Path, detector: Detector, precision: str = "fp32") -> None:
+        backbone = detector.backbone
+        facts = {key: getattr(backbone, key) for key in BACKBONE_FACTS}
+        facts["weights_sha256"] = facts["weights_sha256"] or _digest_of_weights(backbone)
+        settings = [LAYOUT, detector.name, detector.arguments(), facts, precision]
+        self.folder = folder / hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:20]
+
+    def key(self, image: Tensor) -> str:
+        """Digest of one preprocessed picture (3, H, W)."""
+        return hashlib.sha256(image.contiguous().numpy().tobytes()).hexdigest()[:32]
+
+    def path(self, key: str) -> Path:
+        """The file of a picture."""
+        return self.folder / key[:2] / f"{key}.safetensors"
+
+    def has(self, key: str) -> bool:
+        """Whether a picture's features are there and whole."""
+        try:
+            with safe_open(self.path(key), framework="pt"):
+                return True
+        except (OSError, SafetensorError):
+            return False
+
+    def write(self, key: str, features: ImageFeatures) -> int:
+        """Keeps the features of one picture; returns the file's size in bytes."""
+        tensors, grids = _flat(features)
+        content = save({k: t.detach().cpu().contiguous() for k, t in tensors.items()}, {"grids": json.dumps(grids)})
+        self.path(key).parent.mkdir(parents=True, exist_ok=True)
+        write_aside(self.path(key), content)
+        return len(content)
+
+    def read(self, key: str) -> ImageFeatures:
+        """The features of one picture, B = 1."""
+        with safe_open(self.path(key), framework="pt") as file:
+            grids = json.loads(file.metadata()["grids"])
+            return _built({name: file.get_tensor(name) for name in file.keys()}, grids)  # noqa: SIM118 (not a mapping)
+
+
+def joined(parts: Sequence[ImageFeatures]) -> ImageFeatures:
+    """Features of several pictures as one batch; all have the same layers and grids."""
+    first = parts[0]
+    return ImageFeatures(
+        torch.cat([part.image for part in parts]),
+        _joined_taps([part.taps for part in parts]),
+        {name: _joined_taps([part.streams[name] for part in parts]) for name in first.streams},
+    )
+
+
+def _joined_taps(parts: Sequence[Mapping[int, Tap]]) -> dict[int, Tap]:
+    found = {}
+    for layer, tap in parts[0].items():
+        rows = [part[layer] for part in parts]
+        cls = [one.cls for one in rows if one.cls is not None]
+        found[layer] = Tap(torch.cat([one.patches for one in rows]), tap.grid, torch.cat(cls) if cls else None)
+    return found
+
+
+def _flat(features: ImageFeatures) -> tuple[dict[str, Tensor], dict[str, tuple[int, int]]]:
+    """Tensors by "stream/layer/part", where the plain stream is called "", and grids by "stream/layer"."""
+    tensors, grids = {"image": features.image}, {}
+    for stream, taps in {"": features.taps, **features.streams}.items():
+        for layer, tap in taps.items():
+            grids[f"{stream}/{layer}"] = tap.grid
+            tensors[f"{stream}/{layer}/patches"] = tap.patches
+            if tap.cls is not None:
+                tensors[f"{stream}/{layer}/cls"] = tap.cls
+    return tensors, grids
+
+
+def _built(tensors: Mapping[str, Tensor], grids: Mapping[str, Sequence[int]]) -> ImageFeatures:
+    """What ``_flat`` took apart."""
+    streams: dict[str, dict[int, Tap]] = {"": {}}
+    for place, (h, w) in grids.items():
+        stream, _, layer = place.rpartition("/")
+        tap = Tap(tensors[f"{place}/patches"], (h, w), tensors.get(f"{place}/cls"))
+        streams.setdefault(stream, {})[int(layer)] = tap
+    return ImageFeatures(tensors["image"], streams.pop(""), streams)
+
+
+def _digest_of_weights(backbone: Any) -> str:
+    """Of weights that come from no file (random ones), so that two seeds never share features."""
+    digest = hashlib.sha256()
+    for key, tensor in sorted(backbone.state_dict().items()):
+        digest.update(key.encode())
+        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes() if tensor.ndim else b"")
+    return digest.hexdigest()

@@ -1,0 +1,160 @@
+"""From data sets to the pictures of a training run: which are of use, what is wrong with the others, in which order."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from zsad.datasets import Dataset, Sample, load_mask, open_dataset
+from zsad.errors import ImageError, MaskError, UsageError
+from zsad.images import load_image
+from zsad.sources import ImageRef
+from zsad.synthetic import make_defect
+
+__all__ = ["Example", "Pictures", "candidates", "checked", "open_all", "share", "steps_of"]
+
+
+@dataclass(frozen=True)
+class Example:
+    """One picture of a training run, or one synthetic defect on it. Nothing is decoded."""
+
+    sample: Sample
+    source: str  # "data set/path below its root"
+    name: str  # words for the category
+    label: int  # 0 normal, 1 anomalous
+    masked: bool  # whether it is known where the defect is (normal pictures: nowhere)
+    defect: int = 0  # 0 the picture as it is, n its n-th synthetic defect
+
+
+def open_all(data: Any, split: str | None = "test") -> list[Dataset]:
+    """A data set, a path, or several of them, opened.
+
+    Raises:
+        UsageError: nothing was given; SourceNotFound and the like as ``open_dataset``.
+    """
+    several = [data] if isinstance(data, (Dataset, str, Path)) else list(data)
+    if not several:
+        raise UsageError("There is no data set to learn from. Give its folder: --data path/to/data.")
+    return [one if isinstance(one, Dataset) else open_dataset(one, split=split) for one in several]
+
+
+def candidates(sets: Sequence[Dataset], synthetic: int = 0) -> tuple[list[Example], list[dict[str, str]]]:
+    """What can be learned from by its labels, and a row for each picture that cannot.
+
+    With synthetic defects, pictures without a label count as normal. Where no anomalous picture of a category has a mask,
+    its normal pictures train the image term alone too: otherwise the maps would learn "nothing is ever wrong".
+
+    Args:
+        sets: opened data sets.
+        synthetic: synthetic defects per normal picture.
+    """
+    found, rows = [], []
+    for data in sets:
+        real = [sample for sample in data if sample.label == 1]
+        bare = {sample.category for sample in real} - {sample.category for sample in real if sample.mask is not None}
+        for sample in data:
+            source = f"{data.name}/{data.name_of(sample)}"
+            label = 0 if sample.label is None and synthetic else sample.label
+            if label is None:
+                rows.append({"picture": source, "error": "has no label, so nothing can be learned from it."})
+                continue
+            masked = sample.mask is not None or (label == 0 and (synthetic > 0 or sample.category not in bare))
+            name = data.prompt_name(sample.category)
+            found.append(Example(sample, source, name, label, masked))
+            if label == 0:
+                found += [Example(sample, source, name, 1, True, number) for number in range(1, synthetic + 1)]
+    return found, rows
+
+
+class Pictures:
+    """Loads pictures and masks at the model's size.
+
+    Args:
+        backbone: its ``preprocess`` and ``image_size`` are used.
+        seed: of the synthetic defects, which depend on it, on the picture's name and on their number, and on nothing else.
+        value_range: as ``load_image``.
+    """
+
+    def __init__(self, backbone: Any, seed: int = 111, value_range: tuple[float, float] | None = None) -> None:
+        self.backbone, self.seed, self.value_range = backbone, seed, value_range
+
+    def load(self, example: Example) -> tuple[Tensor, Tensor | None]:
+        """The picture (3, H, W) as the backbone takes it, and its mask (H, W) uint8, 1 = defect; None: not known where.
+
+        Raises:
+            ImageError: it cannot be read.
+            MaskError: the mask cannot be read, has another size than the picture, or says the contrary of the label.
+        """
+        sample, size = example.sample, int(self.backbone.image_size)
+        rgb = load_image(ImageRef(example.source, sample.path), value_range=self.value_range).rgb
+        if example.defect:
+            rgb, mask = self._spoilt(rgb, example, size)
+        elif not example.masked:
+            return self.backbone.preprocess(rgb), None
+        elif example.label == 0 and sample.mask is None:
+            mask = np.zeros((size, size), np.uint8)
+        else:
+            mask = load_mask(sample, size, picture=rgb.shape[:2]).astype(np.uint8)
+            if example.label == 0 and mask.any():
+                raise MaskError(f"{example.source!r} is labelled normal and has a mask with a defect. Correct one of them.")
+        return self.backbone.preprocess(rgb), torch.from_numpy(mask)
+
+    def _spoilt(self, rgb: Any, example: Example, size: int) -> tuple[Any, Any]:
+        """One synthetic defect, drawn at the model's size so that thin ones survive."""
+        small = np.array(Image.fromarray(rgb).resize((size, size), Image.Resampling.BICUBIC))
+        digest = hashlib.sha256(f"{self.seed} {example.defect} {example.source}".encode()).digest()
+        bad, mask, _ = make_defect(small, np.random.default_rng(list(digest)))
+        if not mask.any():
+            raise MaskError(f"{example.source!r}: no synthetic defect shows on it. Leave the picture out.")
+        return bad, mask
+
+
+def checked(
+    examples: Iterable[Example], pictures: Pictures, rows: list[dict[str, str]]
+) -> Iterator[tuple[Example, Tensor, Tensor | None]]:
+    """Loads each once; what cannot be used becomes one row instead of ending the run, and no defect is drawn on it."""
+    failed: set[str] = set()
+    for example in examples:
+        if example.source in failed:
+            continue
+        try:
+            image, mask = pictures.load(example)
+        except (ImageError, MaskError) as error:
+            rows.append({"picture": example.source, "error": str(error)})
+            failed.add(example.source)
+            continue
+        yield example, image, mask
+
+
+def steps_of(examples: Sequence[Example], batch_size: int, one_name: bool, seed: int, epoch: int) -> list[list[int]]:
+    """The steps of an epoch as rows of ``examples``: a function of seed and epoch alone, whatever the number of processes.
+
+    A step holds pictures with masks or pictures without, never both, and where ``one_name`` those of one category.
+    """
+    rng = np.random.default_rng([seed, epoch])
+    groups: dict[tuple[bool, str], list[int]] = {}
+    for row in rng.permutation(len(examples)).tolist():
+        example = examples[row]
+        groups.setdefault((example.masked, example.name if one_name else ""), []).append(row)
+    steps = [rows[start : start + batch_size] for rows in groups.values() for start in range(0, len(rows), batch_size)]
+    return [steps[place] for place in rng.permutation(len(steps)).tolist()]
+
+
+def share(rows: Sequence[int], rank: int, world: int, parts: int = 1) -> list[tuple[list[int], float]]:
+    """The pieces of one step that a process works on, with the share of the step's pictures that each holds.
+
+    A process that gets none takes the first picture with weight 0: it has to meet the others where they add up gradients.
+    """
+    own = list(rows[rank::world])
+    if not own:
+        return [(list(rows[:1]), 0.0)]
+    size = -(-len(own) // parts)
+    return [(own[start : start + size], len(own[start : start + size]) / len(rows)) for start in range(0, len(own), size)]

@@ -1,0 +1,160 @@
+"""What stands before a training loop: schedule, accelerator, optimizer, and where a resumed run goes on."""
+
+from __future__ import annotations
+
+import importlib
+import math
+import platform
+from dataclasses import asdict, replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from zsad.detector import BACKBONE_FACTS, Detector
+from zsad.errors import MissingExtra, UsageError
+from zsad.training.material import Material
+from zsad.training.run import TrainingRun
+from zsad.types import Schedule
+
+__all__ = [
+    "accelerator_for",
+    "begin",
+    "board_in",
+    "check_counts",
+    "chosen_schedule",
+    "learned",
+    "optimizer_for",
+    "settings_of",
+    "versions",
+]
+
+PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
+OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+
+
+def learned(detector: Detector) -> list[nn.Parameter]:
+    """The method's own parameters, without the backbone's."""
+    return [p for key, p in detector.named_parameters() if not key.startswith("backbone.") and p.requires_grad]
+
+
+def check_counts(**given: tuple[int, int]) -> None:
+    """Raises UsageError for a whole number that is below its least value; each is given as (value, least)."""
+    for key, (value, least) in given.items():
+        if value < least:
+            raise UsageError(f"{key} has to be a whole number from {least} on; got {value}.")
+
+
+def chosen_schedule(detector: Detector, **given: Any) -> Schedule:
+    """The method's schedule with what the caller gave in its place.
+
+    Raises:
+        UsageError: the method learns nothing, or a value is out of range.
+    """
+    if not learned(detector):
+        raise UsageError(f"{detector.name} has nothing to train. Choose a method with learned weights; see zsad list methods.")
+    for key, value in given.items():
+        if value is not None and not (math.isfinite(value) and value > 0):
+            raise UsageError(f"{key} has to be above 0; got {value}.")
+    return replace(detector.schedule, **{key: value for key, value in given.items() if value is not None})
+
+
+def accelerator_for(device: str, precision: str) -> Any:
+    """An ``accelerate.Accelerator``; what ``accelerate launch`` sets is kept.
+
+    Raises:
+        UsageError: no such device or precision.
+        MissingExtra: accelerate is not installed.
+    """
+    if device not in ("auto", "cpu"):
+        raise UsageError(f"device={device!r}: choose 'auto' or 'cpu'; which device 'auto' is, `accelerate launch` says.")
+    if precision not in PRECISIONS:
+        raise UsageError(f"precision={precision!r}: choose {', '.join(PRECISIONS)}.")
+    try:
+        from accelerate import Accelerator
+        from accelerate.state import AcceleratorState, PartialState
+        from accelerate.utils import InitProcessGroupKwargs
+    except ImportError as error:
+        raise MissingExtra("Training", "train") from error
+    if AcceleratorState._shared_state:  # of an earlier run in this process, perhaps of another device or precision
+        AcceleratorState._reset_state(reset_partial_state=PartialState().num_processes == 1)
+    patience = InitProcessGroupKwargs(timeout=timedelta(days=1))  # while the main process reads the pictures
+    return Accelerator(cpu=device == "cpu", mixed_precision=PRECISIONS[precision], kwargs_handlers=[patience])
+
+
+def optimizer_for(detector: Detector, schedule: Schedule) -> torch.optim.Optimizer:
+    """Over the method's own parameters."""
+    if schedule.optimizer not in OPTIMIZERS:
+        raise UsageError(f"The schedule of {detector.name} asks for {schedule.optimizer!r}; known: {', '.join(OPTIMIZERS)}.")
+    build = OPTIMIZERS[schedule.optimizer]
+    return build(learned(detector), lr=schedule.lr, betas=schedule.betas, weight_decay=schedule.weight_decay)
+
+
+def settings_of(
+    detector: Detector, schedule: Schedule, seed: int, synthetic: int, precision: str, material: Material
+) -> dict[str, Any]:
+    """What two runs have to share to be one; the number of epochs may differ."""
+    steps = {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(schedule).items() if key != "epochs"}
+    return steps | {
+        "seed": seed,
+        "synthetic": synthetic,
+        "precision": precision,
+        "examples": len(material.examples),
+        "examples_sha256": material.digest(),
+        "learner": {"method": detector.name, "arguments": {k: str(v) for k, v in detector.arguments().items()}}
+        | {key: getattr(detector.backbone, key) for key in BACKBONE_FACTS},
+    }
+
+
+def begin(
+    run: TrainingRun,
+    settings: dict[str, Any],
+    epochs: int,
+    resume: bool,
+    detector: Detector,
+    optimizer: Any,
+    accelerator: Any,
+) -> int:
+    """Stores or compares the settings, and puts every process at the same point; returns the epochs that are done.
+
+    Raises:
+        UsageError: the run has other settings, or more epochs.
+    """
+    if accelerator.is_main_process:
+        run.agree(settings, resume)
+    accelerator.wait_for_everyone()
+    done = run.last_epoch() if resume else 0
+    if done > epochs:
+        raise UsageError(f"The run in {str(run.out)!r} has {done} epochs already, and {epochs} were asked for.")
+    if done:
+        run.load_epoch(done, detector, optimizer, accelerator.scaler)
+    elif accelerator.num_processes > 1:
+        from accelerate.utils import broadcast
+
+        for tensor in learned(detector):
+            tensor.data.copy_(broadcast(tensor.data))
+    return done
+
+
+def board_in(out: Path, wanted: bool) -> Any:
+    """A TensorBoard writer, or None.
+
+    Raises:
+        MissingExtra: TensorBoard is not installed.
+    """
+    if not wanted:
+        return None
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise MissingExtra("TensorBoard's log", "tensorboard") from error
+    return SummaryWriter(out / "tensorboard")
+
+
+def versions() -> dict[str, str]:
+    """Of what a result depends on."""
+    return {"python": platform.python_version()} | {
+        name: importlib.import_module(name).__version__ for name in ("zsad", "torch", "accelerate")
+    }
