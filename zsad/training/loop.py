@@ -12,10 +12,9 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -23,6 +22,7 @@ from tqdm import tqdm
 
 from zsad.detector import Detector
 from zsad.errors import UsageError
+from zsad.threads import ahead
 from zsad.training.data import candidates, open_all, share, steps_of
 from zsad.training.material import Material
 from zsad.training.run import FINAL, TrainingRun
@@ -42,8 +42,6 @@ from zsad.types import Batch, Context
 __all__ = ["Contexts", "backward", "train"]
 
 log = logging.getLogger("zsad")
-Given = TypeVar("Given")
-Made = TypeVar("Made")
 Pieces = Sequence[tuple[Batch, float]]  # pieces of one step and the share of its pictures that each holds
 
 
@@ -126,7 +124,7 @@ def train(
             steps = steps_of(material.examples, schedule.batch_size, schedule.one_name, seed, epoch)
             shares = [share(rows, rank, world, parts) for rows in steps]
             with tqdm(total=len(steps), desc=f"epoch {epoch}/{schedule.epochs}", disable=None if main else True) as bar:
-                for pieces in ahead(material.pieces, shares):
+                for pieces in ahead(shares, material.pieces, 1, 1):  # reading and computing overlap
                     optimizer.zero_grad()
                     losses = backward(detector, pieces, contexts, accelerator)
                     if schedule.clip is not None:
@@ -190,16 +188,3 @@ def backward(detector: Detector, pieces: Pieces, contexts: Contexts, accelerator
         said = ", ".join(f"{name} {value:g}" for name, value in losses.items())
         raise UsageError(f"The loss of {detector.name} is not finite ({said}). Lower lr, or train with precision='fp32'.")
     return losses
-
-
-def ahead(make: Callable[[Given], Made], given: Iterable[Given]) -> Iterator[Made]:
-    """``map``, one item ahead in a thread, so that reading and computing overlap."""
-    with ThreadPoolExecutor(1) as pool:
-        pending = None
-        for one in given:
-            following = pool.submit(make, one)
-            if pending is not None:
-                yield pending.result()
-            pending = following
-        if pending is not None:
-            yield pending.result()
