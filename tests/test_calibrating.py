@@ -216,7 +216,9 @@ def test_error_rows_have_no_p_value(made: Path, tmp_path: Path) -> None:
 
 def test_refusals_of_predict(made: Path, photos: Path, tmp_path: Path) -> None:
     refused(
-        predict(photos, tmp_path / "o", "--calibration", made, "--set", "gain=2.0"), "made with other settings", '"gain": 1.0'
+        predict(photos, tmp_path / "o", "--calibration", made, "--set", "gain=2.0"),
+        "made with other settings",
+        "arguments.gain was 1.0 and is 2.0",
     )
     refused(call("predict", photos, "--method", "brightness", "--calibration", made), 'target was "lamp" and is "object"')
     refused(
@@ -242,7 +244,7 @@ def test_inspector_takes_a_file_or_an_object(made: Path) -> None:
         assert result.as_dict()["p_value"] == 2 / 41
     (result,) = Inspector("brightness", "lamp", calibration=made, max_false_alarms=0.03, review_false_alarms=0.05)(bright)
     assert result.pred_label == "review"
-    with pytest.raises(UsageError, match="The calibration was made with other settings: arguments was"):
+    with pytest.raises(UsageError, match="The calibration was made with other settings: arguments.gain was 1.0"):
         Inspector("brightness", "lamp", calibration=made, gain=2.0)
 
 

@@ -31,6 +31,11 @@ def authors_prompts(path: Path, width: int = 64, context: int = 5, deep: int = 3
     return path
 
 
+def test_a_file_that_is_not_there_is_said(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"There is nothing at '.*nope.pth'. Give the authors' file."):
+        convert_checkpoint(tmp_path / "nope.pth", "anomalyclip", tmp_path / "new.safetensors")
+
+
 def test_round_trip_with_the_sizes_of_the_file(tmp_path: Path) -> None:
     source = authors_prompts(tmp_path / "prompts.pth")
     backbone = zsad.load_backbone("tiny", activation="quick_gelu", position_embedding="bilinear")

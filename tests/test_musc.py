@@ -396,6 +396,16 @@ def test_refusals(tiny: Any) -> None:
         tiny.score(features[0], context)
 
 
+def test_few_pictures_beside_references_are_not_ranked_among_themselves(tiny: Any) -> None:
+    """A single one would score 0, whatever it shows."""
+    size = tiny.backbone.image_size
+    context = tiny.prepare("nut", zsad.References(torch.rand(5, 3, size, size)))
+    with pytest.raises(UsageError, match=r"at least 5 of them beside the references; got 1. Add more, or leave RsCIN out"):
+        next(tiny.score_set(encoded(tiny, 1), context))
+    plain = zsad.create("musc", backbone=tiny.backbone, rscin_k=())
+    assert float(next(plain.score_set(encoded(plain, 1), context)).pred_score) > 0.01
+
+
 def test_references_judge_and_are_not_judged(tiny: Any) -> None:
     """Pictures with two references equal the same pictures in a set of all of them; RsCIN left out, which is of the set."""
     plain = zsad.create("musc", backbone=tiny.backbone, rscin_k=())

@@ -118,7 +118,10 @@ def test_saved_and_read_back(compact: Any, good: Path, tmp_path: Path) -> None:
 
 def test_another_judge_is_refused(compact: Any, good: Path, tmp_path: Path) -> None:
     Inspector(compact, "stripes", references=good).save_references(tmp_path / "refs.zsad")
-    with pytest.raises(UsageError, match=r"encoded by another judge: geometry was null and is .*tile"):
+    with pytest.raises(
+        UsageError,
+        match=r"another judge: geometry\.overlap was null and is 0\.25; geometry\.tile was null and is \[32, 32\]\. Use",
+    ):
         Inspector(compact, "stripes", references=tmp_path / "refs.zsad", tile=32)
     with pytest.raises(UsageError, match="method was"):
         Inspector("musc", backbone="compact", references=tmp_path / "refs.zsad")
@@ -299,3 +302,74 @@ def test_what_recurs_is_told_in_the_rows(monkeypatch: pytest.MonkeyPatch) -> Non
     found = list(Inspector("musc", backbone="compact")([texture(seed) for seed in range(6)]))
     assert [bool(result.notes) for result in found] == [False, False, True, False, False, False]
     assert "others have and most lack" in found[2].notes[0]
+
+
+# ------------------------------------------------------------------ what would be silent nonsense
+def test_saved_references_without_a_picture_are_refused(compact: Any, good: Path, tmp_path: Path) -> None:
+    inspector = Inspector(compact, references=good)
+    inspector.remove_references(*inspector.references.names)
+    inspector.save_references(tmp_path / "refs.zsad")
+    for given in (tmp_path / "refs.zsad", inspector.references):
+        with pytest.raises(UsageError, match="The saved references hold no picture any more. Add some"):
+            Inspector(compact, references=given)
+
+
+@pytest.mark.parametrize("share", [0, -0.5, 2, float("nan")])
+def test_a_share_of_rows_is_checked_before_weights_are_loaded(share: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("zsad.inspector.build_method", lambda *_: pytest.fail("weights were loaded"))
+    with pytest.raises(UsageError, match=rf"coreset is {share:g}; give the share of the references' patches"):
+        Inspector("compact", coreset=share)
+
+
+def test_a_coreset_of_nothing_is_said(good: Path, tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["predict", str(good), "--coreset", "0.1", "--out", str(tmp_path / "out")])
+    assert done.exit_code == 2
+    assert "--coreset 0.1 was given without --references, so it would do nothing. Give both." in done.output
+
+
+def test_pictures_of_one_name_are_told_apart(good: Path, tmp_path: Path) -> None:
+    other = write(tmp_path / "other", texture(9))
+    both = CliRunner().invoke(app, ["references", str(tmp_path / "r.zsad"), "--add", str(good), "--add", str(other)])
+    assert "5 references in" in both.stdout
+    done = CliRunner().invoke(app, ["references", str(tmp_path / "r.zsad"), "--remove", "00.png"])
+    assert "4 references in" in done.stdout
+    assert "1 removed." in done.stdout
+    again = ReferenceSet.load(tmp_path / "r.zsad")
+    assert again.names == ("01.png", "02.png", "03.png", "00.png (2)")
+    assert digest_of(texture(9)) in again.digests
+
+
+def test_leaving_out_needs_others(good: Path, tmp_path: Path) -> None:
+    words = ["calibrate", "--leave-one-out", "--max-false-alarms", "0.4", "--out", str(tmp_path / "c.json"), "--references"]
+    one = write(tmp_path / "one", texture(1), texture(1))
+    done = CliRunner().invoke(app, [*words, str(one)])
+    assert done.exit_code == 2
+    assert "Leaving the only reference out leaves none to judge by." in done.output
+    shutil.copy(good / "01.png", good / "copy.png")
+    done = CliRunner().invoke(app, [*words, str(good), "--json"])
+    assert json.loads(done.stdout)["normal"] == 4  # a copy counts once
+    Inspector("compact", references=good).save_references(tmp_path / "r.zsad")
+    done = CliRunner().invoke(app, [*words[:-2], str(tmp_path / "d.json"), "--references", str(tmp_path / "r.zsad")])
+    assert "Saved references hold no pictures to judge. Give --references the folder" in done.output
+
+
+@pytest.mark.parametrize("judge", [["--set", "batch=True"], ["--method", "musc", "--backbone", "compact"]])
+def test_no_promise_where_the_pictures_judge_each_other(judge: list[str], good: Path, tmp_path: Path) -> None:
+    words = ["calibrate", "--normal", str(good), "--max-false-alarms", "0.4", "--out", str(tmp_path / "c.json")]
+    done = CliRunner().invoke(app, [*words, *judge])
+    assert done.exit_code == 2
+    assert "judges the pictures of a folder against each other here" in done.output
+    assert not (tmp_path / "c.json").exists()
+
+
+def test_encoded_pictures_are_judged_by_their_encoder_alone(compact: Any) -> None:
+    encoded = Inspector(compact, roi=(0, 0, 40, 40)).encode(texture(1))
+    with pytest.raises(
+        UsageError, match=r"encoded with other settings: geometry.roi was \"box:0,0 40,40\" and is null. Judge them"
+    ):
+        next(Inspector(compact).judge(encoded))
+    with pytest.raises(UsageError, match=r'precision was "fp32" and is "bf16"'):
+        next(Inspector(compact, roi=(0, 0, 40, 40), precision="bf16").judge(encoded))
+    with pytest.raises(UsageError, match='method was "compact" and is "musc"'):
+        next(Inspector("musc", backbone="compact").judge(encoded))
+    assert next(Inspector(compact, "zebra", threshold=0.1, roi=(0, 0, 40, 40)).judge(encoded)).error is None

@@ -50,10 +50,13 @@ def calibrate_folder(request: Request) -> int:
     if request.out.is_dir() or (request.out.exists() and not request.overwrite):
         raise UsageError(f"{str(request.out)!r} is there already. Give --overwrite to replace a file, or another --out.")
     both_shares(request.max_false_alarms, request.review_false_alarms)
+    if request.leave_one_out and is_saved(request.normal):
+        raise UsageError("Saved references hold no pictures to judge. Give --references the folder of the pictures.")
     count = sum(1 for _ in list_images(request.normal))
     check_size(count, request.max_false_alarms)  # before any weights are loaded
     inspector = Inspector(request.method, request.target, **request.settings)
     say_unreadable(inspector)
+    _require_own_scores(inspector)
     scores = _left_out(inspector, request.normal) if request.leave_one_out else _scored(inspector, request.normal)
     found = list(tqdm(scores, "scoring", count, unit="picture", disable=None))
     errors = {one.name: one.error for one in found if one.error is not None}
@@ -70,6 +73,16 @@ def calibrate_folder(request: Request) -> int:
         typer.echo("\n".join(_said(facts, len(made))))
         typer.echo(f"Written to {request.out}; use it with: zsad predict SOURCE --calibration {request.out}")
     return 3 if errors else 0
+
+
+def _require_own_scores(inspector: Inspector) -> None:
+    """Raises ``UsageError`` where scores depend on the set: those of the normal pictures say nothing of another folder's."""
+    if inspector.judges_sets:
+        raise UsageError(
+            f"{inspector.detector.name} judges the pictures of a folder against each other here, so a score depends on the "
+            "others and no promise can be kept. Calibrate a judge that scores each picture by itself, such as compact with "
+            "--references."
+        )
 
 
 def _scored(inspector: Inspector, source: str) -> Iterator[Scored]:
@@ -89,16 +102,23 @@ def _scored(inspector: Inspector, source: str) -> Iterator[Scored]:
 
 
 def _left_out(inspector: Inspector, source: str) -> Iterator[Scored]:
-    """Scores of the references, each by the others alone."""
-    if is_saved(source):
-        raise UsageError("Saved references hold no pictures to judge. Give --references the folder of the pictures.")
+    """Scores of the references, each by the others alone; copies of a picture count once, as they do among the references.
+
+    Raises:
+        UsageError: there are no others.
+    """
+    if len(inspector.references) < 2:
+        raise UsageError("Leaving the only reference out leaves none to judge by. Give more references, or --normal DIR.")
+    seen: set[str] = set()
     for ref in list_images(source):
         try:
             digest = digest_of(load_image(ref, value_range=inspector.value_range).rgb)
         except ImageError:
             yield from inspector.scored([ref])  # says why
             continue
-        yield from inspector.left_out(digest).scored([ref])
+        if digest not in seen:
+            seen.add(digest)
+            yield from inspector.left_out(digest).scored([ref])
 
 
 def _calibration(request: Request, inspector: Inspector, found: list[Scored]) -> Calibration:

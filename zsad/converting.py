@@ -55,6 +55,8 @@ def convert_checkpoint(
         raise UsageError(f"--out is {out.name!r}; give it the ending .safetensors.")
     if out.exists() and not overwrite:
         raise UsageError(f"{str(out)!r} is there already. Give --overwrite, or another name.")
+    if not source.exists():
+        raise UsageError(f"There is nothing at {str(source)!r}. Give the authors' file.")
     row = published(source)
     trained_on, licence = trained_on or (row.trained_on if row else None), licence or (row.licence if row else None)
     if not trained_on or not licence:

@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -19,13 +19,13 @@ from typing import Any
 
 import torch
 
-from zsad.errors import ImageError
+from zsad.errors import ImageError, UsageError
 from zsad.geometry import Geometry
 from zsad.images import ImageRef, load_image
 from zsad.mosaic import Canvas
 from zsad.scoring import Opened, Scored, Scorer, on_cpu
 from zsad.spill import FeatureFiles, save_features
-from zsad.stored import scratch_folder, write_aside
+from zsad.stored import differences, scratch_folder, write_aside
 from zsad.types import Prediction
 
 __all__ = ["Encoded", "answers", "encode_pictures"]
@@ -45,11 +45,20 @@ class Encoded(Sequence[Entry]):
 
     Args:
         geometry: how they were cut.
+        encoder: ``describe_encoder`` of what encoded them.
     """
 
-    def __init__(self, geometry: Geometry) -> None:
+    def __init__(self, geometry: Geometry, encoder: Mapping[str, Any]) -> None:
         self.entries: list[Entry] = []
-        self.geometry = geometry
+        self.geometry, self.encoder = geometry, json.loads(json.dumps(dict(encoder)))
+
+    def check(self, encoder: Mapping[str, Any]) -> None:
+        """Raises ``UsageError`` where another encoder, or another geometry, made the features; says what differs."""
+        if differ := differences(self.encoder, encoder):
+            raise UsageError(
+                f"The pictures were encoded with other settings: {'; '.join(differ)}. Judge them with the same, or encode them "
+                "again."
+            )
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -58,7 +67,9 @@ class Encoded(Sequence[Entry]):
         return self.entries[index]
 
 
-def encode_pictures(scorer: Scorer, refs: Iterable[ImageRef], folder: Path | None = None) -> Encoded:
+def encode_pictures(
+    scorer: Scorer, refs: Iterable[ImageRef], folder: Path | None = None, encoder: Mapping[str, Any] | None = None
+) -> Encoded:
     """Runs the encoder once over pictures, in groups of ``batch_size`` cut by position.
 
     Args:
@@ -66,8 +77,9 @@ def encode_pictures(scorer: Scorer, refs: Iterable[ImageRef], folder: Path | Non
         refs: the pictures.
         folder: where features are kept; a group whose features are all there (the same files, unchanged) is not encoded
             again. None: a temporary folder, which goes with the result.
+        encoder: for ``Encoded.check``.
     """
-    made = Encoded(scorer.geometry)
+    made = Encoded(scorer.geometry, encoder or {})
     place = scratch_folder(made) if folder is None else folder
     place.mkdir(parents=True, exist_ok=True)
     waiting = iter(refs)

@@ -28,6 +28,7 @@ from zsad.settings import (
     describe_encoder,
     pick_device,
     pick_precision,
+    share_of_rows,
 )
 from zsad.types import Context, References
 from zsad.verdicts import result_of
@@ -105,9 +106,9 @@ class Inspector:
         self.workers = at_least_one("workers", workers)
         self.value_range = check_range(value_range)
         self.geometry = read_geometry(tile, overlap, roi, keep_aspect)
+        self.coreset = share_of_rows(coreset)
         self.detector = build_method(method, backbone, checkpoint, arguments).to(self.device).eval()
         self.detector.require_trained()
-        self.coreset = coreset
         self.references = ReferenceSet(self._encoder())
         self.context = self._prepared()
         if references is not None:
@@ -143,7 +144,7 @@ class Inspector:
 
     def encode(self, source: Any) -> Encoded:
         """Runs the encoder over pictures once; ``judge`` scores them then as often as you like, after any change."""
-        return encode_pictures(self._scorer(self.context), list_images(source))
+        return encode_pictures(self._scorer(self.context), list_images(source), encoder=self._encoder())
 
     def judge(self, encoded: Encoded, target: str | None = None) -> Iterator[Result]:
         """Results of encoded pictures, by the references and thresholds of now; the encoder does not run.
@@ -151,7 +152,11 @@ class Inspector:
         Args:
             encoded: from ``encode``.
             target: another name for what is to be seen.
+
+        Raises:
+            UsageError: another encoder or another geometry made them; says what differs.
         """
+        encoded.check(self._encoder())
         context = self.context if target is None else self._prepared(check_target(target))
         for scored in answers(self._scorer(context), encoded, keep_images=True):
             yield self.result(scored, self.thresholds)
@@ -193,6 +198,10 @@ class Inspector:
         if isinstance(given, ReferenceSet) or is_saved(given):
             self.references = given if isinstance(given, ReferenceSet) else ReferenceSet.load(given)
             self.references.check(self._encoder())
+            if not len(self.references):
+                raise UsageError(
+                    "The saved references hold no picture any more. Add some with zsad references, or leave them out."
+                )
             self.context = self._prepared()
             return
         self.add_references(given)

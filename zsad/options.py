@@ -94,5 +94,10 @@ def settings_of(values: Mapping[str, Any], arguments: Mapping[str, Any], *more: 
         values: the command's parameters by name.
         arguments: of the method, from ``method_arguments``.
         *more: which parameters besides ``ENCODER`` are taken.
+
+    Raises:
+        UsageError: --set names an option, or a coreset of no references.
     """
+    if "coreset" in more and values["coreset"] != 1 and values["references"] is None:
+        raise UsageError(f"--coreset {values['coreset']:g} was given without --references, so it would do nothing. Give both.")
     return joined({key: values[key] for key in (*ENCODER, *more)}, arguments)

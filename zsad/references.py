@@ -11,7 +11,7 @@ import json
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, count, islice
 from pathlib import Path
 from typing import Any
 
@@ -111,9 +111,14 @@ class ReferenceSet:
             digest = digest_of(read.scored.image)
             if digest not in self._members:
                 save_file(whole, self._folder / f"{digest}.safetensors")
-                self._members[digest] = Reference(read.scored.name, digest)
-                added.append(read.scored.name)
+                self._members[digest] = Reference(self._free(read.scored.name), digest)
+                added.append(self._members[digest].name)
         return added
+
+    def _free(self, name: str) -> str:
+        """The name, or with a number behind it where another picture has it: names are what ``remove`` goes by."""
+        taken = set(self.names)
+        return next(one for one in chain([name], (f"{name} ({n})" for n in count(2))) if one not in taken)
 
     def remove(self, names: Iterable[str]) -> None:
         """Takes pictures out.

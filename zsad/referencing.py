@@ -46,6 +46,7 @@ def change_references(request: Request) -> int:
         kept, errors = inspector.references, inspector.references.errors
     else:
         kept = ReferenceSet.load(request.folder)  # removing needs no model
+    before = len(kept)
     kept.remove(request.remove)
     kept.save(request.folder)
     facts = {"folder": str(request.folder), "references": list(kept.names), "added": added, "errors": errors}
@@ -53,5 +54,5 @@ def change_references(request: Request) -> int:
         print_json(facts | {"removed": list(request.remove), "judge": kept.judge})
     else:
         typer.echo("".join(f"{printable(name)}\n" for name in kept.names), nl=False)
-        typer.echo(f"{len(kept)} references in {request.folder}, {len(added)} new, {len(request.remove)} removed.")
+        typer.echo(f"{len(kept)} references in {request.folder}, {len(added)} new, {before - len(kept)} removed.")
     return 3 if errors else 0

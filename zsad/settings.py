@@ -21,6 +21,7 @@ __all__ = [
     "describe_encoder",
     "pick_device",
     "pick_precision",
+    "share_of_rows",
 ]
 
 TARGET_WORDS, TARGET_CHARACTERS = 40, 300  # CLIP reads 77 tokens, and a prompt's own words take up to 20 of them
@@ -90,6 +91,13 @@ def at_least_one(name: str, value: int) -> int:
     if value < 1:
         raise UsageError(f"{name} is {value}; it has to be at least 1.")
     return value
+
+
+def share_of_rows(coreset: float) -> float:
+    """The share of the references' rows that are kept. Raises ``UsageError`` where it is not in (0, 1]."""
+    if not 0 < coreset <= 1:
+        raise UsageError(f"coreset is {coreset:g}; give the share of the references' patches that are kept, in (0, 1].")
+    return coreset
 
 
 def describe_encoder(scorer: Scorer) -> dict[str, Any]:

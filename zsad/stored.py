@@ -31,13 +31,27 @@ def write_aside(path: Path, content: bytes) -> None:
 def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """One clause per key whose value is another one, such as 'target was "lamp" and is "bulb"'; [] where all are equal.
 
+    Of objects it names the entries that differ ("geometry.tile was null and is [64, 64]"), and those that are unset in both
+    (null, or false) only where there is nothing else to name.
+
     Args:
         then: settings that were read from JSON.
         now: settings of this run; compared as JSON would keep them.
     """
     now = json.loads(json.dumps(now))
     differ = [key for key in sorted(then.keys() | now.keys()) if then.get(key) != now.get(key)]
-    return [f"{key} was {_brief(then.get(key))} and is {_brief(now.get(key))}" for key in differ]
+    return [clause for key in differ for clause in _clauses(key, then.get(key), now.get(key))]
+
+
+def _clauses(key: str, then: Any, now: Any) -> list[str]:
+    whole = [f"{key} was {_brief(then)} and is {_brief(now)}"]
+    kinds = {type(one) for one in (then, now)}
+    if dict not in kinds or not kinds <= {dict, type(None)}:
+        return whole
+    before, after = then or {}, now or {}
+    names = [name for name in sorted(before.keys() | after.keys()) if before.get(name) != after.get(name)]
+    told = [name for name in names if (before.get(name) or None) != (after.get(name) or None)]
+    return [clause for name in told for clause in _clauses(f"{key}.{name}", before.get(name), after.get(name))] or whole
 
 
 def _brief(value: Any) -> str:

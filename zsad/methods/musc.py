@@ -114,8 +114,8 @@ class MuSc(Detector):
             UsageError: fewer than ``smallest_set`` pictures.
         """
         own, features, size = len(features), Judges(features, context.banks), (self.backbone.image_size,) * 2
-        if (count := len(features)) < self.smallest_set:
-            raise UsageError(f"musc needs at least {self.smallest_set} pictures that judge each other; got {count}. Add more.")
+        count = len(features)
+        mutual.require_enough(own, count, self.smallest_set, reranked=bool(self.rscin_k))
         seconds, memory = self.estimate(count, features[0])
         log.info("musc compares %d pictures: about %.0f s and %.2f GB.", count, seconds, memory / 1e9)
         image = torch.cat([features[index].image.to(self.device) for index in range(count)])  # (N, D)

@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from zsad.errors import UsageError
+
 __all__ = [
     "expected_cost",
     "lnamd",
@@ -21,6 +23,7 @@ __all__ = [
     "nearest_cosines",
     "neighbourhood_means",
     "recurring",
+    "require_enough",
     "rerank",
     "seeded_order",
 ]
@@ -180,6 +183,24 @@ def near_and_far(cosines: Tensor, topmin: float) -> tuple[Tensor, Tensor]:
     distances = (2 - 2 * ordered).clamp(min=0).sqrt()  # from far to near
     lowest = max(1, int(topmin * count))
     return distances[:, -lowest:].mean(1).view(shape), distances[:, (count - 1) // 2].view(shape)
+
+
+def require_enough(own: int, count: int, least: int, *, reranked: bool) -> None:
+    """Raises ``UsageError`` for a set that is too small.
+
+    Args:
+        own: pictures that are judged.
+        count: pictures that judge: these and the references.
+        least: how many there have to be.
+        reranked: ``rerank`` follows. It knows the set's own least and largest score alone, so a single picture would score 0.
+    """
+    if count < least:
+        raise UsageError(f"musc needs at least {least} pictures that judge each other; got {count}. Add more.")
+    if reranked and own < least:
+        raise UsageError(
+            f"musc ranks pictures among their own kind (RsCIN) and needs at least {least} of them beside the references; got "
+            f"{own}. Add more, or leave RsCIN out: --set 'rscin_k=()'."
+        )
 
 
 def rerank(scores: Tensor, image: Tensor, ks: Sequence[int]) -> Tensor:
