@@ -228,6 +228,15 @@ def test_sets_are_judged_in_the_inspector(tile: int | None) -> None:
         list(inspector(pictures[:3]))
 
 
+def test_tiles_of_a_set_need_counterparts_and_one_scale() -> None:
+    pictures = [texture(seed) for seed in range(6)] + [np.tile(texture(9), (1, 2, 1))]
+    with pytest.raises(UsageError, match=r"compared. Leave tile out, or give rscin_k=\(\)"):
+        list(Inspector("musc", backbone="compact", tile=40)(pictures))
+    found = list(Inspector("musc", backbone="compact", rscin_k=(), tile=40)(pictures))
+    assert [result.error is None for result in found] == [True] * 6 + [False]
+    assert "fewer than 5 pictures have as many" in str(found[6].error)
+
+
 def test_a_set_survives_a_broken_picture(tmp_path: Path) -> None:
     folder = write(tmp_path / "pile", *(texture(seed) for seed in range(6)))
     (folder / "03.png").write_bytes(b"torn")

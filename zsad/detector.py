@@ -37,6 +37,7 @@ class Detector(nn.Module):
         cacheable: False where ``encode`` runs learned weights, so that training may not cache its output.
         schedule: how the paper trains; the defaults of ``zsad.train``.
         learned: True where the method must not score before weights were trained or loaded.
+        smallest_set: pictures that it takes where they judge each other.
         map_range: the two values of the anomaly map that the fixed colour scale draws as its ends, for every picture alike.
         word_margin: a region's defect word is suggested only where its similarity exceeds the second's by this; None: never.
     """
@@ -47,6 +48,7 @@ class Detector(nn.Module):
     cacheable: ClassVar[bool] = True
     learned: ClassVar[bool] = False
     schedule: ClassVar[Schedule] = Schedule()
+    smallest_set: ClassVar[int] = 1
     map_range: tuple[float, float] = (0.0, 1.0)
     word_margin: float | None = None
     # an nn.Module with the attributes of types.Backbone
@@ -84,6 +86,10 @@ class Detector(nn.Module):
     def needs_set(self, context: Context) -> bool:
         """True where a picture's score depends on the other pictures; then ``score_set`` is the way."""
         return False
+
+    def scales_within_set(self, context: Context) -> str:
+        """How to avoid that scores are scaled to a set's own extremes, where they are; "": they are not."""
+        return ""
 
     def score_set(self, features: Sequence[ImageFeatures], context: Context) -> Iterator[Prediction]:
         """One prediction per picture (B = 1) of a whole set; ``features`` may live on disk."""
@@ -158,9 +164,7 @@ class Detector(nn.Module):
     def save(self, path: str | Path, **about: Any) -> dict[str, Any]:
         """Writes the learned weights (never the backbone's) as safetensors, and returns their header.
 
-        Args:
-            path: of the file.
-            **about: what else the header says: trained_on, licence, ...
+        ``about`` is what else the header says: trained_on, licence, ...
         """
         arguments = {key: list(v) if isinstance(v, tuple) else v for key, v in self.arguments().items()}
         header = {"method": self.name, "arguments": arguments, "backbone": self._backbone_facts()} | about

@@ -152,12 +152,25 @@ def answers(scorer: Scorer, encoded: Encoded, *, keep_images: bool = False) -> I
         for entry in encoded:
             yield _whole(scorer, encoded, entry, islice(judged, len(entry.files)), keep_images)
         return
+    if advice := scorer.detector.scales_within_set(scorer.context):
+        raise UsageError(
+            f"{scorer.detector.name} scales its scores within a set, and with tiles there are several, whose scores cannot be "
+            f"compared. Leave tile out, or {advice}."
+        )
+    least, few = scorer.detector.smallest_set, set[int]()
     with tempfile.TemporaryDirectory(prefix="zsad-") as folder:
         for tile in range(tiles):
-            members = (n for n, entry in enumerate(encoded) if tile < len(entry.files))
+            members = [n for n, entry in enumerate(encoded) if tile < len(entry.files)]
+            if tile and len(members) < least:
+                few.update(members)
+                continue
             for number, prediction in zip(members, _judged(scorer, encoded, tile), strict=True):
                 torch.save(vars(prediction), Path(folder) / f"{number}-{tile}.pt")
         for number, entry in enumerate(encoded):
+            if number in few:
+                said = f"it is cut into more tiles than the others: fewer than {least} pictures have as many to judge the last"
+                yield replace(entry.scored, error=said)
+                continue
             paths = [Path(folder) / f"{number}-{tile}.pt" for tile in range(len(entry.files))]
             kept = (Prediction(**torch.load(path, weights_only=True)) for path in paths)
             yield _whole(scorer, encoded, entry, kept, keep_images)

@@ -110,6 +110,9 @@ class AprilGAN(Detector):
         """True with references."""
         return bool(context.banks)
 
+    def scales_within_set(self, context: Context) -> str:
+        return "leave the references out" if context.banks else ""
+
     def score(self, features: ImageFeatures, context: Context) -> Prediction:
         """Image score: the class token's probability. Map: the sum of the layers' probabilities."""
         if self.needs_set(context):

@@ -31,8 +31,8 @@ from zsad.types import Backbone, Context, ImageFeatures, Prediction, Recipe, Ref
 __all__ = ["MuSc"]
 
 log = logging.getLogger("zsad")
-DEPTH = 24  # of the recipe's tower
-STAGES = (3, 4, 5)  # of a convolutional tower: between mere edges and whole objects, as the recipe's taps are
+# the depth of the recipe's tower; stages of a convolutional one, between mere edges and whole objects as the taps are
+DEPTH, STAGES = 24, (3, 4, 5)
 RECURRING = "and score lower for it: a defect that recurs, or a second kind of part"
 
 
@@ -53,9 +53,8 @@ class MuSc(Detector):
     """
 
     recipe = Recipe("ViT-L-14-336.openai", 518, activation="gelu", position_embedding="bicubic", taps=(6, 12, 18, 24))
-    needs = ("encode_image",)
+    needs, smallest_set = ("encode_image",), 5
     map_range = (0.2, 1.0)  # on the embedded tower normal places lie about 0.3 to 0.5, defects from 0.6 on
-    smallest_set = 5
 
     def __init__(
         self,
@@ -98,10 +97,12 @@ class MuSc(Detector):
         """True: a picture alone has no score."""
         return True
 
+    def scales_within_set(self, context: Context) -> str:
+        return "give rscin_k=()" if self.rscin_k else ""
+
     def encode(self, images: Tensor) -> ImageFeatures:
         """(B, 3, H, W) -> pooled features and the raw states of ``layers``."""
-        features: ImageFeatures = self.backbone.encode_image(images, self.layers)
-        return features
+        return self.backbone.encode_image(images, self.layers)
 
     def score(self, features: ImageFeatures, context: Context) -> Prediction:
         """Raises ``NeedsSet``."""
