@@ -31,8 +31,7 @@ from zsad.types import Backbone, Context, ImageFeatures, Prediction, Recipe, Ref
 __all__ = ["MuSc"]
 
 log = logging.getLogger("zsad")
-# the depth of the recipe's tower; stages of a convolutional one, between mere edges and whole objects as the taps are
-DEPTH, STAGES = 24, (3, 4, 5)
+DEPTH, STAGES = 24, (3, 4, 5)  # of the recipe's tower; of a convolutional one, between mere edges and whole objects
 RECURRING = "and score lower for it: a defect that recurs, or a second kind of part"
 
 
