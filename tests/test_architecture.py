@@ -16,7 +16,7 @@ ROWS = [
     {"types", "losses", "metrics*", "assets", "drawing", "naming", "intensity", "sources", "transforms"}
     | {"stored", "conformal", "threads"},
     {"ops*", "images", "registry", "prompting", "checkpoints", "results", "calibration", "spill"},
-    {"synthetic", "promises", "roi", "datasets*"},
+    {"synthetic", "promises", "roi", "datasets*", "corrections", "contributions"},
     {"layers*", "geometry"},
     {"backbones*", "mosaic"},
     {"detector"},
@@ -26,6 +26,8 @@ ROWS = [
     {"inspector", "records", "report"},
     {"rundir"},
     {"writing"},
+    {"normals"},
+    {"session"},
     {"console", "options"},
     {"predicting", "calibrating", "listing", "doctor", "converting", "referencing"},
     {"cli*"},

@@ -10,10 +10,13 @@ from zsad import backbones as _backbones  # noqa: F401  (registers the backbones
 from zsad import methods as _methods  # noqa: F401  (registers the methods)
 from zsad.calibration import Thresholds
 from zsad.detector import Detector
+from zsad.errors import ZsadError
 from zsad.inspector import Inspector
+from zsad.listing import listings
 from zsad.promises import Calibration
 from zsad.registry import create, list_backbones, list_methods, load_backbone
 from zsad.results import Region, Result
+from zsad.session import Session
 from zsad.types import Context, ImageFeatures, Prediction, References
 
 __version__ = "0.1.0"
@@ -28,9 +31,12 @@ __all__ = [
     "References",
     "Region",
     "Result",
+    "Session",
     "Thresholds",
+    "ZsadError",
     "create",
     "list_backbones",
     "list_methods",
+    "listings",
     "load_backbone",
 ]

@@ -166,6 +166,13 @@ class ReferenceSet:
             banks[key] = Bank(rows, source)
         return banks
 
+    def copy(self) -> ReferenceSet:
+        """A set of its own with the same pictures."""
+        other = ReferenceSet(self.judge, self._members.values())
+        for digest in self._members:
+            shutil.copyfile(self._folder / f"{digest}.safetensors", other._folder / f"{digest}.safetensors")
+        return other
+
     # ------------------------------------------------------------------ on disk
     def save(self, folder: str | Path) -> None:
         """Writes the set to a folder of its own.
