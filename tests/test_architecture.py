@@ -16,7 +16,7 @@ ROWS = [
     {"types", "losses", "metrics*", "assets", "drawing", "naming", "intensity", "sources", "transforms"}
     | {"stored", "conformal", "threads"},
     {"ops*", "images", "registry", "prompting", "checkpoints", "results", "calibration", "spill"},
-    {"synthetic", "promises", "roi", "datasets*", "corrections", "contributions"},
+    {"synthetic", "promises", "roi", "datasets*", "corrections"},
     {"layers*", "geometry"},
     {"backbones*", "mosaic"},
     {"detector"},
@@ -28,6 +28,7 @@ ROWS = [
     {"writing"},
     {"normals"},
     {"session"},
+    {"prompt_lab"},
     {"console", "options"},
     {"predicting", "calibrating", "listing", "doctor", "converting", "referencing"},
     {"cli*"},

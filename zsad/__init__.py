@@ -14,6 +14,7 @@ from zsad.errors import ZsadError
 from zsad.inspector import Inspector
 from zsad.listing import listings
 from zsad.promises import Calibration
+from zsad.prompt_lab import PromptEffect, compare_prompts, prompt_effects
 from zsad.registry import create, list_backbones, list_methods, load_backbone
 from zsad.results import Region, Result
 from zsad.session import Session
@@ -28,15 +29,18 @@ __all__ = [
     "ImageFeatures",
     "Inspector",
     "Prediction",
+    "PromptEffect",
     "References",
     "Region",
     "Result",
     "Session",
     "Thresholds",
     "ZsadError",
+    "compare_prompts",
     "create",
     "list_backbones",
     "list_methods",
     "listings",
     "load_backbone",
+    "prompt_effects",
 ]

@@ -58,6 +58,12 @@ class Encoded(Sequence[Entry]):
     def __getitem__(self, index: Any) -> Any:
         return self.entries[index]
 
+    def only(self, numbers: Iterable[int]) -> Encoded:
+        """Some of the pictures; their features go with the whole, so keep that."""
+        some = Encoded(self.geometry)
+        some.entries = [self.entries[number] for number in numbers]
+        return some
+
 
 def encode_pictures(scorer: Scorer, refs: Iterable[ImageRef], folder: Path | None = None) -> Encoded:
     """Runs the encoder once over pictures, in groups of ``batch_size`` cut by position.

@@ -208,6 +208,10 @@ class Inspector:
         other.context = self._prepared(without=digest)
         return other
 
+    def refresh(self) -> None:
+        """Prepares the context anew, after ``target``, the detector or the references were changed from outside."""
+        self.context = self._prepared()
+
     def _take(self, given: Any) -> None:
         if isinstance(given, ReferenceSet) or is_saved(given):
             self.references = given if isinstance(given, ReferenceSet) else ReferenceSet.load(given)

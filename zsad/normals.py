@@ -41,8 +41,8 @@ class Normals:
         Raises:
             UsageError: too few of the pictures are left for the share.
         """
-        found = list(self._scored(inspector, marks))
-        good = [(one.score, shortest(one.model_map.max())) for one in found if one.score is not None and one.model_map is not None]
+        found = self._scored(inspector, marks)
+        good = [(s.score, shortest(s.model_map.max())) for s in found if s.score is not None and s.model_map is not None]
         check_size(len(good), self.share)
         judge = inspector.describe() | ({"corrections": len(marks)} if marks else {})
         scores, peaks = [score for score, _ in good], [peak for _, peak in good]
@@ -52,11 +52,9 @@ class Normals:
         if not self.left_out:
             yield from inspector.answers(self.encoded, marks)
             return
-        for entry, digest in zip(self.encoded, self.digests, strict=True):
+        for number, digest in enumerate(self.digests):
             if digest in inspector.references.digests:
-                one = Encoded(self.encoded.geometry)
-                one.entries = [entry]
-                yield from inspector.left_out(digest).answers(one, marks)
+                yield from inspector.left_out(digest).answers(self.encoded.only([number]), marks)
 
 
 def keep_normals(inspector: Inspector, refs: Sequence[ImageRef], *, left_out: bool, share: float) -> Normals:

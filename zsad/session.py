@@ -10,7 +10,7 @@ import math
 import sys
 import time
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -26,7 +26,7 @@ from zsad.corrections import FALSE_ALARM, MISS, Mark, mark_of
 from zsad.encoding import Encoded
 from zsad.errors import ImageError, UsageError
 from zsad.geometry import piece
-from zsad.images import list_images, load_image
+from zsad.images import ImageRef, list_images, load_image
 from zsad.inspector import Inspector
 from zsad.normals import Normals, keep_normals
 from zsad.promises import FALSE_ALARMS, Calibration
@@ -89,6 +89,11 @@ class Session:
         else:
             self.scored = list(self.inspector.answers(self._pictures, self.marks))
         self._recalibrate()
+
+    @property
+    def encoded(self) -> Encoded:
+        """The pictures, as ``Inspector.answers`` takes them."""
+        return self._pictures
 
     @property
     def order(self) -> list[int]:
@@ -159,7 +164,7 @@ class Session:
         size = self._size(number)
         drawn = np.asarray(place)
         if drawn.shape != size:
-            raise UsageError(f"The drawing is {drawn.shape[::-1]} and the picture {size[::-1]}. Draw at the picture's own size.")
+            raise UsageError(f"The drawing is {drawn.shape[::-1]}, the picture {size[::-1]}. Draw at the picture's own size.")
         rows, columns = np.nonzero(drawn)
         box = [int(columns.min()), int(rows.min()), int(columns.max()) + 1, int(rows.max()) + 1] if len(rows) else []
         self._mark(number, (drawn > 0).astype(np.uint8), MISS, box=box)
@@ -226,7 +231,7 @@ class Session:
         run.claim(overwrite=True)
         run.records.open(self.inspector.describe())
         refs = [replace(entry.ref, name=entry.scored.name) for entry in self._pictures]
-        places = array("q", run.records.score(refs, lambda _: iter(self.scored), sys.maxsize))
+        places = array("q", run.records.score(refs, self._stored, sys.maxsize))
         options = options or Options(maps="png", hide_folders=True)
         thresholds = self.thresholds
 
@@ -236,6 +241,12 @@ class Session:
             return said | {"counts": dict(sorted(summary.counts.items())), "corrections": len(self.marks), "log": self.log}
 
         return write_results(run, places, self.inspector, thresholds, options, about, lambda items, _, __: items)
+
+
+    def _stored(self, refs: Iterable[ImageRef]) -> Iterator[Scored]:
+        """What is known already of each picture of a run, in place of a scorer."""
+        for _, scored in zip(refs, self.scored, strict=True):
+            yield scored
 
 
 _KINDS = {FALSE_ALARM: "false alarm", MISS: "miss"}
