@@ -90,9 +90,7 @@ def likeness(features: ImageFeatures, mark: Mark, size: tuple[int, int]) -> Tens
     return (1 - torch.stack(parts).mean(0)).clamp(0, 1)
 
 
-def corrected(
-    found: Prediction, features: ImageFeatures, marks: Iterable[Mark], map_range: tuple[float, float]
-) -> Prediction:
+def corrected(found: Prediction, features: ImageFeatures, marks: Iterable[Mark], map_range: tuple[float, float]) -> Prediction:
     """A method's answer after a person's marks; without marks it is given back as it is.
 
     Args:

@@ -130,9 +130,7 @@ def _recall(ref: ImageRef, stem: Path) -> Entry | None:
 
 
 # ------------------------------------------------------------------ from features to answers
-def answers(
-    scorer: Scorer, encoded: Encoded, *, keep_images: bool = False, marks: Sequence[Mark] = ()
-) -> Iterator[Scored]:
+def answers(scorer: Scorer, encoded: Encoded, *, keep_images: bool = False, marks: Sequence[Mark] = ()) -> Iterator[Scored]:
     """What the scorer's detector and context say of encoded pictures, in order; the encoder does not run.
 
     Args:

@@ -242,7 +242,6 @@ class Session:
 
         return write_results(run, places, self.inspector, thresholds, options, about, lambda items, _, __: items)
 
-
     def _stored(self, refs: Iterable[ImageRef]) -> Iterator[Scored]:
         """What is known already of each picture of a run, in place of a scorer."""
         for _, scored in zip(refs, self.scored, strict=True):

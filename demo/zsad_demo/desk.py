@@ -71,6 +71,8 @@ class Desk:
         self.key = Key()
         self.selected = 0
         self.refused: list[str] = []
+        self.thumbs: dict[int, str] = {}
+        self.drawn_for: object = None  # the scores that the thumbnails show
         self._references: dict[str, Path] = {}  # upload -> copy
         self._shown = self._inspections = 0
 
@@ -91,7 +93,9 @@ class Desk:
         return self.session
 
     # ------------------------------------------------------------------ pictures and references
-    def inspect(self, files: Sequence[str] | None, key: Key, references: Sequence[str] | None = None) -> Iterator[tuple[int, int]]:
+    def inspect(
+        self, files: Sequence[str] | None, key: Key, references: Sequence[str] | None = None
+    ) -> Iterator[tuple[int, int]]:
         """Encodes and judges pictures; yields (done, all). Earlier pictures and their corrections go."""
         self._inspections += 1
         folder = self._fresh(f"pictures-{self._inspections}")
@@ -186,4 +190,3 @@ class Desk:
         shutil.rmtree(place, ignore_errors=True)
         place.mkdir(parents=True)
         return place
-

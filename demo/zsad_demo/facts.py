@@ -49,4 +49,3 @@ def _offer(row: dict[str, str], backbones: dict[str, dict[str, str]]) -> Offer:
     if here:
         return Offer(name, f"{name}: {said}, here", f"{said}; it is on this machine already.")
     return Offer(name, f"{name}: {said} to download", f"{said} would be downloaded once, only after you agree.", download=size)
-

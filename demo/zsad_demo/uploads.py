@@ -37,7 +37,9 @@ def take(files: Sequence[str | Path] | None, folder: Path, limit: int, what: str
     if not given:
         raise Refused(f"No {what} were given. Drop some files first, or take an example.")
     if len(given) > limit:
-        raise Refused(f"{len(given)} {what} were given, and {limit} are taken at once. Give fewer; the command line has no limit.")
+        raise Refused(
+            f"{len(given)} {what} were given, and {limit} are taken at once. Give fewer; the command line has no limit."
+        )
     taken, refused = [], []
     start = sum(1 for _ in folder.iterdir()) if folder.is_dir() else 0
     for number, source in enumerate(map(Path, given), start=start):

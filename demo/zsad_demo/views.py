@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from html import escape
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from zsad_demo.desk import Desk
 
 import zsad
 
-COLUMNS = ("Score", "Verdict", "Picture", "Regions", "Maybe", "Note")
+COLUMNS = ("Score", "Verdict", "Picture", "p-value", "Note")
 THUMB, LARGE = 320, 1400  # pixels
 ORDER = ("anomalous", "review", "normal")
 WITHOUT = "no verdict"
@@ -76,14 +77,33 @@ def strip(session: zsad.Session, labels: list[str]) -> str:
     )
 
 
-def rows(results: list[zsad.Result]) -> list[list[str | float | int | None]]:
+def labels_of(session: zsad.Session) -> list[str]:
+    """Verdict of every picture, from stored scores."""
+    levels = session.thresholds
+    return ["error" if one.error else levels.label(one.score) or WITHOUT for one in session.scored]
+
+
+def rows(session: zsad.Session, labels: list[str]) -> list[list[str | float | None]]:
     """The table, worst first."""
+    found: list[list[str | float | None]] = []
+    for place in session.order:
+        one = session.scored[place]
+        score = None if one.score is None else round(one.score, 4)
+        p_value = session.inspector.calibration.p_value(one.score) if session.inspector.calibration and one.score else None
+        found.append([score, labels[place], one.name, p_value, one.error or "; ".join(one.notes)])
+    return found
+
+
+def gallery(desk: Desk, session: zsad.Session, labels: list[str]) -> list[tuple[str, str]]:
+    """Thumbnails with captions, worst first; drawn once per judgement, not per threshold."""
+    if desk.drawn_for is not session.scored:
+        desk.drawn_for, desk.thumbs = session.scored, {}
     found = []
-    for one in results:
-        words = sorted({region.suggested_word for region in one.regions if region.suggested_word})
-        note = one.error or "; ".join(one.notes)
-        score = None if one.pred_score is None else round(one.pred_score, 4)
-        found.append([score, verdict(one), one.name, len(one.regions), ", ".join(words), note])
+    for place in session.order:
+        if place not in desk.thumbs:
+            desk.thumbs[place] = thumb(desk, replace(session.result(place), regions=()))
+        one = session.scored[place]
+        found.append((desk.thumbs[place], f"{number(one.score)} · {labels[place]} · {one.name}"))
     return found
 
 
