@@ -122,10 +122,21 @@ def main(host: str = "127.0.0.1", port: int = 7860, share: bool = False, mcp: bo
     css = (HERE / "zsad_demo" / "style.css").read_text(encoding="utf-8")
     try:
         demo.launch(
-            server_name=host, server_port=port or None, share=share, mcp_server=mcp, prevent_thread_lock=not wait, quiet=not wait,
-            theme=page.theme(), css=css, max_file_size=MEGABYTES * 1_000_000, allowed_paths=[], footer_links=["api"],
-            enable_monitoring=False, ssr_mode=False, show_error=False, state_session_capacity=500, run_history=False,
-        )  # fmt: skip
+            server_name=host,
+            server_port=port or None,
+            share=share,
+            mcp_server=mcp,
+            prevent_thread_lock=not wait,
+            quiet=not wait,
+            theme=page.theme(),
+            css=css,
+            max_file_size=MEGABYTES * 1_000_000,
+            allowed_paths=[],
+            footer_links=["api"],
+            ssr_mode=False,
+            state_session_capacity=500,
+            run_history=False,
+        )
     finally:
         if wait:
             shutil.rmtree(os.environ["GRADIO_TEMP_DIR"], ignore_errors=True)

@@ -7,13 +7,13 @@ from collections.abc import Callable
 from typing import Any
 
 import gradio as gr
+
+import zsad
 from zsad_demo.desk import Desk, Key
 from zsad_demo.desks import Desks
 from zsad_demo.events import allowed, polite, words_for
 from zsad_demo.facts import Offer
 from zsad_demo.uploads import PICTURES, take
-
-import zsad
 
 NOT_HERE = "Its weights are not here. Download them on the page first, or use the command line."
 

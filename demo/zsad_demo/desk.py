@@ -14,9 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from zsad_demo.uploads import NORMALS, PICTURES, REFERENCES, Refused, take
-
 import zsad
+from zsad_demo.uploads import NORMALS, PICTURES, REFERENCES, Refused, take
 
 MODELS = 4  # that stay in memory
 DEFAULT = "compact"

@@ -13,13 +13,13 @@ from typing import Any
 import gradio as gr
 import numpy as np
 from PIL import Image
+
+import zsad
 from zsad_demo import lab, views
 from zsad_demo.desk import Desk, Key
 from zsad_demo.desks import Desks
 from zsad_demo.facts import Offer
 from zsad_demo.uploads import Refused
-
-import zsad
 
 Updates = dict[Any, Any]
 

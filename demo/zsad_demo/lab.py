@@ -6,10 +6,9 @@ from html import escape
 from statistics import mean
 from typing import Any
 
+import zsad
 from zsad_demo.desk import Desk
 from zsad_demo.uploads import Refused
-
-import zsad
 
 MOST = 40  # pictures, the worst first
 LONGEST = 60  # prompts that are listed

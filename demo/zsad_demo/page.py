@@ -5,14 +5,15 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import gradio as gr
+
 from zsad_demo.facts import Offer
 from zsad_demo.uploads import MEGABYTES, PICTURES, REFERENCES
 from zsad_demo.views import COLUMNS
 
 HEAD = """<div id="top"><h1>zsad: find what is wrong in pictures of things never trained on</h1>
-<p>Drop pictures of one kind of object. They are judged on this machine, by a model that ships with the package, and deleted when
-you close the page.</p></div>"""
-EMPTY = """<div class="summary"><p class="soft">Nothing is inspected yet. Drop pictures on the left, or take an example.</p></div>"""
+<p>Drop pictures of one kind of object. They are judged by a model that ships with the package, on the machine where this
+page is served, and deleted when you close the page.</p></div>"""
+EMPTY = """<div class="summary"><p class="soft">Nothing is inspected yet. Drop pictures, or take an example.</p></div>"""
 
 
 def theme() -> gr.themes.Base:
@@ -62,7 +63,7 @@ def outputs(ui: SimpleNamespace) -> SimpleNamespace:
     with gr.Row():
         ui.anomalous = gr.Slider(0, 2, 1, step=0.001, label="Anomalous from", elem_id="anomalous", buttons=[], min_width=200)
         ui.review = gr.Slider(0, 2, 1, step=0.001, label="Review from", elem_id="review", buttons=[], min_width=200)
-        ui.automatic = gr.Button("Automatic levels", scale=0, min_width=150, elem_id="automatic")
+        ui.automatic = gr.Button("Automatic", size="sm", scale=0, min_width=110, elem_id="automatic")
     with gr.Tab("Pictures", elem_id="tab-pictures"):
         _pictures(ui)
     with gr.Tab("Table"):
@@ -83,7 +84,7 @@ def outputs(ui: SimpleNamespace) -> SimpleNamespace:
         _lab(ui)
     with gr.Tab("Take away"):
         gr.Markdown(
-            "The same files as `zsad predict` writes: predictions.jsonl and .csv, overlays, masks, maps, report.html; and the log."
+            "The files that `zsad predict` writes (predictions.jsonl and .csv, overlays, masks, maps, report.html), and the log."
         )
         with gr.Row():
             ui.zip = gr.Button("Make the zip", elem_id="zip")

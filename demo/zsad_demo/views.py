@@ -8,9 +8,9 @@ from html import escape
 from pathlib import Path
 
 from PIL import Image
-from zsad_demo.desk import Desk
 
 import zsad
+from zsad_demo.desk import Desk
 
 COLUMNS = ("Score", "Verdict", "Picture", "p-value", "Note")
 THUMB, LARGE = 320, 1400  # pixels
@@ -24,7 +24,7 @@ def verdict(result: zsad.Result) -> str:
 
 
 def number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"
+    return "-" if value is None else f"{value:.3f}"
 
 
 # ------------------------------------------------------------------ the batch
@@ -59,20 +59,20 @@ def strip(session: zsad.Session, labels: list[str]) -> str:
     left, right = min(low, *known), max(high, *known, *(level for _, level in marks)) * 1.02
 
     def x(value: float) -> float:
-        return 10 + 980 * (value - left) / ((right - left) or 1)
+        return 1 + 98 * (value - left) / ((right - left) or 1)  # per cent
 
     dots = "".join(
-        f'<circle class="is-{label.replace(" ", "-")}" cx="{x(score):.1f}" cy="{34 - 10 * (place % 3)}" r="7">'
+        f'<circle class="is-{label.replace(" ", "-")}" cx="{x(score):.2f}%" cy="{38 - 10 * (place % 3)}" r="6">'
         f"<title>{escape(one.name)}: {score:.3f}</title></circle>"
         for place, (score, label, one) in enumerate(zip(scores, labels, session.scored, strict=True))
         if score is not None
     )
     lines = "".join(
-        f'<line class="is-{name}" x1="{x(level):.1f}" x2="{x(level):.1f}" y1="2" y2="48"/>' for name, level in marks
+        f'<line class="is-{name}" x1="{x(level):.2f}%" x2="{x(level):.2f}%" y1="2" y2="52"/>' for name, level in marks
     )
     return (
-        f'<svg class="strip" viewBox="0 0 1000 50" preserveAspectRatio="none" role="img" aria-label="scores of all pictures">'
-        f'<line class="axis" x1="0" x2="1000" y1="48" y2="48"/>{lines}{dots}</svg>'
+        f'<svg class="strip" role="img" aria-label="scores of all pictures">'
+        f'<line class="axis" x1="0" x2="100%" y1="52" y2="52"/>{lines}{dots}</svg>'
         f'<div class="ends"><span>{left:.2g}</span><span>higher is more anomalous</span><span>{right:.2g}</span></div>'
     )
 
@@ -103,7 +103,7 @@ def gallery(desk: Desk, session: zsad.Session, labels: list[str]) -> list[tuple[
         if place not in desk.thumbs:
             desk.thumbs[place] = thumb(desk, replace(session.result(place), regions=()))
         one = session.scored[place]
-        found.append((desk.thumbs[place], f"{number(one.score)} · {labels[place]} · {one.name}"))
+        found.append((desk.thumbs[place], f"{number(one.score)} {labels[place]} | {one.name}"))
     return found
 
 
@@ -119,7 +119,7 @@ def facts(result: zsad.Result, map_range: tuple[float, float]) -> str:
     notes = "".join(f"<p class='soft'>{escape(note)}</p>" for note in result.notes)
     listed = "".join(
         f"<tr><td>{place}</td><td>{region.peak:.3f}</td><td>{region.area}</td><td>{region.box[0]}, {region.box[1]} to "
-        f"{region.box[2]}, {region.box[3]}</td><td>{escape(region.suggested_word or '–')}</td></tr>"
+        f"{region.box[2]}, {region.box[3]}</td><td>{escape(region.suggested_word or '-')}</td></tr>"
         for place, region in enumerate(result.regions, start=1)
     )
     table = (

@@ -1,8 +1,8 @@
-"""The command line: ``zsad predict | calibrate | references | convert | list | prompts | doctor``."""
+"""The command line: ``zsad predict | calibrate | references | convert | demo | list | prompts | doctor``."""
 
 import sys
 
-from zsad.cli import score, tell, weights  # noqa: F401  (register their commands)
+from zsad.cli import score, show, tell, weights  # noqa: F401  (register their commands)
 from zsad.cli.frame import app
 
 __all__ = ["app", "main"]
