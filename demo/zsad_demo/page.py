@@ -84,7 +84,7 @@ def outputs(ui: SimpleNamespace) -> SimpleNamespace:
         _lab(ui)
     with gr.Tab("Take away"):
         gr.Markdown(
-            "The files that `zsad predict` writes (predictions.jsonl and .csv, overlays, masks, maps, report.html), and the log."
+            "The files that `zsad predict` writes (predictions.jsonl, .csv, overlays, masks, maps, report.html), and its log."
         )
         with gr.Row():
             ui.zip = gr.Button("Make the zip", elem_id="zip")
