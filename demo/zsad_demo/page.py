@@ -34,14 +34,18 @@ def theme() -> gr.themes.Base:
 def inputs(offers: dict[str, Offer], examples: dict[str, str]) -> SimpleNamespace:
     """The left column: pictures, name, words, references, method."""
     ui = SimpleNamespace()
-    ui.pictures = gr.File(label=f"Pictures (up to {PICTURES}, {MEGABYTES} MB each)", file_count="multiple", height=170)
+    ui.pictures = gr.File(
+        label=f"Pictures (up to {PICTURES}, {MEGABYTES} MB each)", file_count="multiple", height=170, elem_id="pictures"
+    )
     with gr.Row(elem_id="examples"):
         ui.examples = {
             key: gr.Button(f"Example: {said}", size="sm", elem_id=f"example-{key}") for key, said in examples.items()
         }
     ui.target = gr.Textbox(label="What is to be seen", value="object", max_length=100, placeholder="metal nut")
     with gr.Accordion("References, defect words, method", open=False, elem_id="more"):
-        ui.references = gr.File(label=f"Good pictures to compare with (up to {REFERENCES})", file_count="multiple", height=140)
+        ui.references = gr.File(
+            label=f"Good pictures to compare with (up to {REFERENCES})", file_count="multiple", height=140, elem_id="references"
+        )
         ui.words = gr.Textbox(
             label="Defect words to look for (optional)",
             placeholder="scratch, hole",
