@@ -25,7 +25,8 @@ class Served:
 
     def pictures_left(self) -> list[Path]:
         """Files of visitors that are still on disk."""
-        return [path for path in self.scratch.rglob("*") if path.suffix in {".png", ".jpg", ".webp", ".zip"}]
+        names = (Path(folder) / name for folder, _, files in os.walk(self.scratch) for name in files)
+        return [path for path in names if path.suffix in {".png", ".jpg", ".webp", ".zip"}]
 
 
 def free_port() -> int:

@@ -213,7 +213,7 @@ def test_calibration_and_prompt_lab(page: Any) -> None:
     page.set_input_files("#normals input[type=file]", [str(path) for path in BRICKS if path.name[6:8] in ("01", "02", "04", "06")])
     until(lambda: page.locator("#normals tr.file").count() == 4)
     page.click("#calibrate")
-    until(lambda: "split-conformal, 4 pictures" in page.inner_text("#promise"))
+    until(lambda: "split-conformal, 4 normal pictures" in page.inner_text("#promise"))
     assert "at most 20" in page.inner_text("#promise")  # four cannot promise less than one in five
     assert chip(page, "anomalous") == 3
     page.get_by_role("tab", name="Prompt lab").click()
