@@ -36,6 +36,7 @@ def build() -> gr.Blocks:
     examples = {key: (HERE / "examples" / key, count) for key, (_, count) in EXAMPLES.items()}
     examples = {key: one for key, one in examples.items() if one[0].is_dir()}  # a wheel has those of a permissive licence
     with gr.Blocks(title="zsad", analytics_enabled=False, delete_cache=KEPT, fill_width=True) as demo:
+        Endpoints(desks, found).add()  # first, so that no event of the page takes their names
         gr.HTML(page.HEAD)
         with gr.Row(equal_height=False):
             with gr.Column(scale=4, min_width=300):
@@ -43,7 +44,6 @@ def build() -> gr.Blocks:
             with gr.Column(scale=9, min_width=320):
                 page.outputs(ui)
         wire(ui, Events(ui, desks, found, examples))
-        Endpoints(desks, found).add()
         demo.unload(_closing(desks))
     demo.desks = desks
     return demo.queue(max_size=WAITING, default_concurrency_limit=8)

@@ -28,7 +28,7 @@ def polite(handler: Callable[..., Any]) -> Callable[..., Any]:
     """Turns what has a sentence into that sentence on the page, escaped; the rest stays an error of the server."""
 
     def sentence(error: Exception) -> gr.Error:
-        return gr.Error(escape(str(error)), title="Not done", print_exception=False)
+        return gr.Error(escape(str(error), quote=False), title="Not done", print_exception=False)
 
     if inspect.isgeneratorfunction(handler):
 
