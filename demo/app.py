@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import os
 import shutil
 import sys
@@ -27,6 +29,7 @@ from zsad_demo.uploads import MEGABYTES  # noqa: E402
 EXAMPLES = {"brick": ("12 brick walls, 2 of them as references", 2), "solar-cells": ("12 solar cells", 0)}
 KEPT = (60, 7200)  # seconds: how often, and from what age on, forgotten files are deleted
 WAITING = 100  # events in the queue
+M_ARENA_MAX = -8  # of mallopt, from malloc.h
 
 
 def build() -> gr.Blocks:
@@ -108,6 +111,12 @@ def _noted(do: Events) -> Callable[..., Any]:
     return noted
 
 
+def _few_arenas() -> None:
+    """Events run in many threads, and glibc would keep a heap for each: 10 users then need 300 MB more, and growing."""
+    with contextlib.suppress(OSError, AttributeError):  # another C library
+        ctypes.CDLL(None).mallopt(M_ARENA_MAX, 2)
+
+
 def main(host: str = "127.0.0.1", port: int = 7860, share: bool = False, mcp: bool = False, wait: bool = True) -> gr.Blocks:
     """Starts the server.
 
@@ -118,6 +127,7 @@ def main(host: str = "127.0.0.1", port: int = 7860, share: bool = False, mcp: bo
         mcp: serves the endpoints as MCP tools too.
         wait: returns only when it is stopped.
     """
+    _few_arenas()
     demo = build()
     css = (HERE / "zsad_demo" / "style.css").read_text(encoding="utf-8")
     try:

@@ -63,7 +63,10 @@ def tiff_bomb() -> bytes:
 HOSTILE = {
     "huge.png": (png_header(50_000, 50_000), "megapixels"),
     "bomb.tif": (tiff_bomb(), "megapixels"),
-    "drawing.svg": (b'<svg xmlns="http://www.w3.org/2000/svg" onload="alert(1)"/>', "is no picture of a kind that is read here"),
+    "drawing.svg": (
+        b'<svg xmlns="http://www.w3.org/2000/svg" onload="alert(1)"/>',
+        "is no picture of a kind that is read here",
+    ),
     "page.png": (b"<html><script>alert(1)</script></html>", "is no picture of a kind that is read here"),
     "empty.png": (b"", "is empty"),
 }
@@ -233,7 +236,8 @@ def post(server: Served, count: int, name: str = "x.png", content: bytes = b"x")
         with urllib.request.urlopen(request, timeout=60) as answer:
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as error:
-        return error.code, error.read().decode()
+        with error:
+            return error.code, error.read().decode()
 
 
 def call(server: Served, paths: list[str]) -> str:
@@ -309,6 +313,7 @@ def test_nothing_else_can_be_read(path: str, server: Served) -> None:
     for route in (f"/gradio_api/file={path}", f"/file={path}"):
         with pytest.raises(urllib.error.HTTPError) as error:
             urllib.request.urlopen(server.url + route, timeout=30)
+        error.value.close()
         assert error.value.code in (403, 404)
     said = call(server, [path])
     assert "event: error" in said

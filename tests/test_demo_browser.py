@@ -21,6 +21,8 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 if CHROMIUM is None:
     pytest.skip("no Chromium is installed (Debian's package: chromium)", allow_module_level=True)
 BRICKS = sorted(asset("demo/examples/brick").glob("*.png"))
+DEFECTIVE = {"brick-03.png", "brick-05.png", "brick-08.png"}
+NORMAL = [path for path in BRICKS if path.name[6:8] in ("01", "02", "04", "06")]
 LONG = 60_000  # ms
 
 
@@ -87,7 +89,7 @@ def test_upload_score_and_a_threshold_that_flips_a_verdict(page: Any) -> None:
     inspect(page, BRICKS)
     found = scores(page)
     assert set(found) == {path.name for path in BRICKS}
-    assert {*sorted(found, key=found.__getitem__)[-3:]} == {"brick-03.png", "brick-05.png", "brick-08.png"}  # the defective ones
+    assert {*sorted(found, key=found.__getitem__)[-3:]} == DEFECTIVE
     assert list(found.values()) == sorted(found.values(), reverse=True)
     level = sorted(found.values())[-4] + 0.01  # just above the fourth
     page.fill("#anomalous input[type=number]", f"{level:.3f}")
@@ -208,9 +210,9 @@ def test_names_are_text_and_nothing_else(page: Any, tmp_path: Path) -> None:
 
 
 def test_calibration_and_prompt_lab(page: Any) -> None:
-    inspect(page, [path for path in BRICKS if path.name in ("brick-03.png", "brick-05.png", "brick-08.png")])
+    inspect(page, [path for path in BRICKS if path.name in DEFECTIVE])
     page.get_by_role("tab", name="Calibrate").click()
-    page.set_input_files("#normals input[type=file]", [str(path) for path in BRICKS if path.name[6:8] in ("01", "02", "04", "06")])
+    page.set_input_files("#normals input[type=file]", [str(path) for path in NORMAL])
     until(lambda: page.locator("#normals tr.file").count() == 4)
     page.click("#calibrate")
     until(lambda: "split-conformal, 4 normal pictures" in page.inner_text("#promise"))
