@@ -42,9 +42,7 @@ def pictures_of(user: int, count: int, folder: Path) -> list[Path]:
     return made
 
 
-def work(
-    url: str, files: list[Path], wanted: dict[str, float], rounds: int, said: dict[str, Any], lock: threading.Lock
-) -> None:
+def work(url: str, files: list[Path], wanted: dict[str, float], said: dict[str, Any], lock: threading.Lock) -> None:
     """One user: asks once, and compares what comes back."""
     from gradio_client import Client, handle_file
 
