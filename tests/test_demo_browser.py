@@ -226,6 +226,19 @@ def test_calibration_and_prompt_lab(page: Any) -> None:
     until(lambda: "brick-03.png" in page.inner_text("#compared"))
 
 
+def test_long_work_can_be_stopped_and_the_next_request_is_answered(page: Any, tmp_path: Path) -> None:
+    many = [Path(shutil.copy(BRICKS[number % len(BRICKS)], tmp_path / f"{number:03}.png")) for number in range(200)]
+    page.set_input_files("#pictures input[type=file]", [str(path) for path in many])
+    until(lambda: page.locator("#pictures tr.file").count() == len(many))
+    page.click("#inspect")
+    until(lambda: "of 200 pictures" in page.inner_text("#status"))
+    page.click("#stop")
+    until(lambda: "Stopped. Nothing was changed." in page.inner_text("#status"))
+    page.click("#example-brick")
+    page.wait_for_selector("#facts h3", timeout=LONG)
+    assert chip(page, "anomalous") == 3
+
+
 def test_a_phone_needs_no_sideways_scrolling(page: Any) -> None:
     page.set_viewport_size({"width": 390, "height": 844})
     page.click("#example-brick")

@@ -39,13 +39,18 @@ class PromptEffect:
         kind: "word", or the sentence's class.
         text: the prompt.
         effects: score with it less score without it, per picture.
-        dead: True where no effect reaches the stated bound.
+        bound: the least effect that counts.
     """
 
     kind: str
     text: str
     effects: tuple[float, ...]
-    dead: bool
+    bound: float
+
+    @property
+    def dead(self) -> bool:
+        """True where no picture's effect reaches the bound."""
+        return all(abs(effect) < self.bound for effect in self.effects)
 
 
 def prompt_effects(session: Session, numbers: Sequence[int]) -> list[PromptEffect]:
@@ -174,4 +179,4 @@ def _scores(inspector: Inspector, session: Session, numbers: Sequence[int]) -> l
 
 
 def _effect(kind: str, text: str, effects: Sequence[float], bound: float) -> PromptEffect:
-    return PromptEffect(kind, text, tuple(effects), all(abs(one) < bound for one in effects))
+    return PromptEffect(kind, text, tuple(effects), bound)

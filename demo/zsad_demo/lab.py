@@ -37,7 +37,8 @@ def effects(desk: Desk) -> str:
         else "each sentence, against the set without it (text part of the score)"
     )
     return (
-        f"<div class='lab'><p class='soft'>Effect on the score: {how}. {len(found)} prompts, {dead} dead (no effect on any of "
+        f"<div class='lab'><p class='soft'>Effect on the score: {how}. {len(found)} prompts, "
+        f"{dead} dead (below {found[0].bound:g} on all "
         f"{len(numbers)} pictures).</p><table><thead><tr><th>Prompt</th><th>On {name}</th><th></th><th>Mean of all</th></tr>"
         f"</thead><tbody>{lines}</tbody></table></div>"
     )
