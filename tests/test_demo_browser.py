@@ -234,6 +234,7 @@ def test_long_work_can_be_stopped_and_the_next_request_is_answered(page: Any, tm
     until(lambda: "of 200 pictures" in page.inner_text("#status"))
     page.click("#stop")
     until(lambda: "Stopped. Nothing was changed." in page.inner_text("#status"))
+    page.wait_for_timeout(2000)  # until then Gradio's page takes the stopped event for a running one and ignores another click
     page.click("#example-brick")
     page.wait_for_selector("#facts h3", timeout=LONG)
     assert chip(page, "anomalous") == 3

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import gc
 import json
 import secrets
 import shutil
@@ -80,6 +83,9 @@ class Desk:
         with self.lock:
             self.session = None
             shutil.rmtree(self.folder, ignore_errors=True)
+        gc.collect()
+        with contextlib.suppress(OSError, AttributeError):  # of glibc: gives freed memory back to the system
+            ctypes.CDLL(None).malloc_trim(0)
 
     def opened(self) -> zsad.Session:
         """The session.
