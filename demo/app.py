@@ -22,8 +22,9 @@ import gradio as gr  # noqa: E402
 from zsad_demo import page  # noqa: E402
 from zsad_demo.api import Endpoints  # noqa: E402
 from zsad_demo.desks import Desks  # noqa: E402
-from zsad_demo.events import Events, polite  # noqa: E402
+from zsad_demo.events import Events  # noqa: E402
 from zsad_demo.facts import offers  # noqa: E402
+from zsad_demo.rules import polite  # noqa: E402
 from zsad_demo.uploads import MEGABYTES  # noqa: E402
 
 EXAMPLES = {"brick": ("12 brick walls, 2 of them as references", 2), "solar-cells": ("12 solar cells", 0)}
@@ -112,7 +113,7 @@ def _noted(do: Events) -> Callable[..., Any]:
 
 
 def _few_arenas() -> None:
-    """Events run in many threads, and glibc would keep a heap for each: 10 users then need 300 MB more, and growing."""
+    """Events run in many threads, and glibc would keep a heap of its own for each."""
     with contextlib.suppress(OSError, AttributeError):  # another C library
         ctypes.CDLL(None).mallopt(M_ARENA_MAX, 2)
 

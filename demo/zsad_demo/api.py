@@ -11,11 +11,9 @@ import gradio as gr
 import zsad
 from zsad_demo.desk import Desk, Key
 from zsad_demo.desks import Desks
-from zsad_demo.events import allowed, polite, words_for
 from zsad_demo.facts import Offer
+from zsad_demo.rules import allowed, polite, words_for
 from zsad_demo.uploads import PICTURES, take
-
-NOT_HERE = "Its weights are not here. Download them on the page first, or use the command line."
 
 
 class Endpoints:
