@@ -16,7 +16,7 @@ ROWS = [
     {"types", "losses", "metrics*", "assets", "drawing", "naming", "intensity", "sources", "transforms"}
     | {"stored", "conformal", "threads"},
     {"ops*", "images", "registry", "prompting", "checkpoints", "results", "calibration", "spill"},
-    {"synthetic", "promises", "roi", "datasets*"},
+    {"synthetic", "promises", "roi", "datasets*", "corrections"},
     {"layers*", "geometry"},
     {"backbones*", "mosaic"},
     {"sharing"},
@@ -29,6 +29,9 @@ ROWS = [
     {"evaluation*"},
     {"rundir"},
     {"writing"},
+    {"normals"},
+    {"session"},
+    {"prompt_lab"},
     {"console", "options"},
     {"predicting", "calibrating", "evaluating", "finetuning", "listing", "doctor", "converting", "referencing"},
     {"cli*"},

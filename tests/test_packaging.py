@@ -21,6 +21,9 @@ NEEDED = (
     "prompts/compact.toml",
     "checkpoints/index.toml",
     "checkpoints/compact-tower.safetensors",
+    "demo/app.py",
+    "demo/zsad_demo/style.css",
+    "demo/examples/brick/brick-01.png",
 )
 
 
@@ -88,6 +91,22 @@ def test_a_wheel_works_outside_the_checkout(built: dict[str, Path], tmp_path: Pa
         "import sys; sys.path.insert(0, sys.argv[1]); import zsad; from zsad.prompting import PromptSet; "
         "assert zsad.__file__.startswith(sys.argv[1]), zsad.__file__; PromptSet.load('winclip'); "
         "zsad.create('compact').require_trained()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "site")], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_demo_runs_from_a_wheel(built: dict[str, Path], tmp_path: Path) -> None:
+    pytest.importorskip("gradio", reason="the extra demo is not installed")
+    with zipfile.ZipFile(built["wheel"]) as archive:
+        archive.extractall(tmp_path / "site")
+    code = (
+        "import runpy, sys; sys.path.insert(0, sys.argv[1]); from zsad.assets import asset; "
+        "app = str(asset('demo/app.py')); assert app.startswith(sys.argv[1]), app; "
+        "page = runpy.run_path(app, run_name='zsad_demo_app')['build'](); "
+        "said = str(page.get_config_file()); assert '12 brick walls' in said and 'solar cells' not in said"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path / "site")], cwd=tmp_path, capture_output=True, text=True, check=False

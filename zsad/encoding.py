@@ -13,12 +13,13 @@ import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from zsad.corrections import Mark, corrected
 from zsad.errors import ImageError, UsageError
 from zsad.geometry import Geometry
 from zsad.images import ImageRef, load_image
@@ -65,6 +66,12 @@ class Encoded(Sequence[Entry]):
 
     def __getitem__(self, index: Any) -> Any:
         return self.entries[index]
+
+    def only(self, numbers: Iterable[int]) -> Encoded:
+        """Some of the pictures; their features go with the whole, so keep that."""
+        some = Encoded(self.geometry, self.encoder)
+        some.entries = [self.entries[number] for number in numbers]
+        return some
 
 
 def encode_pictures(
@@ -135,20 +142,26 @@ def _recall(ref: ImageRef, stem: Path) -> Entry | None:
 
 
 # ------------------------------------------------------------------ from features to answers
-def answers(scorer: Scorer, encoded: Encoded, *, keep_images: bool = False) -> Iterator[Scored]:
+def answers(scorer: Scorer, encoded: Encoded, *, keep_images: bool = False, marks: Sequence[Mark] = ()) -> Iterator[Scored]:
     """What the scorer's detector and context say of encoded pictures, in order; the encoder does not run.
+
+    Args:
+        scorer: the detector, the context, and how pictures are read again.
+        encoded: the pictures.
+        keep_images: give the pictures themselves too.
+        marks: a person's corrections, which act on every answer.
 
     Raises:
         UsageError: fewer pictures than a method needs that judges them against each other.
     """
     if not scorer.detector.needs_set(scorer.context):
         for entry in encoded:
-            single = map(_scores(scorer), FeatureFiles(entry.files, str(scorer.device)))
+            single = map(_scores(scorer, marks), FeatureFiles(entry.files, str(scorer.device)))
             yield _whole(scorer, encoded, entry, single, keep_images)
         return
     tiles = max((len(entry.files) for entry in encoded), default=0)
     if tiles <= 1:
-        judged = _judged(scorer, encoded, 0)
+        judged = _judged(scorer, encoded, 0, marks)
         for entry in encoded:
             yield _whole(scorer, encoded, entry, islice(judged, len(entry.files)), keep_images)
         return
@@ -164,7 +177,7 @@ def answers(scorer: Scorer, encoded: Encoded, *, keep_images: bool = False) -> I
             if tile and len(members) < least:
                 few.update(members)
                 continue
-            for number, prediction in zip(members, _judged(scorer, encoded, tile), strict=True):
+            for number, prediction in zip(members, _judged(scorer, encoded, tile, marks), strict=True):
                 torch.save(vars(prediction), Path(folder) / f"{number}-{tile}.pt")
         for number, entry in enumerate(encoded):
             if number in few:
@@ -176,21 +189,25 @@ def answers(scorer: Scorer, encoded: Encoded, *, keep_images: bool = False) -> I
             yield _whole(scorer, encoded, entry, kept, keep_images)
 
 
-def _scores(scorer: Scorer) -> Any:
+def _scores(scorer: Scorer, marks: Sequence[Mark]) -> Any:
     def score(features: Any) -> Prediction:
         with torch.inference_mode():
-            return on_cpu(scorer.detector.score(features, scorer.context))
+            found = scorer.detector.score(features, scorer.context)
+            return on_cpu(corrected(found, features, marks, scorer.detector.map_range))
 
     return score
 
 
-def _judged(scorer: Scorer, encoded: Encoded, tile: int) -> Iterator[Prediction]:
+def _judged(scorer: Scorer, encoded: Encoded, tile: int, marks: Sequence[Mark]) -> Iterator[Prediction]:
     """Predictions for the tile of that number of all pictures that have one."""
     files = [entry.files[tile] for entry in encoded if tile < len(entry.files)]
-    found = scorer.detector.score_set(FeatureFiles(files, str(scorer.device)), scorer.context)
-    while True:
+    features = FeatureFiles(files, str(scorer.device))
+    found = scorer.detector.score_set(features, scorer.context)
+    for number in count():
         with torch.inference_mode():  # never across a yield, where it would reach the caller
             prediction = next(found, None)
+            if prediction is not None and marks:
+                prediction = corrected(prediction, features[number], marks, scorer.detector.map_range)
         if prediction is None:
             return
         yield on_cpu(prediction)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from copy import copy
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from zsad.calibration import Thresholds, fixed
+from zsad.corrections import Mark
 from zsad.detector import Detector
 from zsad.encoding import Encoded, answers, encode_pictures
 from zsad.errors import UsageError
@@ -144,7 +145,11 @@ class Inspector:
 
     def encode(self, source: Any) -> Encoded:
         """Runs the encoder over pictures once; ``judge`` scores them then as often as you like, after any change."""
-        return encode_pictures(self._scorer(self.context), list_images(source), encoder=self._encoder())
+        return self.encode_refs(list_images(source))
+
+    def encode_refs(self, refs: Iterable[ImageRef]) -> Encoded:
+        """As ``encode``, of pictures that ``list_images`` has listed."""
+        return encode_pictures(self._scorer(self.context), refs, encoder=self._encoder())
 
     def judge(self, encoded: Encoded, target: str | None = None) -> Iterator[Result]:
         """Results of encoded pictures, by the references and thresholds of now; the encoder does not run.
@@ -160,6 +165,21 @@ class Inspector:
         context = self.context if target is None else self._prepared(check_target(target))
         for scored in answers(self._scorer(context), encoded, keep_images=True):
             yield self.result(scored, self.thresholds)
+
+    def answers(self, encoded: Encoded, marks: Sequence[Mark] = ()) -> Iterator[Scored]:
+        """What the model says of encoded pictures, before any threshold and at model size; ``result`` makes verdicts of it.
+
+        Args:
+            encoded: from ``encode``.
+            marks: corrections that act on every answer; see ``corrections.py``.
+        """
+        yield from answers(self._scorer(self.context), encoded, marks=marks)
+
+    def fork(self) -> Inspector:
+        """The same model with references, thresholds and a calibration of its own, so that users do not meet in them."""
+        other = copy(self)
+        other.references = self.references.copy()
+        return other
 
     def _encoder(self) -> dict[str, Any]:
         return describe_encoder(self._scorer(Context()))
@@ -193,6 +213,10 @@ class Inspector:
         other = copy(self)
         other.context = self._prepared(without=digest)
         return other
+
+    def refresh(self) -> None:
+        """Prepares the context anew, after ``target``, the detector or the references were changed from outside."""
+        self.context = self._prepared()
 
     def _take(self, given: Any) -> None:
         if isinstance(given, ReferenceSet) or is_saved(given):

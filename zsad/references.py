@@ -11,7 +11,7 @@ import json
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import chain, count, islice
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from torch import Tensor
 
 from zsad.errors import UsageError
 from zsad.images import ImageRef
-from zsad.ops.coreset import streamed_coreset
+from zsad.ops.coreset import blocks_of, counted, picked, streamed_coreset
 from zsad.scoring import Scorer
 from zsad.stored import differences, scratch_folder, write_aside
 from zsad.types import Bank
@@ -158,18 +158,25 @@ class ReferenceSet:
         for key in self.keys():
             leader = key.rpartition(".")[2]
             sizes: list[int] = []
-            parts = _counted(self.rows(key, without), sizes)
+            parts = counted(self.rows(key, without), sizes)
             if coreset == 1:
                 rows = torch.cat(list(parts))
                 chosen = torch.arange(len(rows))
             elif key == leader:
-                rows, chosen = streamed_coreset(_blocks(parts), coreset, seed)
+                rows, chosen = streamed_coreset(blocks_of(parts, BLOCK), coreset, seed)
                 positions[key] = chosen
             else:
-                rows, chosen = _picked(parts, positions[leader]), positions[leader]
+                rows, chosen = picked(parts, positions[leader]), positions[leader]
             source = torch.bucketize(chosen, torch.tensor(sizes).cumsum(0), right=True)
             banks[key] = Bank(rows, source)
         return banks
+
+    def copy(self) -> ReferenceSet:
+        """A set of its own with the same pictures."""
+        other = ReferenceSet(self.judge, self._members.values())
+        for digest in self._members:
+            shutil.copyfile(self._folder / f"{digest}.safetensors", other._folder / f"{digest}.safetensors")
+        return other
 
     # ------------------------------------------------------------------ on disk
     def save(self, folder: str | Path) -> None:
@@ -233,26 +240,3 @@ def digest_of(rgb: NDArray[np.uint8]) -> str:
 def is_saved(source: Any) -> bool:
     """True for a folder that ``ReferenceSet.save`` wrote."""
     return isinstance(source, (str, Path)) and (Path(source) / INDEX).is_file()
-
-
-def _counted(parts: Iterable[Tensor], sizes: list[int]) -> Iterator[Tensor]:
-    for part in parts:
-        sizes.append(len(part))
-        yield part
-
-
-def _blocks(parts: Iterator[Tensor]) -> Iterator[Tensor]:
-    while block := list(islice(parts, BLOCK)):
-        yield torch.cat(block)
-
-
-def _picked(parts: Iterable[Tensor], positions: Tensor) -> Tensor:
-    """The rows at these positions of the whole, in their order."""
-    start, found = 0, []
-    order = positions.argsort(stable=True)
-    for part in parts:
-        inside = positions[order]
-        inside = inside[(inside >= start) & (inside < start + len(part))]
-        found.append(part[inside - start])
-        start += len(part)
-    return torch.cat(found)[order.argsort(stable=True)]

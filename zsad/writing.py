@@ -47,10 +47,12 @@ class Options:
     Attributes:
         maps: "npy" (float32, original size), "png" (16 bit over the model's map range) or None.
         limit_report: pictures that the report shows, the worst first.
+        hide_folders: rows have the pictures' names in place of their paths.
     """
 
     maps: str | None = None
     limit_report: int = 500
+    hide_folders: bool = False
 
 
 @dataclass
@@ -95,6 +97,8 @@ class _Drawer:
         if trouble:
             result = replace(result, error=trouble)
         files, thumbs = self._draw(result, output, shown)
+        if self.options.hide_folders:
+            result = replace(result, path=Path(result.name))
         row = result.as_dict() | {"prompts": self.prompts if scored.score is not None else None} | files
         return _Drawn(row, thumbs)
 

@@ -1,8 +1,8 @@
-"""The command line: ``zsad predict | calibrate | references | evaluate | finetune | convert | push | list ...``."""
+"""The command line: ``zsad predict | calibrate | references | evaluate | finetune | convert | push | demo | list ...``."""
 
 import sys
 
-from zsad.cli import assess, score, tell, weights  # noqa: F401  (register their commands)
+from zsad.cli import assess, score, show, tell, weights  # noqa: F401  (register their commands)
 from zsad.cli.frame import app
 
 __all__ = ["app", "main"]

@@ -6,7 +6,8 @@ the search that follows, so that distances are chords of the unit sphere: |a - b
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from itertools import islice
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from zsad.errors import UsageError
 
-__all__ = ["coreset", "streamed_coreset"]
+__all__ = ["blocks_of", "coreset", "counted", "picked", "streamed_coreset"]
 
 WIDTH = 128  # channels that distances are computed in; PatchCore projects to 128 too
 
@@ -101,3 +102,28 @@ def _farthest_first(points: Tensor, count: int, start: int) -> Tensor:
         nearest[latest] = -torch.inf  # never again, even where all others lie on a chosen one
         latest = (nearest + lengths).argmax()
     return chosen
+
+
+def counted(parts: Iterable[Tensor], sizes: list[int]) -> Iterator[Tensor]:
+    """The parts as they are; ``sizes`` gets the number of rows of each."""
+    for part in parts:
+        sizes.append(len(part))
+        yield part
+
+
+def blocks_of(parts: Iterator[Tensor], count: int) -> Iterator[Tensor]:
+    """The parts (M, C), ``count`` of them together."""
+    while block := list(islice(parts, count)):
+        yield torch.cat(block)
+
+
+def picked(parts: Iterable[Tensor], positions: Tensor) -> Tensor:
+    """The rows at these positions of the whole, in their order."""
+    start, found = 0, []
+    order = positions.argsort(stable=True)
+    for part in parts:
+        inside = positions[order]
+        inside = inside[(inside >= start) & (inside < start + len(part))]
+        found.append(part[inside - start])
+        start += len(part)
+    return torch.cat(found)[order.argsort(stable=True)]

@@ -1,0 +1,1 @@
+"""The demo's parts: what is taken in, what is judged, what is shown."""

@@ -1,0 +1,51 @@
+"""Which methods there are, what their weights weigh, and whether they are here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import zsad
+
+
+@dataclass(frozen=True)
+class Offer:
+    """A method as the page offers it.
+
+    Attributes:
+        label: one line for the menu.
+        note: a sentence on what it needs.
+        download: megabytes that choosing it would fetch; 0 where all is here.
+        usable: False where it cannot score without a file that only the user has.
+    """
+
+    name: str
+    label: str
+    note: str
+    download: float = 0.0
+    usable: bool = True
+    words: bool = False
+
+
+def offers() -> dict[str, Offer]:
+    """Every method, the embedded default first. Nothing is loaded or downloaded for it."""
+    found = zsad.listings()
+    sizes = {row["name"]: row for row in found["backbones"]}
+    made = [_offer(row, sizes) for row in found["methods"]]
+    made.sort(key=lambda one: (one.name != "compact", not one.usable, one.download, one.name))
+    return {one.name: one for one in made}
+
+
+def _offer(row: dict[str, str], backbones: dict[str, dict[str, str]]) -> Offer:
+    name, tower = row["name"], backbones.get(row["backbone"], {})
+    if name == "compact":
+        return Offer(name, "compact: ships with zsad", "13 MB, here; nothing is downloaded.", words=True)
+    if name == "musc":
+        return Offer(name, "musc: the pictures judge each other", "On the tower that ships with zsad; needs several pictures.")
+    if row["weights"] == "pass --checkpoint":
+        note = "Needs the authors' file of learned weights, which is not here. Use the command line with --checkpoint."
+        return Offer(name, f"{name}: needs the authors' weights", note, usable=False)
+    size, here = float(tower.get("size", "0 MB").split()[0]), tower.get("here") == "yes"
+    said = f"{row['backbone']}, {size:.0f} MB"
+    if here:
+        return Offer(name, f"{name}: {said}, here", f"{said}; it is on this machine already.")
+    return Offer(name, f"{name}: {said} to download", f"{said} would be downloaded once, only after you agree.", download=size)

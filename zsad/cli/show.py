@@ -1,0 +1,29 @@
+"""``zsad demo``: the page for people."""
+
+from __future__ import annotations
+
+import importlib.util
+import runpy
+from typing import Annotated
+
+import typer
+
+from zsad.assets import asset
+from zsad.cli.frame import EXIT_CODES, app, sentence_on_error
+from zsad.errors import MissingExtra
+
+
+@app.command(epilog=EXIT_CODES)
+@sentence_on_error
+def demo(
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 lets other machines in.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes the first free one from 7860 on.")] = 7860,
+    share: Annotated[bool, typer.Option("--share", help="Make a public link, through a server of Gradio's.")] = False,
+    mcp: Annotated[bool, typer.Option("--mcp", help="Serve the endpoints as MCP tools too.")] = False,
+) -> None:
+    """Serves a page on this machine: drop pictures, see verdicts, steer and correct them."""
+    if importlib.util.find_spec("gradio") is None:
+        raise MissingExtra("zsad demo", "demo")
+    if mcp and importlib.util.find_spec("mcp") is None:
+        raise MissingExtra("zsad demo --mcp", "mcp")
+    runpy.run_path(str(asset("demo/app.py")), run_name="zsad_demo_app")["main"](host, port, share, mcp)
