@@ -151,7 +151,7 @@ def test_other_settings_are_refused_by_name(data: Path, tmp_path: Path) -> None:
     for changes, said in (
         ({"metrics": "image_ap"}, r'metrics was \["image_auroc"\] and is \["image_ap"\]'),
         ({"map_size": 64}, "map_size was null and is 64"),
-        ({"gain": 2.0}, 'arguments was {"gain": 1.0'),
+        ({"gain": 2.0}, "arguments.gain was 1.0 and is 2.0"),
         ({"batch_size": 3}, "batch_size was 8 and is 3"),
         ({"categories": None}, r'categories was \["nut"\] and is \["bolt", "nut"\]; data was'),
     ):
