@@ -16,6 +16,7 @@ from pathlib import Path
 from zsad.errors import UsageError
 from zsad.images import ImageRef
 from zsad.records import Records
+from zsad.stored import check_out
 
 __all__ = ["RunFolder"]
 
@@ -48,10 +49,7 @@ class RunFolder:
         Raises:
             UsageError: it is a file, holds another run, or holds files of the same names that are no run's.
         """
-        if resume and overwrite:
-            raise UsageError("--resume and --overwrite were both given: one keeps the run that is there, one deletes it.")
-        if self.out.exists() and not self.out.is_dir():
-            raise UsageError(f"{str(self.out)!r} is a file; give --out a folder.")
+        check_out(self.out, resume, overwrite)
         foreign = [name for name in (*FILES, *FOLDERS) if (self.out / name).exists()]
         if foreign and not self.hidden.is_dir():
             raise UsageError(

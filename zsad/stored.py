@@ -11,7 +11,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = ["differences", "scratch_folder", "write_aside"]
+from zsad.errors import UsageError
+
+__all__ = ["check_out", "differences", "scratch_folder", "write_aside"]
+
+
+def check_out(out: Path, resume: bool, overwrite: bool) -> None:
+    """Raises ``UsageError`` for an output folder that is a file, or that is to be kept and deleted at once."""
+    if resume and overwrite:
+        raise UsageError("--resume and --overwrite were both given: one keeps the run that is there, one deletes it.")
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"{str(out)!r} is a file; give --out a folder.")
 
 
 def scratch_folder(owner: object) -> Path:

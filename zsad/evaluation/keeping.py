@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zsad.errors import UsageError
-from zsad.stored import differences, write_aside
+from zsad.stored import check_out, differences, write_aside
 
 __all__ = ["FILES", "Kept", "Store"]
 
@@ -44,10 +44,7 @@ class Store:
         Raises:
             UsageError: it is a file, holds another run, or holds files of the same names that are no evaluation's.
         """
-        if resume and overwrite:
-            raise UsageError("--resume and --overwrite were both given: one keeps the run that is there, one deletes it.")
-        if self.out.exists() and not self.out.is_dir():
-            raise UsageError(f"{str(self.out)!r} is a file; give --out a folder.")
+        check_out(self.out, resume, overwrite)
         foreign = [name for name in (*FILES, MAPS, ".zsad") if (self.out / name).exists()]
         if foreign and not self.settings.is_file():
             raise UsageError(
