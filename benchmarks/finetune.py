@@ -3,6 +3,7 @@
     pip install 'zsad[train]'
     python benchmarks/finetune.py                      # three methods on the seeded tiny backbone, three seeds
     python benchmarks/finetune.py --method compact     # the embedded default, which starts from the weights that ship
+    python benchmarks/finetune.py --default DIR        # the embedded default's head from nothing; pictures and runs go to DIR
     python benchmarks/finetune.py --full               # AnomalyCLIP on ViT-L/14-336 at 518 px: seconds per picture, peak memory
 
 Textures and defects come from one generator, with other seeds for the unseen pictures; maps are scored at model size. The tiny
@@ -16,6 +17,7 @@ import argparse
 import json
 import logging
 import resource
+import sys
 import tempfile
 from pathlib import Path
 from statistics import mean
@@ -120,6 +122,39 @@ def table(methods: list[str], seeds: list[int], count: int) -> None:
         print(f"| {method} | mean | " + " | ".join(f"{value:.3f}" for value in means) + " |", flush=True)
 
 
+def default(cache: Path, seeds: list[int]) -> None:
+    """The embedded default's head, alone and in the detector: of random weights, trained by ``zsad.train``, and as it ships.
+
+    On families of pictures that no head was trained on, and there on the kind of defect that none was trained on either.
+    """
+    sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
+    from auxiliary_set import CHOOSING, REPORTING
+    from compact_rules import combine, kept_out_quality, look, part_of
+    from train_compact import EPOCHS, PICTURES, Workshop, compared
+
+    workshop = Workshop(cache, PICTURES)
+
+    def show(name: str, detector: Any, data: Any, whole: bool = True) -> None:
+        kept, parts = part_of(data, look(detector, data, workshop.synonyms), REPORTING)
+        found = [kept_out_quality(kept, parts.logit), kept_out_quality(kept, combine(parts, detector.weights)) if whole else {}]
+        values = [f"{value:.3f}" for one in found for value in one.values()] + ["-"] * (0 if whole else len(found[0]))
+        print(f"| {name} | " + " | ".join(values) + " |", flush=True)
+
+    what = ("image", "pixel", "unseen kind, image", "unseen kind, pixel")
+    print("| head | " + " | ".join(f"{part}: {one}" for part in ("head alone", "detector") for one in what) + " |")
+    print("|---" * 9 + "|")
+    for seed in seeds:
+        show(f"untrained, seed {seed}", workshop.untrained(seed), workshop.kept, whole=False)
+        detector = workshop.trained(seed, EPOCHS)
+        workshop.finish(detector)
+        show(f"trained, seed {seed}", detector, workshop.kept)
+    detector.weights[0] = 0
+    show("novelty alone", detector, workshop.kept)
+    shipped = zsad.create("compact")
+    show("as shipped", shipped, compared(shipped, workshop.kept))
+    print(f"\n- AUROC on {', '.join(REPORTING)}; the weights of the parts were chosen on {', '.join(CHOOSING)}")
+
+
 def full() -> None:
     """AnomalyCLIP on a ViT-L/14-336 of random weights, batch 1: the second epoch's seconds per picture, and peak memory."""
     recipe = method_class("anomalyclip").recipe
@@ -148,12 +183,15 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--count", type=int, default=40, help="normal pictures, and as many with a defect; so many unseen too")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--default", type=Path, metavar="DIR")
     parser.add_argument("--full", action="store_true")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     logging.getLogger("zsad").setLevel(logging.ERROR)
     if given.full:
         full()
+    elif given.default:
+        default(given.default, given.seeds)
     else:
         table(given.method, given.seeds, given.count)
     print(f"\n- torch {torch.__version__}, zsad {zsad.__version__}, {given.threads} threads")

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import torch
+from auxiliary_set import CHOOSING, REPORTING, UNSEEN_KIND
 from torch import Tensor
 
 from zsad.layers.compact_head import COVERED, SIDES, TOP, Compared
@@ -20,8 +21,6 @@ from zsad.synthetic import DEFECTS
 from zsad.types import Tap
 
 Array: TypeAlias = np.ndarray[Any, Any]
-CHOOSING = ("mesh", "several", "brick", "china")
-REPORTING = ("grains", "brushed", "coffee", "coins")
 FINE = 64  # side of the maps that are measured
 
 
@@ -83,6 +82,23 @@ def quality(data: Set, grid: Tensor, names: tuple[str, ...]) -> dict[str, float]
         found[f"{name} image"] = image_auroc(top_mean(maps[own], TOP), data.bad[own])
         found[f"{name} pixel"] = image_auroc(maps[own & data.bad], data.fine[own & data.bad])
     return found
+
+
+def quality_of_kind(data: Set, maps: Tensor, kind: str) -> dict[str, float]:
+    """Image and pixel AUROC of one kind of defect against all normal pictures; maps (N, 64, 64)."""
+    own, score = torch.from_numpy(data.kind == kind), top_mean(maps, TOP)
+    against = own | ~data.bad
+    return {
+        f"{kind} image": image_auroc(score[against], data.bad[against]),
+        f"{kind} pixel": image_auroc(maps[own], data.fine[own]),
+    }
+
+
+def kept_out_quality(data: Set, grid: Tensor) -> dict[str, float]:
+    """Means over the families ``REPORTING``, and the kind of defect that is never trained on."""
+    each = quality(data, grid, REPORTING)
+    unseen = quality_of_kind(data, upsample(grid, (FINE, FINE)), UNSEEN_KIND)
+    return {what: float(np.mean([each[f"{name} {what}"] for name in REPORTING])) for what in ("image", "pixel")} | unseen
 
 
 def choose_weights(data: Set, parts: Parts) -> Tensor:
@@ -166,14 +182,8 @@ def report(detector: Compact, data: Set, parts: Parts, woven: Set, woven_parts: 
     found = quality(data, grid, REPORTING)
     score, maps = top_mean(upsample(grid, (FINE, FINE)), TOP), upsample(grid, (FINE, FINE))
     for kind in DEFECTS:
-        own = torch.from_numpy(data.kind == kind)
-        found[f"{kind} image"] = image_auroc(
-            torch.cat((score[own], score[~data.bad])), [1] * int(own.sum()) + [0] * int((~data.bad).sum())
-        )
-        found[f"{kind} pixel"] = image_auroc(maps[own], data.fine[own])
-    found["mean image"], found["mean pixel"] = (
-        float(np.mean([found[f"{name} {what}"] for name in REPORTING])) for what in ("image", "pixel")
-    )
+        found |= quality_of_kind(data, maps, kind)
+    found |= {f"mean {what}": float(np.mean([found[f"{name} {what}"] for name in REPORTING])) for what in ("image", "pixel")}
     for name, words in (("words", parts.words), ("kept-out synonyms", parts.others)):
         right, leads = word_leads(data, words)
         found[f"{name} right"] = float(right.float().mean())

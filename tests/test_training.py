@@ -27,6 +27,9 @@ from zsad.errors import MissingExtra, UsageError, WriteError
 from zsad.training import loop
 from zsad.training.data import Example, share, steps_of
 from zsad.training.plot import draw_losses
+from zsad.training.run import TrainingRun
+from zsad.training.setup import rate_at
+from zsad.types import Schedule
 
 pytest.importorskip("accelerate")
 METHODS = ["adaclip", "anomalyclip", "april_gan", "compact"]
@@ -133,6 +136,43 @@ def test_resumed_is_uninterrupted_to_the_bit(data: Path, tmp_path: Path, method:
     assert same(weights(tmp_path / "whole"), weights(tmp_path / "cut"))
     assert rows(tmp_path / "whole") == rows(tmp_path / "cut")
     assert read_header(tmp_path / "whole/final.safetensors") == read_header(tmp_path / "cut/final.safetensors")
+
+
+def test_one_cycle_is_resumed_to_the_bit(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cycle: dict[str, Any] = {"epochs": 3, "batch_size": 4, "lr_schedule": "one_cycle"}
+    zsad.train(tiny("april_gan"), data, tmp_path / "whole", **cycle)
+    save, saved = TrainingRun.save_epoch, []
+
+    def stopped(run: TrainingRun, epoch: int, *rest: Any) -> None:
+        save(run, epoch, *rest)
+        saved.append(epoch)
+        if len(saved) == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(TrainingRun, "save_epoch", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        zsad.train(tiny("april_gan"), data, tmp_path / "cut", **cycle)
+    with pytest.raises(UsageError, match=r"cannot be resumed: epochs was 3 and is 4"):  # the rate depends on it
+        zsad.train(tiny("april_gan"), data, tmp_path / "cut", **cycle | {"epochs": 4}, resume=True)
+    zsad.train(tiny("april_gan", seed=9), data, tmp_path / "cut", **cycle, resume=True)
+    assert saved == [1, 2, 3]
+    assert same(weights(tmp_path / "whole"), weights(tmp_path / "cut"))
+    zsad.train(tiny("april_gan"), data, tmp_path / "constant", epochs=3, batch_size=4)
+    assert not same(weights(tmp_path / "whole"), weights(tmp_path / "constant"))
+
+
+def test_one_cycle_rises_to_the_rate_and_falls() -> None:
+    cycle = Schedule(lr=0.4, lr_schedule="one_cycle")
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.4)
+    torchs = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.4, total_steps=101, pct_start=16 / 101, cycle_momentum=False)
+    for step in range(101):
+        assert rate_at(cycle, step / 100) == pytest.approx(torchs.get_last_lr()[0], rel=1e-6)
+        optimizer.step()
+        torchs.step()
+    assert rate_at(cycle, 0.0) == pytest.approx(0.016)
+    assert rate_at(cycle, 0.15) == pytest.approx(0.4)
+    assert rate_at(cycle, 1.0) < 1e-5
+    assert {rate_at(Schedule(lr=0.4), part) for part in (0.0, 0.5, 1.0)} == {0.4}
 
 
 @pytest.mark.parametrize(

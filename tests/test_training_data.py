@@ -17,9 +17,10 @@ from tiny_training import tiny
 
 import zsad
 from zsad.errors import UsageError
+from zsad.synthetic import DEFECTS
 from zsad.training.cache import FeatureCache, joined
 from zsad.training.data import Pictures, candidates, checked, open_all
-from zsad.types import ImageFeatures, Tap
+from zsad.types import Batch, ImageFeatures, Tap
 
 pytest.importorskip("accelerate")
 
@@ -185,7 +186,7 @@ def labelled(root: Path) -> Path:
     return root
 
 
-@pytest.mark.parametrize(("method", "part"), [("anomalyclip", "picture"), ("adaclip", "image")])
+@pytest.mark.parametrize(("method", "part"), [("anomalyclip", "picture"), ("adaclip", "image"), ("compact", "picture")])
 def test_labels_alone_train_the_image_term(tmp_path: Path, method: str, part: str, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, "zsad"):
         zsad.train(tiny(method), labelled(tmp_path / "scans"), tmp_path / "run", epochs=1)
@@ -194,10 +195,9 @@ def test_labels_alone_train_the_image_term(tmp_path: Path, method: str, part: st
     assert all(set(row) == {"epoch", "step", "loss", part} for row in steps if "step" in row)
 
 
-@pytest.mark.parametrize("method", ["april_gan", "compact"])
-def test_labels_alone_are_refused_where_masks_are_needed(tmp_path: Path, method: str) -> None:
-    with pytest.raises(UsageError, match=rf"among 0 that can be used. 6 were left out.*{method} learns from masks alone"):
-        zsad.train(tiny(method), labelled(tmp_path / "scans"), tmp_path / "run", epochs=1)
+def test_labels_alone_are_refused_where_masks_are_needed(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"among 0 that can be used. 6 were left out.*april_gan learns from masks alone"):
+        zsad.train(tiny("april_gan"), labelled(tmp_path / "scans"), tmp_path / "run", epochs=1)
 
 
 def test_masked_and_unmasked_sets_train_together(data: Path, tmp_path: Path) -> None:
@@ -222,6 +222,41 @@ def test_normal_pictures_with_synthetic_defects_train_everything(normal: Path, t
     assert len(header["data"][0]["pictures"]) == 5
 
 
+def test_what_a_defect_is_called_reaches_the_loss(data: Path, normal: Path, tmp_path: Path) -> None:
+    """The folder's name, or the word of a synthetic defect; of normal pictures nothing."""
+    batches: list[Batch] = []
+
+    class Noting(type(tiny("april_gan"))):  # type: ignore[misc]
+        def loss(self, batch: Batch, context: Any) -> Any:
+            batches.append(batch)
+            return super().loss(batch, context)
+
+    for number, (source, synthetic, cache) in enumerate(
+        [(data, 0, True), (data, 0, False), (normal, 2, True), (normal, 2, False)]
+    ):
+        batches.clear()
+        detector = Noting(tiny("april_gan").backbone).eval()
+        zsad.train(
+            detector, source, tmp_path / str(number), epochs=1, batch_size=4, synthetic=synthetic, split=None, cache=cache
+        )
+        told = [(int(label), kind) for batch in batches for label, kind in zip(batch.labels, batch.kinds, strict=True)]
+        assert {kind for label, kind in told if label == 0} == {""}
+        defects = {kind for label, kind in told if label == 1}
+        assert defects == {"defect"} if source == data else len(defects) > 2
+        assert defects <= {"defect", *DEFECTS}
+
+
+def test_compact_learns_words_that_folders_name(tmp_path: Path) -> None:
+    data = write_set(tmp_path / "data", good=2, bad=2)
+    zsad.train(tiny("compact"), data, tmp_path / "unnamed", epochs=1)
+    for category in ("nut", "tile"):
+        for place in ("test", "ground_truth"):
+            (data / category / place / "defect").rename(data / category / place / "stain")
+    zsad.train(tiny("compact"), data, tmp_path / "named", epochs=1)
+    first = {name: json.loads((tmp_path / name / "metrics.jsonl").read_text().splitlines()[0]) for name in ("unnamed", "named")}
+    assert first["unnamed"]["word"] == 0 < first["named"]["word"]
+
+
 def test_synthetic_defects_are_seeded(normal: Path) -> None:
     backbone = zsad.load_backbone("tiny")
 
@@ -233,7 +268,7 @@ def test_synthetic_defects_are_seeded(normal: Path) -> None:
     one, again, other = drawn(1), drawn(1), drawn(2)
     assert all(torch.equal(a[1], b[1]) and torch.equal(a[2], b[2]) for a, b in zip(one, again, strict=True))
     assert sum(torch.equal(a[1], b[1]) for a, b in zip(one, other, strict=True)) == 5  # the pictures as they are
-    for example, image, mask in one:
+    for example, image, mask, _ in one:
         assert image.shape == (3, 80, 80)
         assert mask.shape == (80, 80)
         assert bool(mask.any()) == bool(example.label)

@@ -58,7 +58,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Schedule:
-    """How a paper trains: the defaults of ``zsad.train``. The rate is constant, the number of epochs fixed.
+    """How a paper trains: the defaults of ``zsad.train``. The number of epochs is fixed.
 
     Attributes:
         optimizer: "adam" or "adamw".
@@ -70,6 +70,7 @@ class Schedule:
         clip: largest norm of the gradient, or None.
         one_name: a step holds pictures of one category, since the loss takes one context.
         labels_only: the loss has a term that learns from labels, so pictures without masks are of use.
+        lr_schedule: "constant", or "one_cycle": the rate rises to ``lr`` and falls to nothing within the run.
     """
 
     optimizer: str = "adam"
@@ -81,6 +82,7 @@ class Schedule:
     clip: float | None = None
     one_name: bool = True
     labels_only: bool = False
+    lr_schedule: str = "constant"
 
 
 @dataclass(frozen=True)
@@ -231,6 +233,7 @@ class Batch:
     labels: Tensor  # (B,) 0 normal, 1 anomalous
     masks: Tensor | None  # (B, H, W) 1 = defect; None: image labels only
     names: Sequence[str]  # category of each picture
+    kinds: Sequence[str] = ()  # what each picture's defect is called, "" where it is normal or unknown; (): nothing is known
     references: References | None = None
 
 

@@ -64,6 +64,9 @@ def finetune(
         int | None, typer.Option(help="Pictures per step over all processes; the paper's by default.")
     ] = None,
     lr: Annotated[float | None, typer.Option(help="Learning rate; the paper's by default.")] = None,
+    lr_schedule: Annotated[
+        Literal["constant", "one_cycle"] | None, typer.Option(help="How the rate runs; the paper's by default.")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of first values, order and synthetic defects.")] = 111,
     synthetic: Annotated[
         int, typer.Option(min=0, help="Synthetic defects per normal picture; unlabelled ones are normal.")
@@ -92,7 +95,8 @@ def finetune(
     """
     from zsad.finetuning import finetune_method
 
-    settings: dict[str, Any] = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "seed": seed, "synthetic": synthetic}
+    settings: dict[str, Any] = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "lr_schedule": lr_schedule}
+    settings |= {"seed": seed, "synthetic": synthetic}
     settings |= {"split": None if split == "all" else split, "parts": parts, "device": device, "precision": precision}
     settings |= {"cache": False if no_cache else cache or True, "value_range": value_range, "licence": licence}
     settings |= {"tensorboard": tensorboard, "resume": resume, "overwrite": overwrite}

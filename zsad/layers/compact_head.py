@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -152,21 +152,37 @@ class CompactHead(nn.Module):
             grid = grid + weights[-1] * steer.amax(1)
         return grid, words
 
-    def losses(self, mixed: Tensor, cells: Tensor, labels: Tensor, context: Context) -> dict[str, Tensor]:
-        """Focal and Dice on the cells, cross-entropy of the picture by its highest cells.
+    def losses(
+        self, mixed: Tensor, cells: Tensor | None, labels: Tensor, context: Context, kinds: Sequence[str] = ()
+    ) -> dict[str, Tensor]:
+        """Focal and Dice on the cells, cross-entropy of the picture by its highest cells, cross-entropy of the defect's word.
+
+        All are means over pictures; one that has nothing to say in a term counts as 0 there.
 
         Args:
             mixed: (B, WIDTH, h, w) the head's output.
-            cells: (B, h, w) defective part of each cell.
+            cells: (B, h, w) defective part of each cell; None: not known, and the picture's term is all.
             labels: (B,) float, 1 anomalous.
-            context: ``text``.
+            context: ``text``; ``words`` and their vectors.
+            kinds: what each picture's defect is called; of use where it is one of ``context.words``.
         """
         assert context.text is not None
         sides = self.similarity(mixed, context.text[0]) * self.scale.exp()  # (B, 2, h, w)
-        target, probability = (cells >= COVERED).float(), sides.softmax(1)
         top = top_mean(sides[:, 1] - sides[:, 0], TOP)
-        return {
-            "focal": 8 * focal(probability, target),
-            "dice": 0.5 * dice(probability[:, 1], target),
-            "picture": 0.3 * F.binary_cross_entropy_with_logits(top, labels),
-        }
+        found = {"picture": 0.3 * F.binary_cross_entropy_with_logits(top, labels)}
+        if cells is None:
+            return found
+        target, probability = (cells >= COVERED).float(), sides.softmax(1)
+        found |= {"focal": 8 * focal(probability, target), "dice": 0.5 * dice(probability[:, 1], target)}
+        if kinds:
+            found["word"] = 0.5 * self.word_loss(mixed, cells, context, kinds)
+        return found
+
+    def word_loss(self, mixed: Tensor, cells: Tensor, context: Context, kinds: Sequence[str]) -> Tensor:
+        """Cross-entropy of the right word over the cells that a defect covers twice ``COVERED``, a mean over pictures."""
+        known = [context.words.index(kind) if kind in context.words else -1 for kind in kinds]
+        word = torch.tensor(known, device=mixed.device)[:, None, None].expand_as(cells)
+        inside = ((cells >= 2 * COVERED) & (word >= 0)).to(mixed.dtype)  # (B, h, w)
+        said = self.similarity(mixed, context.extra["words"]) * self.scale.exp()  # (B, N, h, w)
+        each = F.cross_entropy(said, word.clamp_min(0), reduction="none") * inside
+        return (each.sum((1, 2)) / inside.sum((1, 2)).clamp_min(1)).mean()

@@ -22,7 +22,7 @@ from torch import Tensor
 from zsad.assets import asset
 from zsad.backbones.sentences import SIDE_NAMES, check_words, encode_sentences, word_phrases
 from zsad.detector import Detector
-from zsad.errors import NeedsSet, UsageError
+from zsad.errors import NeedsSet
 from zsad.layers.compact_head import CHANNELS, DIM, SIDES, TOP, CompactHead
 from zsad.layers.compact_memory import Near, check_references, departure, judge_each_other, memory_rows, nearest_in
 from zsad.losses import top_mean
@@ -67,7 +67,8 @@ class Compact(Detector):
     needs = ("stages",)
     recipe = Recipe(backbone="compact", image_size=256, taps=tuple(CHANNELS))
     learned = True
-    schedule = Schedule("adamw", 3e-4, 5, 18, weight_decay=0.02, clip=1.0, one_name=False)  # goes on from what ships
+    # goes on from what ships
+    schedule = Schedule("adamw", 3e-4, 5, 18, weight_decay=0.02, clip=1.0, one_name=False, labels_only=True)
 
     def __init__(
         self,
@@ -148,13 +149,10 @@ class Compact(Detector):
         return Prediction(top_mean(maps, TOP), maps, words)
 
     def loss(self, batch: Batch, context: Context) -> dict[str, Tensor]:
-        """``head_losses`` of a batch. Raises ``UsageError`` for pictures without masks."""
-        if batch.masks is None:
-            raise UsageError("compact learns from masks; got a batch without. Give a mask per picture (all zero: normal).")
+        """``CompactHead.losses`` of a batch; pictures without masks train the image term alone."""
         features = batch.images if isinstance(batch.images, ImageFeatures) else self.encode(batch.images)
-        cells = F.adaptive_avg_pool2d(batch.masks[:, None].float(), features.taps[min(CHANNELS)].grid)[:, 0]
-        return self.loss_of(self.head(self.head.compare(features.taps)), cells, batch.labels.float(), context)
-
-    def loss_of(self, mixed: Tensor, cells: Tensor, labels: Tensor, context: Context) -> dict[str, Tensor]:
-        """As ``loss``, of the head's output (B, WIDTH, h, w) and the defective part of each cell (B, h, w)."""
-        return self.head.losses(mixed, cells, labels, context)
+        cells = None
+        if batch.masks is not None:
+            cells = F.adaptive_avg_pool2d(batch.masks[:, None].float(), features.taps[min(CHANNELS)].grid)[:, 0]
+        mixed = self.head(self.head.compare(features.taps))
+        return self.head.losses(mixed, cells, batch.labels.float(), context, batch.kinds)

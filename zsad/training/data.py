@@ -86,8 +86,9 @@ class Pictures:
     def __init__(self, backbone: Any, seed: int = 111, value_range: tuple[float, float] | None = None) -> None:
         self.backbone, self.seed, self.value_range = backbone, seed, value_range
 
-    def load(self, example: Example) -> tuple[Tensor, Tensor | None]:
-        """The picture (3, H, W) as the backbone takes it, and its mask (H, W) uint8, 1 = defect; None: not known where.
+    def load(self, example: Example) -> tuple[Tensor, Tensor | None, str]:
+        """The picture (3, H, W) as the backbone takes it, its mask (H, W) uint8, 1 = defect (None: not known where), and what
+        the defect is called ("": normal, or not known).
 
         Raises:
             ImageError: it cannot be read.
@@ -95,43 +96,44 @@ class Pictures:
         """
         sample, size = example.sample, int(self.backbone.image_size)
         rgb = load_image(ImageRef(example.source, sample.path), value_range=self.value_range).rgb
+        kind = sample.kind if example.label else ""
         if example.defect:
-            rgb, mask = self._spoilt(rgb, example, size)
+            rgb, mask, kind = self._spoilt(rgb, example, size)
         elif not example.masked:
-            return self.backbone.preprocess(rgb), None
+            return self.backbone.preprocess(rgb), None, kind
         elif example.label == 0 and sample.mask is None:
             mask = np.zeros((size, size), np.uint8)
         else:
             mask = load_mask(sample, size, picture=rgb.shape[:2]).astype(np.uint8)
             if example.label == 0 and mask.any():
                 raise MaskError(f"{example.source!r} is labelled normal and has a mask with a defect. Correct one of them.")
-        return self.backbone.preprocess(rgb), torch.from_numpy(mask)
+        return self.backbone.preprocess(rgb), torch.from_numpy(mask), kind
 
-    def _spoilt(self, rgb: Any, example: Example, size: int) -> tuple[Any, Any]:
+    def _spoilt(self, rgb: Any, example: Example, size: int) -> tuple[Any, Any, str]:
         """One synthetic defect, drawn at the model's size so that thin ones survive."""
         small = np.array(Image.fromarray(rgb).resize((size, size), Image.Resampling.BICUBIC))
         digest = hashlib.sha256(f"{self.seed} {example.defect} {example.source}".encode()).digest()
-        bad, mask, _ = make_defect(small, np.random.default_rng(list(digest)))
+        bad, mask, word = make_defect(small, np.random.default_rng(list(digest)))
         if not mask.any():
             raise MaskError(f"{example.source!r}: no synthetic defect shows on it. Leave the picture out.")
-        return bad, mask
+        return bad, mask, word
 
 
 def checked(
     examples: Iterable[Example], pictures: Pictures, rows: list[dict[str, str]]
-) -> Iterator[tuple[Example, Tensor, Tensor | None]]:
+) -> Iterator[tuple[Example, Tensor, Tensor | None, str]]:
     """Loads each once; what cannot be used becomes one row instead of ending the run, and no defect is drawn on it."""
     failed: set[str] = set()
     for example in examples:
         if example.source in failed:
             continue
         try:
-            image, mask = pictures.load(example)
+            loaded = pictures.load(example)
         except (ImageError, MaskError) as error:
             rows.append({"picture": example.source, "error": str(error)})
             failed.add(example.source)
             continue
-        yield example, image, mask
+        yield example, *loaded
 
 
 def steps_of(examples: Sequence[Example], batch_size: int, one_name: bool, seed: int, epoch: int) -> list[list[int]]:

@@ -34,6 +34,8 @@ from zsad.training.setup import (
     chosen_schedule,
     learned,
     optimizer_for,
+    rate_at,
+    set_rate,
     settings_of,
     versions,
 )
@@ -53,6 +55,7 @@ def train(
     epochs: int | None = None,
     batch_size: int | None = None,
     lr: float | None = None,
+    lr_schedule: Literal["constant", "one_cycle"] | None = None,
     seed: int = 111,
     synthetic: int = 0,
     split: str | None = "test",
@@ -75,7 +78,8 @@ def train(
         out: folder for checkpoints, ``metrics.jsonl``, ``loss.png`` and ``errors.jsonl``.
         epochs: passes over the pictures. The last is the result; none is chosen.
         batch_size: pictures per step, over all processes and parts together.
-        lr: learning rate.
+        lr: learning rate, the highest of "one_cycle".
+        lr_schedule: "constant", or "one_cycle": up within the first 15 % of the run, then down to next to nothing.
         seed: of the order and of the synthetic defects.
         synthetic: synthetic defects per normal picture, the same in every epoch; pictures without a label count as normal.
         split: of data given as a path; None takes all.
@@ -98,7 +102,7 @@ def train(
         MissingExtra: accelerate or TensorBoard is not installed.
     """
     check_counts(seed=(seed, 0), synthetic=(synthetic, 0), parts=(parts, 1))
-    schedule = chosen_schedule(detector, epochs=epochs, batch_size=batch_size, lr=lr)
+    schedule = chosen_schedule(detector, epochs=epochs, batch_size=batch_size, lr=lr, lr_schedule=lr_schedule)
     run, accelerator = TrainingRun(out), accelerator_for(device, precision)
     main, rank, world = accelerator.is_main_process, accelerator.process_index, accelerator.num_processes
     sets = open_all(data, split)
@@ -124,7 +128,8 @@ def train(
             steps = steps_of(material.examples, schedule.batch_size, schedule.one_name, seed, epoch)
             shares = [share(rows, rank, world, parts) for rows in steps]
             with tqdm(total=len(steps), desc=f"epoch {epoch}/{schedule.epochs}", disable=None if main else True) as bar:
-                for pieces in ahead(shares, material.pieces, 1, 1):  # reading and computing overlap
+                for number, pieces in enumerate(ahead(shares, material.pieces, 1, 1)):  # reading and computing overlap
+                    set_rate(optimizer, rate_at(schedule, (epoch - 1 + number / len(steps)) / schedule.epochs))
                     optimizer.zero_grad()
                     losses = backward(detector, pieces, contexts, accelerator)
                     if schedule.clip is not None:

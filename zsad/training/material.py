@@ -41,6 +41,7 @@ class Material:
 
     Attributes:
         examples: what is of use, in a fixed order.
+        kinds: what the defect of each example is called, "" where it is normal or that is not known.
         hashes: SHA-256 of each picture's file by ``Example.source``.
     """
 
@@ -57,6 +58,7 @@ class Material:
         kept = detector.cacheable and cache is not False
         self.cache = FeatureCache(Path(str(cache)), detector, precision) if kept else None
         self.examples: list[Example] = []
+        self.kinds: list[str] = []  # by example
         self.keys: list[str] = []  # of the cache, by example
         self.masks: dict[int, bytes] = {}  # packed bits of the masks that are not empty, where pictures are not read again
         self.hashes: dict[str, str] = {}
@@ -75,22 +77,23 @@ class Material:
             self._look_at([one for one in examples if labels_only or one.masked], rows, accelerator)
             run.write_errors(rows)
             self._judge(rows, run)
-        held: list[Any] = [[self.examples, self.keys, self.masks, self.hashes]]
+        held: list[Any] = [[self.examples, self.kinds, self.keys, self.masks, self.hashes]]
         if accelerator.num_processes > 1:
             from accelerate.utils import broadcast_object_list
 
             broadcast_object_list(held)
-        self.examples, self.keys, self.masks, self.hashes = held[0]
+        self.examples, self.kinds, self.keys, self.masks, self.hashes = held[0]
 
     def _look_at(self, examples: Sequence[Example], rows: list[dict[str, str]], accelerator: Any) -> None:
         """Fills the attributes, and the cache."""
         bar = tqdm(examples, desc="reading pictures", disable=None)
-        for example, image, mask in checked(bar, self.pictures, rows):
+        for example, image, mask, kind in checked(bar, self.pictures, rows):
             if self.cache is not None:
                 self.keys.append(self._keep(image, accelerator, len(examples)))
                 if mask is not None and mask.any():
                     self.masks[len(self.examples)] = np.packbits(mask.numpy().astype(bool)).tobytes()
             self.examples.append(example)
+            self.kinds.append(kind)
             if example.source not in self.hashes:
                 self.hashes[example.source] = sha256_of(example.sample.path)
 
@@ -138,13 +141,14 @@ class Material:
         """The examples of some rows, all with masks or all without."""
         chosen = [self.examples[row] for row in rows]
         labels, names = torch.tensor([one.label for one in chosen]), tuple(one.name for one in chosen)
+        kinds = tuple(self.kinds[row] for row in rows)
         if self.cache is not None:
             features = joined([self.cache.read(self.keys[row]) for row in rows])
             masks = torch.stack([self._mask(row) for row in rows]) if chosen[0].masked else None
-            return Batch(features, labels, masks, names)
+            return Batch(features, labels, masks, names, kinds)
         loaded = [self.pictures.load(one) for one in chosen]
-        known = [mask for _, mask in loaded if mask is not None]
-        return Batch(torch.stack([image for image, _ in loaded]), labels, torch.stack(known) if known else None, names)
+        known = [mask for _, mask, _ in loaded if mask is not None]
+        return Batch(torch.stack([image for image, *_ in loaded]), labels, torch.stack(known) if known else None, names, kinds)
 
     def _mask(self, row: int) -> Tensor:
         """(H, W) uint8 of one example, from its bits."""
@@ -157,7 +161,8 @@ class Material:
     # ------------------------------------------------------------------ what the header says
     def digest(self) -> str:
         """Of all that is learned from: names, labels and contents, in their order."""
-        lines = [f"{one.source} {one.name} {one.label} {one.masked} {one.defect}" for one in self.examples]
+        facts = zip(self.examples, self.kinds, strict=True)
+        lines = [f"{one.source} {one.name} {one.label} {one.masked} {one.defect} {kind}" for one, kind in facts]
         lines += [f"{source} {value}" for source, value in self.hashes.items()]
         lines += [f"{row} {hashlib.sha256(bits).hexdigest()}" for row, bits in self.masks.items()]
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()

@@ -27,11 +27,15 @@ __all__ = [
     "chosen_schedule",
     "learned",
     "optimizer_for",
+    "rate_at",
+    "set_rate",
     "settings_of",
     "versions",
 ]
 
 PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
+LR_SCHEDULES = ("constant", "one_cycle")
+WARM = 0.15  # part of a run in which the rate rises
 OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 
 
@@ -56,9 +60,12 @@ def chosen_schedule(detector: Detector, **given: Any) -> Schedule:
     if not learned(detector):
         raise UsageError(f"{detector.name} has nothing to train. Choose a method with learned weights; see zsad list methods.")
     for key, value in given.items():
-        if value is not None and not (math.isfinite(value) and value > 0):
+        if isinstance(value, (int, float)) and not (math.isfinite(value) and value > 0):
             raise UsageError(f"{key} has to be above 0; got {value}.")
-    return replace(detector.schedule, **{key: value for key, value in given.items() if value is not None})
+    schedule = replace(detector.schedule, **{key: value for key, value in given.items() if value is not None})
+    if schedule.lr_schedule not in LR_SCHEDULES:
+        raise UsageError(f"lr_schedule={schedule.lr_schedule!r}: choose {' or '.join(LR_SCHEDULES)}.")
+    return schedule
 
 
 def accelerator_for(device: str, precision: str) -> Any:
@@ -92,11 +99,31 @@ def optimizer_for(detector: Detector, schedule: Schedule) -> torch.optim.Optimiz
     return build(learned(detector), lr=schedule.lr, betas=schedule.betas, weight_decay=schedule.weight_decay)
 
 
+def rate_at(schedule: Schedule, done: float) -> float:
+    """The learning rate when a part ``done`` of the run, from 0 to 1, lies behind.
+
+    "one_cycle" is the shape of Smith and Topin 2019 in two cosine halves: from a 25th of the highest rate up to it within
+    ``WARM`` of the run, then down to next to nothing. A function of the place alone, so that a resumed run goes on with it.
+    """
+    if schedule.lr_schedule == "constant":
+        return schedule.lr
+    first, last, part = (1 / 25, 1.0, done / WARM) if done < WARM else (1.0, 4e-6, (done - WARM) / (1 - WARM))
+    return schedule.lr * (last + (first - last) * (1 + math.cos(math.pi * part)) / 2)
+
+
+def set_rate(optimizer: Any, lr: float) -> None:
+    """Puts the rate of every group of parameters."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+
+
 def settings_of(
     detector: Detector, schedule: Schedule, seed: int, synthetic: int, precision: str, material: Material
 ) -> dict[str, Any]:
-    """What two runs have to share to be one; the number of epochs may differ."""
-    steps = {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(schedule).items() if key != "epochs"}
+    """What two runs have to share to be one; the number of epochs may differ where the rate is constant."""
+    steps = {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(schedule).items()}
+    if schedule.lr_schedule == "constant":
+        del steps["epochs"]
     return steps | {
         "seed": seed,
         "synthetic": synthetic,

@@ -1,0 +1,112 @@
+"""Draws an annotated set that anybody may train on and pass on: pictures, synthetic defects and masks, in MVTec AD's layout.
+
+    pip install 'zsad[train]' scikit-image conformal-clip-data
+    python scripts/auxiliary_set.py --out auxiliary --pictures 2600
+    python scripts/auxiliary_set.py --out kept --pictures 800 --kept-out
+
+A folder per family of pictures (``auxiliary_pictures.py`` says which, and under which licence), in it ``test/good``,
+``test/<kind of defect>`` and ``ground_truth``. Every normal picture comes with two defects of random kinds. ``--kept-out``
+draws the families and the kind that the first command never shows, with one defect each, of every kind in turn.
+Seeded: the same command draws the same pixels, however many processes share the work.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from functools import cache, partial
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+from auxiliary_pictures import OBJECTS, TEXTURES, camera, crop, photographs, textiles
+from PIL import Image
+from tqdm import tqdm
+
+from zsad.synthetic import DEFECTS, make_defect
+
+CHOOSING = ("mesh", "several", "brick", "china")  # kept out; what is settled after training comes from them
+REPORTING = ("grains", "brushed", "coffee", "coins")  # kept out; figures come from them
+UNSEEN_KIND = "texture_blend"  # a kind of defect that is kept out
+SIDE, PART, NOMINAL = 256, 50, 500  # pixels; normal pictures drawn in one go; textiles to learn from
+SHARE = dict.fromkeys(TEXTURES, 5.0) | {"single": 22.0, "several": 10.0, "board": 7.0, "textile": 6.0}
+PHOTOGRAPH = 1.5  # share of each photograph
+Array: TypeAlias = np.ndarray[Any, Any]
+Source: TypeAlias = Callable[[np.random.Generator], tuple[Array, Array | None]]
+Row: TypeAlias = tuple[str, str, Array, Array]  # family, kind ("good": none), picture, mask
+
+
+@cache
+def families() -> dict[str, Source]:
+    """Every source of normal pictures: generator -> picture (uint8) and where the object is (None: everywhere)."""
+    woven = list(itertools.islice(textiles("nominal"), NOMINAL))
+    found: dict[str, Source] = {name: lambda rng, f=f: (camera(rng, f(rng, SIDE)), None) for name, f in TEXTURES.items()}
+
+    def thing(rng: np.random.Generator, draw: Any) -> tuple[Array, Array]:
+        picture, where = draw(rng, SIDE)
+        return camera(rng, picture), where
+
+    found |= {name: partial(thing, draw=draw) for name, draw in OBJECTS.items()}
+    found |= {name: lambda rng, p=p: (crop(rng, p, SIDE), None) for name, p in photographs().items()}
+    return found | {"textile": lambda rng: (woven[int(rng.integers(len(woven)))], None)}
+
+
+def rows(kept_out: bool, first: int, count: int, seed: int) -> Iterator[Row]:
+    """Each normal picture, then itself with defects; ``first`` is the number of the first normal picture."""
+    rng, source = np.random.default_rng((seed, kept_out, first)), families()
+    names = [name for name in source if (name in CHOOSING + REPORTING) == kept_out]
+    share = np.array([1.0 if kept_out else SHARE.get(name, PHOTOGRAPH) for name in names])
+    kinds, other = [kind for kind in DEFECTS if kept_out or kind != UNSEEN_KIND], None
+    for number in range(first, first + count):
+        name = str(rng.choice(names, p=share / share.sum()))
+        rgb, where = source[name](rng)
+        yield name, "good", rgb, np.zeros((SIDE, SIDE), np.uint8)
+        for _ in range(1 if kept_out else 2):
+            kind = kinds[number % len(kinds)] if kept_out else str(rng.choice(kinds))
+            if where is not None and rng.random() < 0.15:
+                where = None  # now and then beside the object too
+            yield name, kind, *make_defect(rgb, rng, kind, where, other)[:2]
+        other = rgb
+
+
+def write_part(out: Path, kept_out: bool, seed: int, first: int, count: int) -> int:
+    """Draws some pictures into the folder; the file's name tells the normal picture and its versions apart."""
+    number = version = 0
+    for name, kind, rgb, mask in rows(kept_out, first, count, seed):
+        good = kind == "good"
+        number, version = (number + 1, 0) if good else (number, version + 1)
+        stem = f"{first + number - 1:05}_{version}"
+        for folder, picture, end in [("test", rgb, ""), ("ground_truth", mask * 255, "_mask")][: 1 if good else 2]:
+            path = out / name / folder / kind / f"{stem}{end}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(picture).save(path, compress_level=1)
+    return number
+
+
+def draw(out: Path, pictures: int, kept_out: bool, seed: int = 0, processes: int = 2) -> None:
+    """Draws the set, a part after the other in each process."""
+    firsts = range(0, pictures, PART)
+    work = partial(write_part, out, kept_out, seed)
+    with ProcessPoolExecutor(processes) as pool, tqdm(total=pictures, desc=f"drawing {out.name}", disable=None) as bar:
+        for done in pool.map(work, firsts, [min(PART, pictures - first) for first in firsts]):
+            bar.update(done)
+
+
+def main() -> None:
+    """Draws one set."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="a folder that does not exist yet")
+    parser.add_argument("--pictures", type=int, default=2600, help="normal pictures")
+    parser.add_argument("--kept-out", action="store_true", help="draw what the training set never shows")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--processes", type=int, default=2)
+    given = parser.parse_args()
+    if given.out.exists():
+        parser.error(f"{given.out} is there already; name a new folder.")
+    draw(given.out, given.pictures, given.kept_out, given.seed, given.processes)
+
+
+if __name__ == "__main__":
+    main()
