@@ -1,7 +1,7 @@
 """Draws an annotated set that anybody may train on and pass on: pictures, synthetic defects and masks, in MVTec AD's layout.
 
-    pip install 'zsad[train]' scikit-image conformal-clip-data
-    python scripts/auxiliary_set.py --out auxiliary --pictures 2600
+    pip install 'zsad[train]'
+    python scripts/auxiliary_set.py --out auxiliary --pictures 5200
     python scripts/auxiliary_set.py --out kept --pictures 800 --kept-out
 
 A folder per family of pictures (``auxiliary_pictures.py`` says which, and under which licence), in it ``test/good``,
@@ -16,6 +16,7 @@ import argparse
 import itertools
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -87,10 +88,12 @@ def write_part(out: Path, kept_out: bool, seed: int, first: int, count: int) -> 
 
 def draw(out: Path, pictures: int, kept_out: bool, seed: int = 0, processes: int = 2) -> None:
     """Draws the set, a part after the other in each process."""
-    firsts = range(0, pictures, PART)
-    work = partial(write_part, out, kept_out, seed)
-    with ProcessPoolExecutor(processes) as pool, tqdm(total=pictures, desc=f"drawing {out.name}", disable=None) as bar:
-        for done in pool.map(work, firsts, [min(PART, pictures - first) for first in firsts]):
+    firsts, work = range(0, pictures, PART), partial(write_part, out, kept_out, seed)
+    counts = [min(PART, pictures - first) for first in firsts]
+    with ExitStack() as stack:
+        bar = stack.enter_context(tqdm(total=pictures, desc=f"drawing {out.name}", disable=None))
+        run = map if processes == 1 else stack.enter_context(ProcessPoolExecutor(processes)).map
+        for done in run(work, firsts, counts):
             bar.update(done)
 
 
@@ -98,7 +101,7 @@ def main() -> None:
     """Draws one set."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="a folder that does not exist yet")
-    parser.add_argument("--pictures", type=int, default=2600, help="normal pictures")
+    parser.add_argument("--pictures", type=int, default=5200, help="normal pictures")
     parser.add_argument("--kept-out", action="store_true", help="draw what the training set never shows")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--processes", type=int, default=2)
