@@ -385,7 +385,8 @@ def test_data_that_the_weights_have_seen_is_refused_or_marked(tmp_path: Path) ->
 def test_one_picture_that_was_learned_from_is_enough(data: Path) -> None:
     detector = Brightness(Eyes())
     digest = hashlib.sha256((data / "nut/test/good/003.png").read_bytes()).hexdigest()
-    detector.header = {"data": {"name": "our own", "hashes": ["0" * 64, digest]}}
+    pictures = {"our own/1.png": "0" * 64, "our own/2.png": digest}  # as zsad.train writes it
+    detector.header = {"data": [{"name": "our own", "categories": ["part"], "licence": "CC0-1.0", "pictures": pictures}]}
     with pytest.raises(UsageError, match="learned from 1 of the 24 pictures of 'parts': nut/test/good/003.png"):
         zsad.evaluate(detector, data)
     assert not zsad.evaluate(detector, data, categories="bolt").leakage

@@ -47,6 +47,16 @@ def palette(first: tuple[int, int, int]) -> Image.Image:
     return image
 
 
+def test_soft_masks_share_a_note(tmp_path: Path) -> None:
+    notes: list[str] = []
+    for count in (6, 7, 40):
+        pixels = np.zeros((8, 8), np.uint8)
+        pixels.ravel()[-count:] = np.linspace(255 - count, 255, count)
+        save(Image.fromarray(pixels), tmp_path / f"{count}.png")
+        load_mask(sample(tmp_path / f"{count}.png"), notes=notes)
+    assert notes == ["mask with more than 4 values from 0 to 255: all above 0 are the defect"] * 3
+
+
 @pytest.mark.parametrize(
     ("name", "make", "told"),
     [

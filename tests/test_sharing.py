@@ -20,6 +20,7 @@ from zsad import sharing
 from zsad.checkpoints import read_header, write_learned
 from zsad.cli import app
 from zsad.errors import CheckpointMismatch, NotTrained, SourceNotFound, UsageError, WeightsUnavailable
+from zsad.finetuning import opened
 from zsad.methods.april_gan import AprilGAN
 from zsad.sharing import locate, publish
 
@@ -204,6 +205,40 @@ def test_finetune_and_push(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert "| image AUROC | 0.5 |" in (tmp_path / "shared" / "README.md").read_text()
     code, said = command("push", out, tmp_path / "shared", "--figures", data)
     assert (code, "cannot be read as JSON" in said) == (2, True)
+
+
+def test_finetune_on_some_categories_and_kinds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(AprilGAN, "recipe", replace(AprilGAN.recipe, image_size=80))
+    data, other, out = write_set(tmp_path / "parts"), write_set(tmp_path / "others", ("nut", "bolt"), seed=1), tmp_path / "run"
+    words = ["finetune", "april_gan", "--data", data, "--out", out, "--backbone", "tiny", "--device", "cpu", "--epochs", 1]
+    code, said = command(*words, "--categories", "nut, bolt", "--data", other)
+    assert code == 0, said
+    assert "Learned from: parts (nut); others (bolt, nut)." in said
+    code, said = command(*words, "--overwrite", "--categories", "tile", "--kinds", "defect", "--layout", "mvtec")
+    assert code == 0, said
+    learned = read_header(out / "final.safetensors")["data"][0]["pictures"]
+    assert sorted(learned) == [f"parts/tile/test/defect/{n:03}.png" for n in range(4)]
+
+
+def test_finetune_names_what_is_not_there(tmp_path: Path) -> None:
+    data, other = write_set(tmp_path / "parts"), write_set(tmp_path / "others", ("bolt",))
+    words = ["finetune", "april_gan", "--data", data, "--out", tmp_path / "run", "--backbone", "tiny"]
+    for given, message in (
+        (["--categories", "nuts"], "No category of the data is called 'nuts'. Did you mean 'nut'?"),
+        (["--kinds", "good,crack"], "No kind of the data is called 'crack'."),
+        (["--data", other, "--categories", "tile"], "No category of others is called 'tile'."),
+        (["--layout", "mtd"], "is not of the layout 'mtd'"),
+    ):
+        code, said = command(*words, *given)
+        assert (code, message in said) == (2, True), said
+    assert not (tmp_path / "run").exists()
+
+
+def test_finetune_tells_the_problems_of_the_data(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    data = write_set(tmp_path / "parts")
+    (data / "manifest.csv").write_text("path,label\n../nut.png,1\nnut/test/good/000.png,0\n")
+    opened([str(data / "manifest.csv")])
+    assert "parts: 1 problems of the data, the first: manifest.csv line 2: '../nut.png' leads out of" in caplog.text
 
 
 def test_commands_refuse(tmp_path: Path) -> None:

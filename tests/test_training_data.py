@@ -151,6 +151,19 @@ def test_bad_pictures_and_masks_become_rows(own: Path, tmp_path: Path, method: s
     assert not learns.keys() & found.keys()
 
 
+def test_a_mask_that_contradicts_its_label_becomes_a_row(own: Path, tmp_path: Path) -> None:
+    name, empty, listed = "own/nut/test/defect/001.png", own / "nut/ground_truth/defect/001_mask.png", own / "manifest.csv"
+    Image.new("L", (96, 96)).save(empty)
+    header = zsad.train(tiny("april_gan"), own, tmp_path / "run", epochs=1)
+    assert errors(tmp_path / "run") == {name: f"{name!r} is labelled anomalous and its mask is empty. Correct one of them."}
+    assert len(header["data"][0]["pictures"]) == 15
+    rows = ["nut/test/defect/000.png,0,nut/ground_truth/defect/000_mask.png", "tile/test/defect/000.png,1,"]
+    rows += [f"tile/test/defect/00{n}.png,1,tile/ground_truth/defect/00{n}_mask.png" for n in (1, 2)]
+    listed.write_text("\n".join(["path,label,mask", *rows]))
+    zsad.train(tiny("april_gan"), listed, tmp_path / "again", epochs=1)
+    assert "is labelled normal and has a mask with a defect" in errors(tmp_path / "again")["own/nut/test/defect/000.png"]
+
+
 def test_a_bad_picture_is_one_row_with_synthetic_defects_too(normal: Path, tmp_path: Path) -> None:
     (normal / "3.png").write_bytes(b"")
     header = zsad.train(tiny("april_gan"), normal, tmp_path / "run", epochs=1, synthetic=3)

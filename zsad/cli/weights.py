@@ -72,6 +72,9 @@ def finetune(
         int, typer.Option(min=0, help="Synthetic defects per normal picture; unlabelled ones are normal.")
     ] = 0,
     split: Annotated[str, typer.Option(help="train, test or what the data has; all.")] = "test",
+    categories: Annotated[str | None, typer.Option(help="Learn only from these, with commas between.")] = None,
+    kinds: Annotated[str | None, typer.Option(help="Learn only from these kinds, with commas between: good,crack.")] = None,
+    layout: Annotated[str | None, typer.Option(help="Of the data, where it fits several.")] = None,
     parts: Annotated[int, typer.Option(min=1, help="Pieces that a step is cut into, to save memory.")] = 1,
     backbone: Backbone = None,
     checkpoint: Checkpoint = None,
@@ -93,16 +96,19 @@ def finetune(
     The last epoch is the result: no checkpoint is chosen. Several processes: accelerate launch -m zsad
     finetune ... on GPUs, torchrun --nproc-per-node 2 -m zsad finetune ... on CPUs.
     """
+    from zsad.evaluating import words_of
     from zsad.finetuning import finetune_method
 
+    chosen = {"categories": words_of(categories), "kinds": words_of(kinds)}
     settings: dict[str, Any] = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "lr_schedule": lr_schedule}
     settings |= {"seed": seed, "synthetic": synthetic}
     settings |= {"split": None if split == "all" else split, "parts": parts, "device": device, "precision": precision}
     settings |= {"cache": False if no_cache else cache or True, "value_range": value_range, "licence": licence}
     settings |= {"tensorboard": tensorboard, "resume": resume, "overwrite": overwrite}
     arguments = method_arguments(method, set_, word)
-    joined(settings | {"backbone": backbone, "checkpoint": checkpoint}, arguments)
-    found = finetune_method(method, data, out, backbone=backbone, checkpoint=checkpoint, arguments=arguments, settings=settings)
+    weights: dict[str, Any] = {"backbone": backbone, "checkpoint": checkpoint}
+    joined(settings | weights | chosen | {"layout": layout}, arguments)
+    found = finetune_method(method, data, out, **weights, arguments=arguments, settings=settings, layout=layout, chosen=chosen)
     if not found.pop("main"):
         return
     if as_json:

@@ -17,6 +17,7 @@ from zsad.sources import ImageRef
 __all__ = ["load_mask", "read_mask", "resize_mask"]
 
 Mask = NDArray[np.bool_]
+MANY = 4  # values up to which a mask's are counted in its note: class numbers; more are soft edges or a lossy format
 
 
 def load_mask(
@@ -118,7 +119,8 @@ def _tell_values(path: Path, colour: NDArray[np.generic], mask: Mask, notes: lis
     values = np.unique(colour)
     if colour.dtype != np.uint8 or not set(values.tolist()) <= {0, 255}:
         kind = f"{colour.dtype.itemsize * 8}-bit values" if colour.dtype != np.uint8 else "values"
-        notes.append(f"mask with {len(values)} {kind} from {values[0]} to {values[-1]}: all above 0 are the defect")
+        many = len(values) if len(values) <= MANY else f"more than {MANY}"  # a note per count would be one per picture
+        notes.append(f"mask with {many} {kind} from {values[0]} to {values[-1]}: all above 0 are the defect")
     if path.suffix.lower() in (".jpg", ".jpeg") and len(values) > 2:
         notes.append("a JPEG mask: its compression widens the defect by some pixels")
     if mask.mean() > 0.9:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,7 +11,7 @@ from zsad.checkpoints import load_index, published, sha256_of
 from zsad.datasets import Dataset, Sample
 from zsad.detector import Detector
 
-__all__ = ["data_sets_in", "identify", "leakage", "learned_from"]
+__all__ = ["Learned", "data_sets_in", "identify", "leakage", "learned_from", "records_of"]
 
 
 class Known(NamedTuple):
@@ -21,6 +21,14 @@ class Known(NamedTuple):
     words: str  # pattern on lower-case letters and digits alone, of sentences and of folders' names
     layouts: tuple[str, ...] = ()  # that no other data set has
     categories: frozenset[str] = frozenset()  # all of it
+
+
+class Learned(NamedTuple):
+    """What ``zsad.train`` writes into a header of one data set: name, categories, and the SHA-256 of its pictures."""
+
+    name: str
+    categories: frozenset[str]
+    hashes: frozenset[str]
 
 
 MVTEC_AD = "carpet bottle hazelnut leather cable capsule grid pill transistor metal_nut screw toothbrush zipper tile wood"
@@ -82,20 +90,33 @@ def learned_from(detector: Detector, method: str = "", checkpoint: str | Path | 
         checkpoint: the file that it was loaded from.
     """
     header, index = detector.header, load_index()
-    data: Any = header.get("data")
-    name = data.get("name") if isinstance(data, dict) else data
     rows = [row for row in index.values() if detector.weights_sha256 and row.sha256 == detector.weights_sha256]
     rows += [index[method]] if method in index else []
     rows += [row] if checkpoint is not None and (row := published(checkpoint)) else []
-    said = [header.get("trained_on"), name, *(row.trained_on for row in rows)]
+    said = [header.get("trained_on"), *(row.trained_on for row in rows)]
     return list(dict.fromkeys(str(text) for text in said if text))
+
+
+def records_of(header: Mapping[str, Any]) -> list[Learned]:
+    """The data sets in the header of a training run; [] for weights that come from elsewhere."""
+    data = header.get("data")
+    rows = [row for row in data if isinstance(row, Mapping)] if isinstance(data, (list, tuple)) else []
+    return [
+        Learned(
+            str(row.get("name", "")),
+            frozenset(str(one).casefold() for one in row.get("categories") or ()),
+            frozenset(dict(row.get("pictures") or {}).values()),
+        )
+        for row in rows
+    ]
 
 
 def leakage(detector: Detector, data: Dataset, samples: Sequence[Sample], said: Sequence[str]) -> str:
     """A sentence where the weights have seen the data; "" where nothing says so.
 
-    Two witnesses: the names of the data sets that they learned from, and, where the header lists the SHA-256 of its pictures
-    (``data.hashes``), the pictures themselves.
+    Two witnesses: the names of the data sets that they learned from, and, where the header is of ``zsad.train`` and so lists
+    the SHA-256 of its pictures, the pictures themselves. In such a header the name of a data set speaks only for the
+    categories that stand beside it: the others were not learned from.
 
     Args:
         detector: with the header of its weights.
@@ -103,11 +124,14 @@ def leakage(detector: Detector, data: Dataset, samples: Sequence[Sample], said: 
         samples: the pictures that are to be scored; read only where the header lists pictures.
         said: of ``learned_from``.
     """
-    for text in said:
-        if both := sorted(identify(data) & data_sets_in(text)):
+    records, known = records_of(detector.header), identify(data)
+    tested = {sample.category.casefold() for sample in samples}
+    texts = [text for text in said if not records or text != detector.header.get("trained_on")]
+    texts += [f"{one.name} ({', '.join(shared)})" for one in records if (shared := sorted(one.categories & tested))]
+    for text in texts:
+        if both := sorted(known & data_sets_in(text)):
             return f"{detector.name} learned from {text!r}, and {data.name!r} is {' or '.join(both)}."
-    header = detector.header.get("data")
-    hashes = frozenset(header.get("hashes") or ()) if isinstance(header, dict) else frozenset()
+    hashes = frozenset[str]().union(*(one.hashes for one in records))
     seen = [one for one in samples if hashes and one.path.is_file() and sha256_of(one.path) in hashes]
     if not seen:
         return ""

@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from zsad.datasets import Dataset, Sample, load_mask, open_dataset
+from zsad.datasets.masks import resize_mask
 from zsad.errors import ImageError, MaskError, UsageError
 from zsad.images import load_image
 from zsad.sources import ImageRef
@@ -104,9 +105,11 @@ class Pictures:
         elif example.label == 0 and sample.mask is None:
             mask = np.zeros((size, size), np.uint8)
         else:
-            mask = load_mask(sample, size, picture=rgb.shape[:2]).astype(np.uint8)
-            if example.label == 0 and mask.any():
-                raise MaskError(f"{example.source!r} is labelled normal and has a mask with a defect. Correct one of them.")
+            whole = load_mask(sample, picture=rgb.shape[:2])
+            if whole.any() != bool(example.label):
+                what = "anomalous and its mask is empty" if example.label else "normal and has a mask with a defect"
+                raise MaskError(f"{example.source!r} is labelled {what}. Correct one of them.")
+            mask = resize_mask(whole, size).astype(np.uint8)
         return self.backbone.preprocess(rgb), torch.from_numpy(mask), kind
 
     def _spoilt(self, rgb: Any, example: Example, size: int) -> tuple[Any, Any, str]:
