@@ -164,6 +164,17 @@ def test_a_mask_that_contradicts_its_label_becomes_a_row(own: Path, tmp_path: Pa
     assert "is labelled normal and has a mask with a defect" in errors(tmp_path / "again")["own/nut/test/defect/000.png"]
 
 
+def test_defects_that_vanish_at_the_models_size_are_told(own: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = own / "nut/test/defect/000.png"
+    Image.open(path).resize((800, 800)).save(path)
+    dot = np.zeros((800, 800), np.uint8)
+    dot[3, 3] = 255
+    Image.fromarray(dot).save(own / "nut/ground_truth/defect/000_mask.png")
+    with caplog.at_level(logging.WARNING, "zsad"):
+        zsad.train(tiny("april_gan"), own, tmp_path / "run", epochs=1)
+    assert "Defects too small to be seen at 80 pixels, so that their maps will say normal: 1 of 8" in caplog.text
+
+
 def test_a_bad_picture_is_one_row_with_synthetic_defects_too(normal: Path, tmp_path: Path) -> None:
     (normal / "3.png").write_bytes(b"")
     header = zsad.train(tiny("april_gan"), normal, tmp_path / "run", epochs=1, synthetic=3)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,11 @@ from PIL import Image
 from tiny_training import tiny
 
 import zsad
+from zsad.checkpoints import load_index
 from zsad.datasets import open_dataset
 from zsad.detector import Detector
 from zsad.errors import UsageError
+from zsad.evaluation import leakage
 from zsad.evaluation.leakage import learned_from, records_of
 
 
@@ -51,6 +54,28 @@ def test_weights_that_are_loaded_again_remember(tmp_path: Path) -> None:
     assert "learned from 8 of the 8 pictures" in evaluated(again, root, "nut")
     assert learned_from(again) == ["parts (nut)"]
     assert [(one.name, one.categories, len(one.hashes)) for one in records_of(again.header)] == [("parts", {"nut"}, 8)]
+
+
+def test_weights_that_go_on_learning_remember_what_they_learned_before(tmp_path: Path) -> None:
+    root = write_set(tmp_path / "parts")
+    trained(root, tmp_path / "run", "nut")
+    again = tiny("april_gan")
+    again.load(tmp_path / "run/final.safetensors")
+    digest = again.weights_sha256
+    zsad.train(again, open_dataset(root).select("tile"), tmp_path / "further", epochs=1)
+    assert again.header["trained_on"] == "parts (tile); before that: parts (nut)"
+    assert again.header["went_on_from"] == {"trained_on": "parts (nut)", "licence": "not stated", "sha256": digest}
+    for category in ("nut", "tile"):
+        assert "learned from 8 of the 8 pictures" in evaluated(again, root, category)
+
+
+def test_published_weights_are_known_after_more_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    detector = tiny("april_gan")
+    detector.weights_sha256 = "0" * 64  # of a file without a header that the index knows
+    row = replace(next(iter(load_index().values())), sha256="0" * 64, trained_on="VisA, test split")
+    monkeypatch.setattr(leakage, "load_index", lambda: {row.name: row})
+    zsad.train(detector, write_set(tmp_path / "parts"), tmp_path / "run", epochs=1)
+    assert learned_from(detector) == ["parts (nut, tile); before that: not stated", "VisA, test split"]
 
 
 def test_the_name_of_a_set_speaks_for_the_categories_beside_it(tmp_path: Path) -> None:

@@ -90,7 +90,8 @@ def learned_from(detector: Detector, method: str = "", checkpoint: str | Path | 
         checkpoint: the file that it was loaded from.
     """
     header, index = detector.header, load_index()
-    rows = [row for row in index.values() if detector.weights_sha256 and row.sha256 == detector.weights_sha256]
+    own = {detector.weights_sha256, dict(header.get("went_on_from") or {}).get("sha256", "")} - {""}
+    rows = [row for row in index.values() if row.sha256 in own]
     rows += [index[method]] if method in index else []
     rows += [row] if checkpoint is not None and (row := published(checkpoint)) else []
     said = [header.get("trained_on"), *(row.trained_on for row in rows)]

@@ -106,6 +106,7 @@ def train(
     run, accelerator = TrainingRun(out), accelerator_for(device, precision)
     main, rank, world = accelerator.is_main_process, accelerator.process_index, accelerator.num_processes
     sets = open_all(data, split)
+    before = {**detector.header, "sha256": detector.weights_sha256} if detector.weights_sha256 else {}
     if main:
         run.claim(resume, overwrite)
     detector.to(accelerator.device).eval()
@@ -119,7 +120,7 @@ def train(
             "epochs": schedule.epochs,
             "versions": versions(),
             "processes": world,
-            **material.about(sets, licence),
+            **material.about(sets, licence, before),
         }
         board, contexts = board_in(run.out, tensorboard and main), Contexts(detector)
         for epoch in range(done + 1, schedule.epochs + 1):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -86,8 +86,9 @@ class Material:
 
     def _look_at(self, examples: Sequence[Example], rows: list[dict[str, str]], accelerator: Any) -> None:
         """Fills the attributes, and the cache."""
-        bar = tqdm(examples, desc="reading pictures", disable=None)
+        bar, vanished = tqdm(examples, desc="reading pictures", disable=None), 0
         for example, image, mask, kind in checked(bar, self.pictures, rows):
+            vanished += example.label == 1 and mask is not None and not mask.any()
             if self.cache is not None:
                 self.keys.append(self._keep(image, accelerator, len(examples)))
                 if mask is not None and mask.any():
@@ -96,6 +97,10 @@ class Material:
             self.kinds.append(kind)
             if example.source not in self.hashes:
                 self.hashes[example.source] = sha256_of(example.sample.path)
+        if vanished:
+            size, bad = int(self.detector.backbone.image_size), sum(one.label for one in self.examples)
+            said = "Defects too small to be seen at %d pixels, so that their maps will say normal: %d of %d"
+            log.warning(said, size, vanished, bad)
 
     def _keep(self, image: Tensor, accelerator: Any, total: int) -> str:
         """Encodes a picture unless it is in the cache; returns its key. The first says whether all will find room."""
@@ -167,8 +172,9 @@ class Material:
         lines += [f"{row} {hashlib.sha256(bits).hexdigest()}" for row, bits in self.masks.items()]
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
-    def about(self, sets: Sequence[Dataset], licence: str) -> dict[str, Any]:
-        """Names, categories and a hash per picture of every data set, and their licence as the user stated it."""
+    def about(self, sets: Sequence[Dataset], licence: str, before: Mapping[str, Any]) -> dict[str, Any]:
+        """Names, categories and a hash per picture of every data set, their licence as the user stated it, and what the weights
+        had learned from before this run (``before``: their header), so that a judgement on that is still refused."""
         facts: list[dict[str, Any]] = []
         for data in sets:
             own = {f"{data.name}/{data.name_of(sample)}": sample.category for sample in data}
@@ -176,4 +182,10 @@ class Material:
             used = sorted({own[source] for source in pictures})
             facts.append({"name": data.name, "categories": used, "licence": licence, "pictures": pictures})
         trained_on = "; ".join(f"{one['name']} ({', '.join(one['categories'])})" for one in facts)
-        return {"trained_on": trained_on, "licence": licence, "data": facts}
+        if not before:
+            return {"trained_on": trained_on, "licence": licence, "data": facts}
+        earlier = {key: before[key] for key in ("trained_on", "licence", "sha256") if before.get(key)}
+        trained_on += f"; before that: {earlier.get('trained_on', 'not stated')}"
+        held = before.get("data")
+        facts += held if isinstance(held, list) else []
+        return {"trained_on": trained_on, "licence": licence, "data": facts, "went_on_from": earlier}
