@@ -187,7 +187,8 @@ class Session:
     def _mark(self, number: int, drawn: NDArray[np.uint8], sign: int, box: list[int]) -> None:
         entry, geometry = self._pictures[number], self.inspector.geometry
         view, place = geometry.window(drawn.shape), geometry.places(drawn.shape)[0]
-        seen = piece(view.crop(np.repeat(drawn[..., None], 3, axis=2)), view.corner, place)[..., 0]
+        white = view.crop(np.repeat(drawn[..., None], 3, axis=2)) * np.uint8(255)  # so that what is shrunk stays above 0
+        seen = piece(white, view.corner, place, self.inspector.detector.backbone.image_size)[..., 0]
         features = load_features(entry.files[0])
         self.marks.append(mark_of(features, torch.from_numpy(seen.copy()), sign, entry.scored.name))
         self._note("correction", picture=entry.scored.name, kind=_KINDS[sign], box=box)
