@@ -12,7 +12,7 @@ from torch import Tensor
 
 from zsad.errors import MissingExtra, UsageError
 from zsad.ops.coreset import coreset, streamed_coreset
-from zsad.ops.memory import faiss_index, nearest_cosine, nearest_in_index
+from zsad.ops.memory import faiss_index, leave_out, nearest_cosine, nearest_in_index
 from zsad.types import Bank
 
 
@@ -187,3 +187,11 @@ def test_faiss_finds_the_same() -> None:
     assert torch.equal(narrow, nearest_in_index(asked, faiss_index(bank(points), cells=12, probes=1)))
     with pytest.raises(UsageError, match="cells=601: a bank of 600 rows"):
         faiss_index(bank(points), cells=601)
+
+
+def test_a_reference_is_left_out_of_a_bank() -> None:
+    bank = Bank(torch.arange(12.0).unflatten(0, (6, 2)), torch.tensor([0, 0, 1, 1, 2, 2]), -1)
+    left = leave_out(bank, 1)
+    assert left.rows.tolist() == [[0, 1], [2, 3], [8, 9], [10, 11]]
+    assert (left.source.tolist(), left.sign) == ([0, 0, 1, 1], -1)
+    assert len(leave_out(Bank(bank.rows, 0 * bank.source), 0).rows) == 0

@@ -304,6 +304,38 @@ def test_calibration_leaves_references_out(good: Path, tmp_path: Path) -> None:
     assert stored == pytest.approx([scores(one, rgb[i])[0] for i, one in enumerate(rest)], abs=1e-5)
 
 
+@pytest.mark.parametrize("coreset", [1.0, 0.3])
+@pytest.mark.parametrize("tile", [None, 48])
+def test_leaving_one_out_equals_references_without_it(good: Path, coreset: float, tile: int | None) -> None:
+    """To the bit, and without a word encoded or, but for a coreset, a row read again."""
+    inspector = Inspector("winclip", "lamp", backbone="tiny", references=good, coreset=coreset, tile=tile)
+    names = {digest_of(zsad.images.load_image(ref).rgb): ref.name for ref in list_images(good)}
+    for digest, name in names.items():
+        fewer = inspector.fork()
+        fewer.remove_references(name)
+        found, wanted = inspector.left_out(digest).context, fewer.context
+        assert torch.equal(found.text, wanted.text)
+        assert found.banks.keys() == wanted.banks.keys()
+        for key, bank in wanted.banks.items():
+            assert torch.equal(found.banks[key].rows, bank.rows)
+            assert torch.equal(found.banks[key].source, bank.source)
+    assert inspector.left_out(digest).describe() == inspector.describe()
+
+
+def test_leaving_one_out_reads_and_encodes_nothing(compact: Any, good: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    inspector = Inspector(compact, references=good)
+    digests = sorted(inspector.references.digests)
+    monkeypatch.setattr(ReferenceSet, "rows", lambda *_: pytest.fail("rows were read again"))
+    monkeypatch.setattr(type(compact), "prepare", lambda *_: pytest.fail("the context was prepared again"))
+    for digest in digests:
+        assert {len(set(bank.source.tolist())) for bank in inspector.left_out(digest).context.banks.values()} == {3}
+
+
+def test_leaving_the_only_one_out_leaves_none(compact: Any) -> None:
+    inspector = Inspector(compact, references=[texture(0)])
+    assert inspector.left_out(*inspector.references.digests).context.banks == {}
+
+
 def test_what_recurs_is_told_in_the_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     from zsad.ops import mutual
 

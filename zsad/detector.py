@@ -67,7 +67,8 @@ class Detector(nn.Module):
 
         Args:
             name: the object's name, as a person would say it.
-            references: normal pictures; only for methods that take them.
+            references: normal pictures; only for methods that take them. They are in the context's banks and nowhere else,
+                so that one can be taken out of them later.
         """
         raise NotImplementedError
 

@@ -25,6 +25,7 @@ from torch import Tensor
 from zsad.errors import UsageError
 from zsad.images import ImageRef
 from zsad.ops.coreset import blocks_of, counted, picked, streamed_coreset
+from zsad.ops.memory import leave_out
 from zsad.scoring import Scorer
 from zsad.stored import differences, scratch_folder, write_aside
 from zsad.types import Bank
@@ -170,6 +171,16 @@ class ReferenceSet:
             source = torch.bucketize(chosen, torch.tensor(sizes).cumsum(0), right=True)
             banks[key] = Bank(rows, source)
         return banks
+
+    def banks_without(self, digest: str, whole: Mapping[str, Bank], coreset: float = 1.0) -> dict[str, Bank]:
+        """What ``banks(coreset, digest)`` gives, from the banks of the ``whole`` set, without reading it again.
+
+        Only of a coreset the others' rows are chosen anew: which of them were kept depends on the picture that is left out.
+        """
+        if coreset < 1 or self._members.keys() <= {digest}:
+            return self.banks(coreset, digest)
+        number = sorted(self._members).index(digest)
+        return {key: leave_out(bank, number) for key, bank in whole.items()}
 
     def copy(self) -> ReferenceSet:
         """A set of its own with the same pictures."""
