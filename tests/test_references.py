@@ -284,8 +284,10 @@ def test_the_command_line_keeps_and_uses_references(good: Path, tmp_path: Path) 
 def test_calibration_leaves_references_out(good: Path, tmp_path: Path) -> None:
     run = CliRunner()
     words = ["calibrate", "--references", str(good), "--max-false-alarms", "0.25", "--out", str(tmp_path / "c.json")]
-    mixed = run.invoke(app, [*words, "--normal", str(good)])
-    assert mixed.exit_code == 2
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Inspector, "scored", lambda *_, **__: pytest.fail("a picture was scored before the check"))
+        mixed = run.invoke(app, [*words, "--normal", str(good)])
+    assert mixed.exit_code == 2, mixed.output
     assert "4 of the normal pictures are references (00.png, 01.png, 02.png)" in mixed.output
     neither = run.invoke(app, ["calibrate", "--leave-one-out"])
     assert neither.exit_code == 2
