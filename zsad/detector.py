@@ -176,7 +176,7 @@ class Detector(nn.Module):
         """Publishes the learned weights with a card; see ``zsad.sharing.publish``. Weights that were loaded keep their header.
 
         Args:
-            target: "org/name" on the Hugging Face hub, or a folder (one that exists, or a path that begins with . or /).
+            target: "hf://org/name" or "org/name" on the Hugging Face hub, or a folder; see ``publish`` for which is which.
             figures: results for the card, by name; say on which data, which must not have been learned from.
             private: whether others may not see a repository that is made anew.
         """

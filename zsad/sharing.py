@@ -104,7 +104,8 @@ def publish(weights: str | Path, target: str | Path, *, figures: Mapping[str, An
 
     Args:
         weights: a file of ``Detector.save``, or the out folder of ``zsad.train``.
-        target: "org/name" on the hub, or a folder: one that exists, or a path that begins with ".", "/" or "~".
+        target: "hf://org/name", or a folder: a ``Path``, a text that begins with ".", "/" or "~", or one whose folder is here
+            or would be made in one that is here. Any other "org/name" is a repository of the hub.
         figures: results for the card, by name.
         private: of a repository that is made anew.
 
@@ -120,19 +121,26 @@ def publish(weights: str | Path, target: str | Path, *, figures: Mapping[str, An
     header = read_header(path)
     if "method" not in header:
         raise CheckpointMismatch(f"{path.name} does not say what it is. Run zsad convert first, which writes a header.")
-    if _is_folder(target):
+    if (repository := _repository(target)) is None:
         folder = Path(target).expanduser()
         _fill(folder, path, header, f"./{folder.resolve().name}", figures or {})
         return str(folder)
-    if not REPOSITORY.fullmatch(str(target)):
-        raise UsageError(f"{str(target)!r} is no 'org/name' of the hub. A folder begins with ./ or /, or is there already.")
     with tempfile.TemporaryDirectory() as folder_name:
-        _fill(Path(folder_name), path, header, str(target), figures or {})
-        return _uploaded(Path(folder_name), str(target), private)
+        _fill(Path(folder_name), path, header, repository, figures or {})
+        return _uploaded(Path(folder_name), repository, private)
 
 
-def _is_folder(target: str | Path) -> bool:
-    return isinstance(target, Path) or target.startswith((".", "/", "~")) or Path(target).is_dir()
+def _repository(target: str | Path) -> str | None:
+    """The hub's "org/name" that a target of ``publish`` means; None where it means a folder."""
+    if remote := HUB.fullmatch(str(target)):
+        return remote["repository"]
+    if isinstance(target, Path) or target.startswith((".", "/", "~")) or Path(target).is_dir():
+        return None
+    if not REPOSITORY.fullmatch(target):
+        raise UsageError(
+            f"{target!r} is no 'org/name' of the hub. A folder begins with ./ or /, or it (or the folder above it) is here."
+        )
+    return None if Path(target).parent.is_dir() else target
 
 
 def _fill(folder: Path, weights: Path, header: Mapping[str, Any], name: str, figures: Mapping[str, Any]) -> None:

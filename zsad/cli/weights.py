@@ -114,11 +114,15 @@ def finetune(
 @sentence_on_error
 def push(
     out: Annotated[Path, typer.Argument(help="The out folder of zsad finetune, or a file of zsad convert.")],
-    target: Annotated[str, typer.Argument(help="org/name on the Hugging Face hub, or a folder: ./name.")],
+    target: Annotated[str, typer.Argument(help="A folder, or org/name on the Hugging Face hub.")],
     figures: Annotated[Path | None, typer.Option(help="JSON file of results for the card: names and values.")] = None,
     private: Annotated[bool, typer.Option("--private", help="Of a repository that is made anew.")] = False,
 ) -> None:
-    """Publishes learned weights with a card: figures, data, licence, settings."""
+    """Publishes learned weights with a card: figures, data, licence, settings.
+
+    TARGET is a folder where it begins with ./ or / or ~, is here, or lies in a folder that is here; else org/name
+    is a repository of the hub. hf://org/name is one in any case.
+    """
     from zsad.finetuning import push_weights
 
     typer.echo(f"Published: {push_weights(out, target, figures, private)}")
