@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from zsad.arguments import checked
 from zsad.calibration import Thresholds, fixed
 from zsad.corrections import Mark
 from zsad.detector import Detector
@@ -71,6 +72,7 @@ class Inspector:
         UsageError: an argument that cannot be carried out; NotTrained, UnknownName and WeightsError as in ``create``.
     """
 
+    @checked
     def __init__(
         self,
         method: str | Detector = "compact",
@@ -210,7 +212,7 @@ class Inspector:
         self.references.save(folder)
 
     def left_out(self, digest: str) -> Inspector:
-        """This inspector without one of its references: the same context but for its banks."""
+        """This inspector without one of its references."""
         other = copy(self)
         banks = self.references.banks_without(digest, self.context.banks, self.coreset)
         other.context = replace(self.context, banks=banks).to(self.device)
@@ -239,8 +241,7 @@ class Inspector:
         """The context of a target, with the references of now."""
         banks = {key: bank.to(self.device) for key, bank in self.references.banks(self.coreset).items()}
         with torch.inference_mode():
-            given = References(banks=banks) if banks else None
-            return self.detector.prepare(target or self.target, given).to(self.device)
+            return self.detector.prepare(target or self.target, References(banks=banks) if banks else None).to(self.device)
 
     def result(self, scored: Scored, thresholds: Thresholds) -> Result:
         """Verdict, map at original size and regions of a scored picture."""

@@ -21,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from zsad.arguments import checked
 from zsad.calibration import Thresholds, decide, fixed
 from zsad.corrections import FALSE_ALARM, MISS, Mark, mark_of
 from zsad.encoding import Encoded
@@ -55,6 +56,7 @@ class Session:
         UsageError: the inspector cuts pictures into tiles.
     """
 
+    @checked
     def __init__(self, inspector: Inspector) -> None:
         if inspector.geometry.tile is not None:
             raise UsageError("A session judges whole pictures, and the inspector cuts tiles. Leave tile out.")
@@ -195,6 +197,7 @@ class Session:
         self.rescore()
 
     # ------------------------------------------------------------------ calibration
+    @checked
     def calibrate(self, source: Any, max_false_alarms: float = FALSE_ALARMS, *, left_out: bool = False) -> Calibration:
         """Levels from normal pictures; they follow every later change of references and corrections.
 

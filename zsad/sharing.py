@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from zsad.arguments import checked
 from zsad.backbones.hub import announce_download, cached_file
 from zsad.checkpoints import read_header
 from zsad.errors import CheckpointMismatch, SourceNotFound, UsageError, WeightsUnavailable
@@ -63,6 +64,7 @@ def _downloaded(repository: str) -> Path:
     return Path(hf_hub_download(repository, WEIGHTS))
 
 
+@checked
 def from_pretrained(source: str | Path, *, backbone: Any = None, **arguments: Any) -> Any:
     """Builds the method that a file of learned weights belongs to, on the backbone that it was learned on.
 
