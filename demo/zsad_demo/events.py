@@ -87,7 +87,7 @@ class Events:
         key = Key(method, target.strip() or "object", words_for(offer, words))
         yield {self.ui.status: _working("Loading the model")}
         for done, total in desk.inspect(files, key, references):
-            yield {self.ui.status: _working(f"{done} of {total} pictures", done / total)}
+            yield {self.ui.status: _working(f"{done} of {total} picture{'s' * (total != 1)}", done / total)}
         with desk.lock:
             yield self.all(desk)
 

@@ -9,6 +9,7 @@ import typer
 
 from zsad.cli.frame import EXIT_CODES, Json, app, sentence_on_error
 from zsad.console import print_json
+from zsad.naming import many
 from zsad.options import Backbone, Checkpoint, Sets, ValueRange, Words, joined, method_arguments
 
 
@@ -105,7 +106,7 @@ def finetune(
         print_json(found)
         return
     losses = found["losses"]
-    typer.echo(f"Written to {found['out']}: {found['method']} after {found['epoch']} epochs.")
+    typer.echo(f"Written to {found['out']}: {found['method']} after {many(found['epoch'], 'epoch')}.")
     typer.echo(f"Mean loss of the first epoch {losses[0]:.4f}, of the last {losses[-1]:.4f}; see {out / 'loss.png'}.")
     typer.echo(f"Learned from: {found['trained_on']}. Licence: {found['licence']}.")
 
