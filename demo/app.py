@@ -31,6 +31,7 @@ EXAMPLES = {"brick": ("12 brick walls, 2 of them as references", 2), "solar-cell
 KEPT = (60, 7200)  # seconds: how often, and from what age on, forgotten files are deleted
 WAITING = 100  # events in the queue
 M_ARENA_MAX = -8  # of mallopt, from malloc.h
+CLICKED = "(...given) => [...given.slice(0, -1), Date.now()]"  # the last input is when the visitor clicked
 
 
 def build() -> gr.Blocks:
@@ -66,13 +67,13 @@ def wire(ui: SimpleNamespace, do: Events) -> None:
     quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
     model: dict[str, Any] = {"api_visibility": "private", "concurrency_id": "model", "concurrency_limit": 1}
     model |= {"show_progress": "minimal", "show_progress_on": [ui.status]}
-    given = [ui.pictures, ui.target, ui.words, ui.references, ui.method, ui.agree]
+    given = [ui.pictures, ui.target, ui.words, ui.references, ui.method, ui.agree, ui.clicked]
 
-    started = [ui.inspect.click(polite(do.inspect), given, everything, **model)]
+    ui.inspect.click(polite(do.inspect), given, everything, js=CLICKED, **model)
     for name, button in ui.examples.items():
         shown = button.click(_example(do, name), None, [ui.pictures, ui.references, ui.target, ui.status], **quiet)
-        started.append(shown.then(polite(do.inspect), given, everything, **model))
-    ui.stop.click(polite(do.stopped), None, everything, cancels=started, **quiet)
+        shown.then(polite(do.inspect), given, everything, js=CLICKED, **model)
+    ui.stop.click(polite(do.stop), ui.clicked, None, js=CLICKED, queue=False, **quiet)
     for event in (ui.references.upload, ui.references.delete, ui.references.clear):
         event(polite(do.set_references), ui.references, everything, **model)
     for slider in (ui.anomalous, ui.review):

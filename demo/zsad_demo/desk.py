@@ -62,6 +62,7 @@ class Desk:
         session: None before the first inspection.
         selected: number of the picture that is looked at.
         refused: sentences on uploads that were not taken.
+        stopped: when the visitor last said stop, by the clock of the page; what was asked for before ends at its next step.
     """
 
     def __init__(self, models: Models) -> None:
@@ -73,6 +74,7 @@ class Desk:
         self.key = Key()
         self.selected = 0
         self.refused: list[str] = []
+        self.stopped = 0.0
         self.thumbs: dict[int, str] = {}
         self.drawn_for: object = None  # the scores that the thumbnails show
         self._references: dict[str, Path] = {}  # upload -> copy
