@@ -83,7 +83,10 @@ def from_pretrained(source: str | Path, *, backbone: Any = None, **arguments: An
         raise SourceNotFound(f"There are no weights at {str(source)!r}. Give a file, a folder, or 'org/name' on the hub.")
     header = read_header(path)
     if "method" not in header:
-        raise CheckpointMismatch(f"{path.name} does not say which method it belongs to. Use create(method, checkpoint=path).")
+        raise CheckpointMismatch(
+            f"{path.name} does not say which method it belongs to. Use create(method, checkpoint=path), for zsad demo "
+            "--checkpoint METHOD=FILE."
+        )
     return create(header["method"], backbone=backbone or _backbone_of(header, path.name), checkpoint=path, **arguments)
 
 
