@@ -12,7 +12,7 @@ from torch import Tensor
 
 from zsad.errors import MissingExtra, UsageError
 from zsad.ops.coreset import coreset, streamed_coreset
-from zsad.ops.memory import faiss_index, leave_out, nearest_cosine, nearest_in_index
+from zsad.ops.memory import faiss_index, leave_out, nearest_cosine, nearest_in_index, nearest_value
 from zsad.types import Bank
 
 
@@ -38,6 +38,17 @@ def test_nearest_is_the_slow_loop(block: int, kept: int) -> None:
         for j in range(5):
             best = max(float(a @ asked[i, j] / (a.norm() * asked[i, j].norm())) for a in stored)
             assert found[i, j].item() == pytest.approx(best, abs=1e-6)
+
+
+@pytest.mark.parametrize("block", [1, 50, 10_000])
+def test_the_nearest_row_gives_its_value(block: int) -> None:
+    asked, stored, values = F.normalize(rows(2, 7, 5), dim=-1), F.normalize(rows(13, 5, seed=1), dim=-1), rows(13, seed=2)
+    distance, value = nearest_value(asked, stored, values, block)
+    for i in range(2):
+        for j in range(7):
+            apart = [1 - float(asked[i, j] @ other) for other in stored]
+            assert distance[i, j].item() == pytest.approx(min(apart), abs=1e-6)
+            assert value[i, j] == values[apart.index(min(apart))]
 
 
 def test_length_does_not_matter() -> None:
