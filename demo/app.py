@@ -8,7 +8,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -26,17 +26,20 @@ from zsad_demo.events import Events  # noqa: E402
 from zsad_demo.facts import offers  # noqa: E402
 from zsad_demo.rules import polite  # noqa: E402
 from zsad_demo.uploads import MEGABYTES  # noqa: E402
+from zsad_demo.weights import load  # noqa: E402
 
 EXAMPLES = {"brick": ("12 brick walls, 2 of them as references", 2), "solar-cells": ("12 solar cells", 0)}
 KEPT = (60, 7200)  # seconds: how often, and from what age on, forgotten files are deleted
 WAITING = 100  # events in the queue
 M_ARENA_MAX = -8  # of mallopt, from malloc.h
+CLICKED = "(...given) => [...given.slice(0, -1), Date.now()]"  # the last input is when the visitor clicked
 
 
-def build() -> gr.Blocks:
-    """The page, ready to launch."""
-    found = offers()
-    desks = Desks(Path(os.environ["GRADIO_TEMP_DIR"]))
+def build(checkpoints: Sequence[str] = ()) -> gr.Blocks:
+    """The page, ready to launch; ``checkpoints`` as for ``main``."""
+    given = load(checkpoints)
+    found = offers(given)
+    desks = Desks(Path(os.environ["GRADIO_TEMP_DIR"]), given)
     examples = {key: (HERE / "examples" / key, count) for key, (_, count) in EXAMPLES.items()}
     examples = {key: one for key, one in examples.items() if one[0].is_dir()}  # a wheel has those of a permissive licence
     with gr.Blocks(title="zsad", analytics_enabled=False, delete_cache=KEPT, fill_width=True) as demo:
@@ -66,13 +69,13 @@ def wire(ui: SimpleNamespace, do: Events) -> None:
     quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
     model: dict[str, Any] = {"api_visibility": "private", "concurrency_id": "model", "concurrency_limit": 1}
     model |= {"show_progress": "minimal", "show_progress_on": [ui.status]}
-    given = [ui.pictures, ui.target, ui.words, ui.references, ui.method, ui.agree]
+    given = [ui.pictures, ui.target, ui.words, ui.references, ui.method, ui.agree, ui.clicked]
 
-    started = [ui.inspect.click(polite(do.inspect), given, everything, **model)]
+    ui.inspect.click(polite(do.inspect), given, everything, js=CLICKED, **model)
     for name, button in ui.examples.items():
         shown = button.click(_example(do, name), None, [ui.pictures, ui.references, ui.target, ui.status], **quiet)
-        started.append(shown.then(polite(do.inspect), given, everything, **model))
-    ui.stop.click(polite(do.stopped), None, everything, cancels=started, **quiet)
+        shown.then(polite(do.inspect), given, everything, js=CLICKED, **model)
+    ui.stop.click(polite(do.stop), ui.clicked, None, js=CLICKED, queue=False, **quiet)
     for event in (ui.references.upload, ui.references.delete, ui.references.clear):
         event(polite(do.set_references), ui.references, everything, **model)
     for slider in (ui.anomalous, ui.review):
@@ -118,7 +121,10 @@ def _few_arenas() -> None:
         ctypes.CDLL(None).mallopt(M_ARENA_MAX, 2)
 
 
-def main(host: str = "127.0.0.1", port: int = 7860, share: bool = False, mcp: bool = False, wait: bool = True) -> gr.Blocks:
+def main(
+    host: str = "127.0.0.1", port: int = 7860, share: bool = False, mcp: bool = False, wait: bool = True,
+    checkpoints: Sequence[str] = (),
+) -> gr.Blocks:  # fmt: skip
     """Starts the server.
 
     Args:
@@ -127,9 +133,10 @@ def main(host: str = "127.0.0.1", port: int = 7860, share: bool = False, mcp: bo
         share: makes a public link; off unless asked.
         mcp: serves the endpoints as MCP tools too.
         wait: returns only when it is stopped.
+        checkpoints: learned weights that visitors may choose: "FILE" that zsad wrote, or "METHOD=FILE" of its authors.
     """
     _few_arenas()
-    demo = build()
+    demo = build(checkpoints)
     css = (HERE / "zsad_demo" / "style.css").read_text(encoding="utf-8")
     try:
         demo.launch(

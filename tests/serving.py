@@ -36,13 +36,13 @@ def free_port() -> int:
 
 
 @contextmanager
-def served(scratch: Path) -> Iterator[Served]:
-    """``zsad demo`` on a free port."""
+def served(scratch: Path, *options: object) -> Iterator[Served]:
+    """``zsad demo`` on a free port, with further options."""
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     environment = os.environ | {"TMPDIR": str(scratch), "HF_HUB_OFFLINE": "1", "OMP_WAIT_POLICY": "PASSIVE"}
     environment.pop("GRADIO_TEMP_DIR", None)
-    command = [sys.executable, "-m", "zsad", "demo", "--port", str(port)]
+    command = [sys.executable, "-m", "zsad", "demo", "--port", str(port), *map(str, options)]
     with (scratch / "server.log").open("wb") as log:
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
     try:

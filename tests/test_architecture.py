@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "zsad"
 ROWS = [
     {"errors"},
     {"types", "losses", "metrics*", "assets", "drawing", "naming", "intensity", "sources", "transforms"}
-    | {"stored", "conformal", "threads"},
+    | {"stored", "conformal", "threads", "arguments"},
     {"ops*", "images", "registry", "prompting", "checkpoints", "results", "calibration", "spill"},
     {"synthetic", "promises", "roi", "datasets*", "corrections"},
     {"layers*", "geometry"},

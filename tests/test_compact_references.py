@@ -16,7 +16,7 @@ import zsad
 from zsad.errors import NeedsSet, UsageError
 from zsad.layers import compact_memory
 from zsad.layers.compact_head import SIDES
-from zsad.layers.compact_memory import ONE, USUAL, WEIGHT, ZERO, departure, judge_each_other, memory_rows, nearest, nearest_in
+from zsad.layers.compact_memory import ONE, USUAL, WEIGHT, ZERO, departure, judge_each_other, memory_rows, nearest_in
 from zsad.metrics import image_auroc
 from zsad.ops.shapes import smooth_noise
 from zsad.synthetic import make_defect
@@ -84,19 +84,6 @@ def prepared(detector: Any, images: Tensor) -> Context:
 
 
 # ------------------------------------------------------------------ parts
-@pytest.mark.parametrize("block", [1, 50, 10_000])
-def test_nearest_equals_a_slow_loop(block: int) -> None:
-    generator = torch.Generator().manual_seed(0)
-    rows, kept = (torch.nn.functional.normalize(torch.randn(*n, 5, generator=generator), dim=-1) for n in ((2, 7), (13,)))
-    values = torch.randn(13, generator=generator)
-    distance, value = nearest(rows, kept, values, block)
-    for picture in range(2):
-        for row in range(7):
-            apart = [1 - float(rows[picture, row] @ other) for other in kept]
-            assert float(distance[picture, row]) == pytest.approx(min(apart), abs=1e-6)
-            assert value[picture, row] == values[int(np.argmin(apart))]
-
-
 def test_departure_by_hand() -> None:
     grid, weights = torch.full((1, 2, 2), 0.5), torch.tensor([0.1, 0.2, 0.3, 0.4])
     taps = {stage: Tap(torch.zeros(1, 4, 3), (2, 2)) for stage in SIDES}

@@ -16,11 +16,16 @@ from typing import Any
 import numpy as np
 import pytest
 import tifffile
+import torch
 from PIL import Image
 from serving import Served, served
+from tiny_training import tiny
+from typer.testing import CliRunner
 
 import zsad
 from zsad.assets import asset
+from zsad.checkpoints import sha256_of
+from zsad.cli import app
 
 sys.path.insert(0, str(asset("demo")))
 from zsad_demo import lab, views
@@ -28,6 +33,7 @@ from zsad_demo.desk import Desk, Key, Models
 from zsad_demo.desks import Desks
 from zsad_demo.facts import offers
 from zsad_demo.uploads import MEGAPIXELS, PICTURES, Refused, safe_name, take
+from zsad_demo.weights import load
 
 BRICKS = sorted(asset("demo/examples/brick").glob("*.png"))
 
@@ -200,6 +206,77 @@ def test_offers_say_what_a_download_weighs() -> None:
     winclip = found["winclip"]
     assert winclip.download == 0 or 700 < winclip.download < 900
     assert "MB" in winclip.label
+
+
+# ------------------------------------------------------------------ learned weights
+@pytest.fixture(scope="module")
+def learned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Weights of a method that has none of its own, on the tiny backbone."""
+    path = tmp_path_factory.mktemp("private-folder") / "prompts.safetensors"
+    tiny("anomalyclip", context=4).save(path, trained_on="steel & glass")
+    return path
+
+
+def test_weights_that_are_given_are_offered_by_name(learned: Path) -> None:
+    given = load([str(learned)])
+    offer = offers(given)["anomalyclip"]
+    assert (offer.usable, offer.download, offer.words) == (True, 0, False)
+    digits = sha256_of(learned)[:8]
+    assert offer.label == f"anomalyclip: prompts.safetensors ({digits})"
+    assert offer.note == f"Weights prompts.safetensors ({digits}) on tiny, here. Learned from: steel & glass."
+    assert "private-folder" not in repr(offer)
+    bare = offers()["anomalyclip"]
+    assert (bare.usable, bare.label) == (False, "anomalyclip: needs --checkpoint")
+    assert "zsad demo --checkpoint anomalyclip=FILE." in bare.note
+
+
+def test_weights_that_are_given_judge_for_all_targets(learned: Path) -> None:
+    models = Models(load([str(learned)]))
+    nut, bolt = models(Key("anomalyclip", "nut")), models(Key("anomalyclip", "bolt"))
+    assert nut.detector is bolt.detector
+    wanted = [one.pred_score for one in zsad.Inspector(zsad.from_pretrained(learned), "nut")(BRICKS[:2])]
+    assert [one.pred_score for one in nut(BRICKS[:2])] == wanted
+
+
+def test_weights_of_compact_keep_its_words(tmp_path: Path) -> None:
+    head = tmp_path / "head.safetensors"
+    detector = zsad.create("compact")
+    detector.bias += 1
+    detector.save(head)
+    for text in (str(head), f"compact={head}"):
+        models = Models(load([text]))
+        plain, worded = models(Key()), models(Key(words=("scratch",)))
+        assert (plain.detector.words, worded.detector.words) == (None, ("scratch",))
+        assert float(plain.detector.bias) == float(worded.detector.bias) == float(detector.bias)
+
+
+def test_weights_that_cannot_be_given(learned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(
+        zsad.ZsadError, match=r"Two checkpoints of anomalyclip were given, prompts\.safetensors .*one per method"
+    ):
+        load([str(learned), str(learned)])
+    torch.save({"a": torch.zeros(1)}, tmp_path / "bare.pt")
+    with pytest.raises(zsad.ZsadError, match=r"bare\.pt does not say which method .* --checkpoint METHOD=FILE"):
+        load([str(tmp_path / "bare.pt")])
+    pytest.importorskip("gradio", reason="the extra demo is not installed")
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "gradio"))
+    done = CliRunner().invoke(app, ["demo", "--port", "0", "--checkpoint", str(tmp_path / "none.safetensors")])
+    assert (done.exit_code, "There are no weights at" in done.output) == (2, True)
+
+
+def test_a_visitor_gets_the_weights_that_were_given_and_no_others(learned: Path, tmp_path: Path) -> None:
+    pytest.importorskip("gradio", reason="the extra demo is not installed")
+    with served(tmp_path, "--checkpoint", learned) as running:
+        client = pytest.importorskip("gradio_client").Client(running.url, verbose=False)
+        (found,) = [row for row in client.predict(api_name="/methods") if row["name"] == "anomalyclip"]
+        assert found["usable"]
+        assert "private-folder" not in json.dumps(found)
+        answer = client.predict(files(BRICKS[0]), "brick", None, "", "anomalyclip", api_name="/predict")
+        assert answer["results"][0]["error"] is None
+        for method in (f"anomalyclip={learned}", str(learned), "anomalyclip.mvtec"):
+            with pytest.raises(Exception, match="No method is called"):
+                client.predict(files(BRICKS[0]), "brick", None, "", method, api_name="/predict")
+        client.close()
 
 
 # ------------------------------------------------------------------ the server

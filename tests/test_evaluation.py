@@ -269,7 +269,7 @@ def test_a_normal_picture_counts_with_an_empty_mask_whatever_its_file_says(tmp_p
 
 def test_unlabelled_sets_and_wrong_names_are_refused(tmp_path: Path, data: Path) -> None:
     trees.flat(tmp_path / "flat")
-    with pytest.raises(UsageError, match="None of the 2 pictures of 'flat' has a label, so there is nothing to measure"):
+    with pytest.raises(UsageError, match="No label among 2 pictures of 'flat', so there is nothing to measure"):
         zsad.evaluate("brightness", tmp_path / "flat")
     with pytest.raises(UnknownName, match="No metric is called 'auroc'. Did you mean"):
         zsad.evaluate("brightness", data, "auroc")
@@ -484,6 +484,8 @@ def test_the_command_prints_and_writes_its_tables(own: Path, tmp_path: Path) -> 
     assert "p-AUROC@48" in done.output
     assert "Pixel metrics at 48 x 48 pixels, binned: exact values differ by at most" in done.output
     assert f"Written to {out}: metrics.csv, metrics.json, metrics.md" in done.output
+    done = call("--data", own, "--out", tmp_path / "one", "--map-size", 48, "--categories", "nut")
+    assert " pictures, 1 category." in done.output
     found = zsad.evaluate("brightness", own, map_size=48)
     lines = list(csv.DictReader((out / "metrics.csv").read_text().splitlines()))
     assert [line["category"] for line in lines] == ["bolt", "nut", "mean"]

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import threading
+import tracemalloc
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from brightness import Brightness, Eyes, known, picture  # noqa: F401
+from brightness import SIDE, Brightness, Eyes, known, picture  # noqa: F401
 from PIL import Image
 
 from zsad import mosaic
 from zsad.errors import ImageError, UsageError
 from zsad.geometry import Geometry, Place, _starts, piece, read_geometry
+from zsad.images import list_images
 from zsad.inspector import Inspector
 from zsad.mosaic import Canvas, join
 from zsad.roi import Window
@@ -23,9 +25,9 @@ def noise(height: int, width: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
-def cut(geometry: Geometry, values: np.ndarray) -> tuple[list[np.ndarray], list[Place], Window]:
+def cut(geometry: Geometry, values: np.ndarray, side: int | None = None) -> tuple[list[np.ndarray], list[Place], Window]:
     """Pieces, their places, and the window that they come from."""
-    pieces, places = zip(*geometry.cut(values), strict=True)
+    pieces, places = zip(*geometry.cut(values, side), strict=True)
     return list(pieces), list(places), geometry.window((values.shape[0], values.shape[1]))
 
 
@@ -142,8 +144,6 @@ def same(one: Any, other: Any) -> None:
 
 
 def scored(source: Any, **settings: Any) -> list[Any]:
-    from zsad.images import list_images
-
     return list(Inspector("brightness", **settings).scored(list_images(source)))
 
 
@@ -194,31 +194,76 @@ def test_words_follow_the_tiles() -> None:
     assert [(region.box[0], region.suggested_word) for region in result.regions] == [(8, "left"), (40, "right"), (72, "left")]
 
 
-def test_keep_aspect_shows_a_square_and_finds_the_place() -> None:
-    seen = []
+class Looking(Eyes):
+    """Eyes that resize as the real backbones do, and keep the shapes that they were shown."""
 
-    class Looking(Eyes):
-        def preprocess(self, rgb: np.ndarray) -> torch.Tensor:
-            seen.append(rgb.shape)
-            return super().preprocess(rgb)
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[tuple[int, ...]] = []
 
-    inspector = Inspector(Brightness(Looking()), keep_aspect=True, pixel_threshold=0.7)
-    (result,) = inspector(picture(0.2, (160, 16, 192, 32), (256, 64)))
-    assert seen == [(256, 256, 3)]
-    assert result.anomaly_map.shape == (64, 256)
-    assert np.abs(np.subtract(result.regions[0].box, (160, 16, 192, 32))).max() <= 4
+    def preprocess(self, rgb: np.ndarray) -> torch.Tensor:
+        self.seen.append(rgb.shape)
+        small = Image.fromarray(rgb).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
+        return torch.from_numpy(np.array(small)).permute(2, 0, 1).float() / 255
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_keep_aspect_shows_a_square_and_finds_the_place(turned: bool) -> None:
+    eyes = Looking()
+    inspector = Inspector(Brightness(eyes), keep_aspect=True, pixel_threshold=0.7)
+    strip, box = picture(0.2, (160, 16, 192, 32), (256, 64)), (160, 16, 192, 32)
+    if turned:
+        strip, box = strip.transpose(Image.Transpose.TRANSPOSE), (16, 160, 32, 192)
+    (result,) = inspector(strip)
+    assert eyes.seen == [(32, 256, 3) if turned else (256, 32, 3)], "shrunk along the strip, padded across"
+    assert result.anomaly_map.shape == ((256, 64) if turned else (64, 256))
+    assert np.abs(np.subtract(result.regions[0].box, box)).max() <= 4
     assert len(result.regions) == 1, "the mirrored copies in the padding are cut off"
 
 
 def test_keep_aspect_is_padding_by_hand() -> None:
     wide = noise(64, 192)
-    (one,), (square,) = scored(wide, keep_aspect=True), scored(np.pad(wide, ((64, 64), (0, 0), (0, 0)), mode="symmetric"))
+    padded = np.pad(wide, ((64, 64), (0, 0), (0, 0)), mode="symmetric")
+    (one,) = Inspector(Brightness(Looking()), keep_aspect=True).scored(list_images([wide]))
+    (square,) = Inspector(Brightness(Looking())).scored(list_images([padded]))
     assert one.score == square.score
     rows = square.model_map[10:22]  # cells 10.67 to 21.33 of 32 show the picture
     assert one.model_map.shape == (11, 32)
     centres = (np.arange(11) + 0.5) * 64 / 11 / 6 + 64 / 6 - 0.5
     expected = np.stack([np.interp(centres, np.arange(10, 22), column) for column in rows.T], 1)
     np.testing.assert_allclose(one.model_map, expected, atol=1e-6)
+
+
+def padded_and_squashed(values: np.ndarray, side: int, first: int | None) -> np.ndarray:
+    """A picture on its way to (side, side, 3): shrunk to ``first`` before it is padded, or padded as it is."""
+    (seen,), _, _ = cut(read_geometry(keep_aspect=True), values, first)
+    return np.asarray(Image.fromarray(seen).resize((side, side), Image.Resampling.BICUBIC), np.int16)
+
+
+@pytest.mark.parametrize("size", [(50, 400), (120, 130), (33, 1000)])
+def test_shrinking_before_padding_gives_the_same_pixels(size: tuple[int, int]) -> None:
+    """Wide: the same bytes, since Pillow filters along the rows first. Tall: the axes' order is turned, and in between values
+    are rounded to whole levels: at most two levels of 255, and a tenth on average."""
+    values = noise(*size)
+    assert np.array_equal(padded_and_squashed(values, 32, 32), padded_and_squashed(values, 32, None))
+    tall = values.swapaxes(0, 1)
+    away = np.abs(padded_and_squashed(tall, 32, 32) - padded_and_squashed(tall, 32, None))
+    assert away.max() <= 2
+    assert away.mean() < 0.2
+
+
+def test_a_line_scan_takes_memory_by_its_length_not_its_square() -> None:
+    """10 000 x 500 pixels, 15 MB: its square has 300 MB, the padded strip of 32 columns 1 MB."""
+    strip = picture(0.2, (7000, 100, 7400, 400), (10_000, 500))
+    eyes = Looking()
+    inspector = Inspector(Brightness(eyes), keep_aspect=True, pixel_threshold=0.5)
+    tracemalloc.start()
+    (result,) = inspector(strip)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert eyes.seen == [(10_000, 32, 3)]
+    assert peak < 150e6
+    assert np.abs(np.subtract(result.regions[0].box, (7000, 100, 7400, 400))).max() <= 10_000 / 32
 
 
 def test_pieces_fill_batches_and_are_made_when_needed(monkeypatch: pytest.MonkeyPatch) -> None:

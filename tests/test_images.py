@@ -528,7 +528,7 @@ def test_value_range_holds_for_deep_data_only() -> None:
         "25.00% of the values lie outside the range and were cut",
     )
     assert np.array_equal(load(RGB, value_range=(0, 4095)).rgb, RGB)
-    assert load(np.full((2, 2), np.nan), value_range=(5, 6)).notes[1] == "4 values are not finite: taken as 5"
+    assert load(np.full((2, 2), np.nan), value_range=(5, 6)).notes[1] == "values that are not finite (4) are taken as 5"
     for wrong in ((1, 1), (2, 1), (0, np.inf), (np.nan, 1)):
         with pytest.raises(UsageError, match="the lower one first"):
             load(deep, value_range=wrong)

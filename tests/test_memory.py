@@ -12,7 +12,7 @@ from torch import Tensor
 
 from zsad.errors import MissingExtra, UsageError
 from zsad.ops.coreset import coreset, streamed_coreset
-from zsad.ops.memory import faiss_index, nearest_cosine, nearest_in_index
+from zsad.ops.memory import faiss_index, leave_out, nearest_cosine, nearest_in_index, nearest_value
 from zsad.types import Bank
 
 
@@ -38,6 +38,17 @@ def test_nearest_is_the_slow_loop(block: int, kept: int) -> None:
         for j in range(5):
             best = max(float(a @ asked[i, j] / (a.norm() * asked[i, j].norm())) for a in stored)
             assert found[i, j].item() == pytest.approx(best, abs=1e-6)
+
+
+@pytest.mark.parametrize("block", [1, 50, 10_000])
+def test_the_nearest_row_gives_its_value(block: int) -> None:
+    asked, stored, values = F.normalize(rows(2, 7, 5), dim=-1), F.normalize(rows(13, 5, seed=1), dim=-1), rows(13, seed=2)
+    distance, value = nearest_value(asked, stored, values, block)
+    for i in range(2):
+        for j in range(7):
+            apart = [1 - float(asked[i, j] @ other) for other in stored]
+            assert distance[i, j].item() == pytest.approx(min(apart), abs=1e-6)
+            assert value[i, j] == values[apart.index(min(apart))]
 
 
 def test_length_does_not_matter() -> None:
@@ -187,3 +198,11 @@ def test_faiss_finds_the_same() -> None:
     assert torch.equal(narrow, nearest_in_index(asked, faiss_index(bank(points), cells=12, probes=1)))
     with pytest.raises(UsageError, match="cells=601: a bank of 600 rows"):
         faiss_index(bank(points), cells=601)
+
+
+def test_a_reference_is_left_out_of_a_bank() -> None:
+    bank = Bank(torch.arange(12.0).unflatten(0, (6, 2)), torch.tensor([0, 0, 1, 1, 2, 2]), -1)
+    left = leave_out(bank, 1)
+    assert left.rows.tolist() == [[0, 1], [2, 3], [8, 9], [10, 11]]
+    assert (left.source.tolist(), left.sign) == ([0, 0, 1, 1], -1)
+    assert len(leave_out(Bank(bank.rows, 0 * bank.source), 0).rows) == 0

@@ -284,8 +284,10 @@ def test_the_command_line_keeps_and_uses_references(good: Path, tmp_path: Path) 
 def test_calibration_leaves_references_out(good: Path, tmp_path: Path) -> None:
     run = CliRunner()
     words = ["calibrate", "--references", str(good), "--max-false-alarms", "0.25", "--out", str(tmp_path / "c.json")]
-    mixed = run.invoke(app, [*words, "--normal", str(good)])
-    assert mixed.exit_code == 2
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Inspector, "scored", lambda *_, **__: pytest.fail("a picture was scored before the check"))
+        mixed = run.invoke(app, [*words, "--normal", str(good)])
+    assert mixed.exit_code == 2, mixed.output
     assert "4 of the normal pictures are references (00.png, 01.png, 02.png)" in mixed.output
     neither = run.invoke(app, ["calibrate", "--leave-one-out"])
     assert neither.exit_code == 2
@@ -302,6 +304,64 @@ def test_calibration_leaves_references_out(good: Path, tmp_path: Path) -> None:
     assert stored == pytest.approx(alone)
     rest = [Inspector("compact", "object", references=rgb[:i] + rgb[i + 1 :]) for i in range(4)]
     assert stored == pytest.approx([scores(one, rgb[i])[0] for i, one in enumerate(rest)], abs=1e-5)
+
+
+@pytest.mark.parametrize("coreset", [1.0, 0.3])
+@pytest.mark.parametrize("tile", [None, 48])
+def test_leaving_one_out_equals_references_without_it(good: Path, coreset: float, tile: int | None) -> None:
+    """To the bit, and without a word encoded or, but for a coreset, a row read again."""
+    inspector = Inspector("winclip", "lamp", backbone="tiny", references=good, coreset=coreset, tile=tile)
+    names = {digest_of(zsad.images.load_image(ref).rgb): ref.name for ref in list_images(good)}
+    for digest, name in names.items():
+        fewer = inspector.fork()
+        fewer.remove_references(name)
+        found, wanted = inspector.left_out(digest).context, fewer.context
+        assert torch.equal(found.text, wanted.text)
+        assert found.banks.keys() == wanted.banks.keys()
+        for key, bank in wanted.banks.items():
+            assert torch.equal(found.banks[key].rows, bank.rows)
+            assert torch.equal(found.banks[key].source, bank.source)
+    assert inspector.left_out(digest).describe() == inspector.describe()
+
+
+def test_leaving_one_out_reads_and_encodes_nothing(compact: Any, good: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    inspector = Inspector(compact, references=good)
+    digests = sorted(inspector.references.digests)
+    monkeypatch.setattr(ReferenceSet, "rows", lambda *_: pytest.fail("rows were read again"))
+    monkeypatch.setattr(type(compact), "prepare", lambda *_: pytest.fail("the context was prepared again"))
+    for digest in digests:
+        assert {len(set(bank.source.tolist())) for bank in inspector.left_out(digest).context.banks.values()} == {3}
+
+
+def test_with_a_coreset_blocks_are_chosen_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 8 pictures in blocks of 4, leaving each out in turn: 2 blocks of all, one moved by one, and one of its own each."""
+    from zsad.ops import coreset
+
+    whole = Inspector("winclip", backbone="tiny", references=[texture(seed) for seed in range(8)]).references
+    members = list(whole._members.values())
+
+    def fresh(without: str = "") -> ReferenceSet:
+        made = ReferenceSet(whole.judge, (one for one in members if one.digest != without))
+        made._folder = whole._folder
+        return made
+
+    wanted = {one.digest: fresh(one.digest).banks(0.1) for one in members}
+    chosen: list[int] = []
+    choose = coreset.coreset
+    monkeypatch.setattr(coreset, "coreset", lambda rows, *how: chosen.append(len(rows)) or choose(rows, *how))
+    known = fresh()
+    known.banks(0.1)
+    for digest, banks in wanted.items():
+        found = known.banks_without(digest, {}, 0.1)
+        assert found.keys() == banks.keys()
+        assert all(torch.equal(found[key].rows, bank.rows) for key, bank in banks.items())
+        assert all(torch.equal(found[key].source, bank.source) for key, bank in banks.items())
+    assert len(chosen) == len(whole.keys()) * (2 + 1 + 8 - 1)  # the last block without its first is the one moved by one
+
+
+def test_leaving_the_only_one_out_leaves_none(compact: Any) -> None:
+    inspector = Inspector(compact, references=[texture(0)])
+    assert inspector.left_out(*inspector.references.digests).context.banks == {}
 
 
 def test_what_recurs_is_told_in_the_rows(monkeypatch: pytest.MonkeyPatch) -> None:

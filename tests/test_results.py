@@ -10,7 +10,7 @@ from scipy import ndimage
 
 from zsad.drawing import colours, overlay, thumbnail
 from zsad.errors import UsageError
-from zsad.naming import OutputNames, printable
+from zsad.naming import OutputNames, many, printable
 from zsad.results import Result, find_regions, outline, shortest
 
 
@@ -193,3 +193,8 @@ def test_names_stay_inside_and_short() -> None:
 
 def test_printable() -> None:
     assert printable("a\x1b[31m\u00e9\udcff") == "a\\x1b[31m\u00e9\\udcff"
+
+
+def test_counts_are_said_in_words() -> None:
+    assert [many(count, "picture") for count in (0, 1, 2)] == ["0 pictures", "1 picture", "2 pictures"]
+    assert [many(count, "category", "categories") for count in (1, 3)] == ["1 category", "3 categories"]

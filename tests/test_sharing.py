@@ -117,6 +117,31 @@ def test_upload(trained: tuple[Path, Any], monkeypatch: pytest.MonkeyPatch) -> N
         trained[1].push_to_hub("org/prompts")
 
 
+def test_what_is_a_folder_and_what_is_the_hub(
+    trained: tuple[Path, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the folder above it is here, a target is a folder in it; hf:// says otherwise."""
+    hub = Hub()
+    monkeypatch.setattr(huggingface_hub, "HfApi", hub)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "ro").mkdir()
+    folders = {"ro/name": "ro/name", "./a/b": "a/b", "~/c": "home/c", str(tmp_path / "d"): "d", "ro": "ro"}
+    for target, place in folders.items():
+        publish(trained[0], target)
+        assert (tmp_path / place / "model.safetensors").is_file(), target
+    publish(trained[0], Path("e/f"))
+    assert (tmp_path / "e" / "f" / "model.safetensors").is_file()
+    assert hub.made == {}
+    for target in ("hf://ro/name", "org/name"):
+        assert publish(trained[0], target) == f"https://hub/{target.removeprefix('hf://')}/commit/1"
+    assert list(hub.made) == ["ro/name", "org/name"]
+    assert not (tmp_path / "org").exists()
+    for target in ("name", "a/b/c"):
+        with pytest.raises(UsageError, match=rf"'{target}' is no 'org/name' of the hub\. A folder begins with"):
+            publish(trained[0], target)
+
+
 def test_download_is_announced(
     trained: tuple[Path, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import pytest
+
+from zsad.errors import UsageError
+from zsad.evaluation.keeping import Store
+from zsad.rundir import RunFolder
 from zsad.stored import differences
 
 
@@ -25,3 +32,23 @@ def test_no_difference_is_lost() -> None:
     assert differences({"a": {"b": {"c": 1}}}, {"a": {"b": {"c": 2}}}) == ["a.b.c was 1 and is 2"]
     assert differences({"a": {"b": 0}}, {"a": {"b": None}}) == ['a was {"b": 0} and is {"b": null}']
     assert differences({"a": [1, 2]}, {"a": (1, 2)}) == []
+
+
+@pytest.mark.parametrize("asked", [{}, {"resume": True}, {"overwrite": True}], ids=str)
+def test_a_folder_of_another_command_is_left_alone(asked: dict[str, bool], tmp_path: Path) -> None:
+    """A run of predict once cleared the hidden folder of an evaluation, so that nothing could be resumed."""
+    evaluation, run = Store(tmp_path / "evaluation"), RunFolder(tmp_path / "run")
+    evaluation.claim()
+    evaluation.begin({"method": "compact"})
+    run.claim()
+    run.records.open({"method": "compact"})
+    before = {path: path.is_file() and path.read_bytes() for path in tmp_path.rglob("*")}
+    with pytest.raises(
+        UsageError, match=r"holds an evaluation \(zsad evaluate\), and nothing in it was changed\. Give another"
+    ):
+        RunFolder(evaluation.out).claim(**asked)
+    with pytest.raises(UsageError, match=r"holds a run of zsad predict, and nothing in it was changed\. Give another --out"):
+        Store(run.out).claim(**asked)
+    assert {path: path.is_file() and path.read_bytes() for path in tmp_path.rglob("*")} == before
+    Store(evaluation.out).claim(overwrite=True)
+    RunFolder(run.out).claim(overwrite=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from zsad.calibration import levels as batch_levels
 from zsad.conformal import check_size, false_alarm_spread, floor_said, percent, pictures
 from zsad.console import print_json, say_unreadable
 from zsad.errors import ImageError, UsageError
-from zsad.images import list_images, load_image
+from zsad.images import ImageRef, list_images, load_image
 from zsad.inspector import Inspector
 from zsad.naming import printable
 from zsad.promises import Calibration, both_shares
@@ -57,7 +57,11 @@ def calibrate_folder(request: Request) -> int:
     inspector = Inspector(request.method, request.target, **request.settings)
     say_unreadable(inspector)
     _require_own_scores(inspector)
-    scores = _left_out(inspector, request.normal) if request.leave_one_out else _scored(inspector, request.normal)
+    if request.leave_one_out:
+        scores = _left_out(inspector, request.normal)
+    else:
+        _require_no_reference(inspector, request.normal)
+        scores = inspector.scored(list_images(request.normal))
     found = list(tqdm(scores, "scoring", count, unit="picture", disable=None))
     errors = {one.name: one.error for one in found if one.error is not None}
     names = [one.name for one in found if one.error is None]
@@ -85,20 +89,24 @@ def _require_own_scores(inspector: Inspector) -> None:
         )
 
 
-def _scored(inspector: Inspector, source: str) -> Iterator[Scored]:
-    """Scores of normal pictures. Raises ``UsageError`` where some are references of the inspector."""
+def _require_no_reference(inspector: Inspector, source: str) -> None:
+    """Raises ``UsageError`` where some of the normal pictures are references of the inspector; nothing is scored for it."""
     own = inspector.references.digests
-    twice = []
-    for one in inspector.scored(list_images(source), keep_images=bool(own)):
-        if one.image is not None and digest_of(one.image) in own:
-            twice.append(one.name)
-        yield replace(one, image=None)
+    twice = [ref.name for ref in list_images(source) if _digest(inspector, ref) in own] if own else []
     if twice:
         raise UsageError(
             f"{len(twice)} of the normal pictures {'is a reference' if len(twice) == 1 else 'are references'} "
             f"({', '.join(twice[:NAMED])}): judged by themselves they look better than any picture to come. Take them out of "
             "--normal, or calibrate with the references alone: --references DIR --leave-one-out."
         )
+
+
+def _digest(inspector: Inspector, ref: ImageRef) -> str:
+    """``digest_of`` a picture; "" where it cannot be read."""
+    try:
+        return digest_of(load_image(ref, value_range=inspector.value_range).rgb)
+    except ImageError:
+        return ""
 
 
 def _left_out(inspector: Inspector, source: str) -> Iterator[Scored]:
@@ -111,12 +119,9 @@ def _left_out(inspector: Inspector, source: str) -> Iterator[Scored]:
         raise UsageError("Leaving the only reference out leaves none to judge by. Give more references, or --normal DIR.")
     seen: set[str] = set()
     for ref in list_images(source):
-        try:
-            digest = digest_of(load_image(ref, value_range=inspector.value_range).rgb)
-        except ImageError:
+        if not (digest := _digest(inspector, ref)):
             yield from inspector.scored([ref])  # says why
-            continue
-        if digest not in seen:
+        elif digest not in seen:
             seen.add(digest)
             yield from inspector.left_out(digest).scored([ref])
 

@@ -68,7 +68,7 @@ def check_size(count: int, alpha: float) -> None:
     if not _rank(count, alpha):
         raise UsageError(
             f"{pictures(count)} cannot promise less than {floor_said(count)} false alarms, and {percent(alpha)} was asked for. "
-            f"Give at least {fewest(alpha)} normal pictures, or a higher share."
+            f"Give at least {pictures(fewest(alpha))}, or a higher share."
         )
 
 

@@ -67,7 +67,8 @@ class Detector(nn.Module):
 
         Args:
             name: the object's name, as a person would say it.
-            references: normal pictures; only for methods that take them.
+            references: normal pictures; only for methods that take them. They are in the context's banks and nowhere else,
+                so that one can be taken out of them later.
         """
         raise NotImplementedError
 
@@ -175,7 +176,7 @@ class Detector(nn.Module):
         """Publishes the learned weights with a card; see ``zsad.sharing.publish``. Weights that were loaded keep their header.
 
         Args:
-            target: "org/name" on the Hugging Face hub, or a folder (one that exists, or a path that begins with . or /).
+            target: "hf://org/name" or "org/name" on the Hugging Face hub, or a folder; see ``publish`` for which is which.
             figures: results for the card, by name; say on which data, which must not have been learned from.
             private: whether others may not see a repository that is made anew.
         """

@@ -16,7 +16,7 @@ from zsad.evaluation.figures import Evaluation
 from zsad.evaluation.keeping import FILES, MAPS
 from zsad.evaluation.measuring import check_metrics
 from zsad.evaluation.planning import told_problems
-from zsad.naming import printable
+from zsad.naming import many, printable
 
 __all__ = ["Request", "evaluate_data", "numbers_of", "words_of"]
 
@@ -60,7 +60,8 @@ def evaluate_data(request: Request) -> int:
 def _say_found(chosen: Dataset, problems: Sequence[str]) -> None:
     """Counts per category, and what is wrong with the data set."""
     typer.echo(
-        f"{printable(chosen.name)}: layout {chosen.layout}, {len(chosen)} pictures, {len(chosen.categories)} categories."
+        f"{printable(chosen.name)}: layout {chosen.layout}, {many(len(chosen), 'picture')}, "
+        f"{many(len(chosen.categories), 'category', 'categories')}."
     )
     rows = [
         {

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from copy import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from zsad.arguments import checked
 from zsad.calibration import Thresholds, fixed
 from zsad.corrections import Mark
 from zsad.detector import Detector
@@ -70,6 +72,7 @@ class Inspector:
         UsageError: an argument that cannot be carried out; NotTrained, UnknownName and WeightsError as in ``create``.
     """
 
+    @checked
     def __init__(
         self,
         method: str | Detector = "compact",
@@ -211,7 +214,8 @@ class Inspector:
     def left_out(self, digest: str) -> Inspector:
         """This inspector without one of its references."""
         other = copy(self)
-        other.context = self._prepared(without=digest)
+        banks = self.references.banks_without(digest, self.context.banks, self.coreset)
+        other.context = replace(self.context, banks=banks).to(self.device)
         return other
 
     def refresh(self) -> None:
@@ -233,12 +237,11 @@ class Inspector:
             why = next(iter(self.references.errors.items()), None)
             raise UsageError("No reference could be read" + (f"; {why[0]}: {why[1]}" if why else ": the source is empty."))
 
-    def _prepared(self, target: str | None = None, *, without: str | None = None) -> Context:
+    def _prepared(self, target: str | None = None) -> Context:
         """The context of a target, with the references of now."""
-        banks = {key: bank.to(self.device) for key, bank in self.references.banks(self.coreset, without).items()}
+        banks = {key: bank.to(self.device) for key, bank in self.references.banks(self.coreset).items()}
         with torch.inference_mode():
-            given = References(banks=banks) if banks else None
-            return self.detector.prepare(target or self.target, given).to(self.device)
+            return self.detector.prepare(target or self.target, References(banks=banks) if banks else None).to(self.device)
 
     def result(self, scored: Scored, thresholds: Thresholds) -> Result:
         """Verdict, map at original size and regions of a scored picture."""

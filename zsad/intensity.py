@@ -105,7 +105,7 @@ def _eight_bits(values: NDArray[Any], value_range: tuple[float, float] | None, n
         outside = np.count_nonzero((work < low) | (work > high)) / work.size
         work = (work - low) * (255 / (high - low))
     if strange.any():
-        notes.append(f"{np.count_nonzero(strange)} values are not finite: taken as {low:g}")
+        notes.append(f"values that are not finite ({np.count_nonzero(strange)}) are taken as {low:g}")
     elif outside:
         notes.append(f"{outside:.2%} of the values lie outside the range and were cut")
     work[strange] = 0

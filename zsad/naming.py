@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import PurePath
 
-__all__ = ["OutputNames", "printable"]
+__all__ = ["OutputNames", "many", "printable"]
 
 LONGEST = 200  # bytes of a file name before its ending; file systems stop at 255 with it
 ENDINGS = (".jpg", ".png", ".npy")
@@ -46,6 +46,11 @@ class OutputNames:
 def printable(text: str) -> str:
     """The text with control characters and undecodable bytes written as escapes, safe for a terminal and for UTF-8."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def many(count: int, one: str, more: str = "") -> str:
+    """ "1 picture", "0 pictures"; "1 category", "3 categories" where the plural is given."""
+    return f"{count} {one if count == 1 else more or one + 's'}"
 
 
 def _parts(name: str) -> list[str]:

@@ -21,6 +21,7 @@ import zsad
 from zsad.console import heard, package_version, say_unreadable, table
 from zsad.images import list_images
 from zsad.inspector import Inspector
+from zsad.naming import many
 from zsad.records import rows_at
 from zsad.registry import list_methods, method_class
 from zsad.report import verdict_line
@@ -138,7 +139,7 @@ def _scale_of_maps(kind: str | None, map_range: tuple[float, float]) -> str | No
 def _say(request: Request, inspector: Inspector, folder: RunFolder, summary: Summary) -> None:
     rows = folder.out / "predictions.jsonl"
     if folder.skipped:
-        typer.echo(f"zsad: {folder.skipped} pictures in {request.out} were left out: they are output of zsad.", err=True)
+        typer.echo(f"zsad: output of earlier runs in {request.out} was left out: {many(folder.skipped, 'picture')}.", err=True)
     if request.as_json:
         _print_json(rows, folder.out / "run.json")
         return

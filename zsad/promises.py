@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from zsad.arguments import checked
 from zsad.calibration import Thresholds, fixed
 from zsad.conformal import Floats, check_share, order_statistic, p_values, percent, pictures, threshold
 from zsad.errors import UsageError
@@ -100,6 +101,7 @@ class Calibration:
             self.max_false_alarms, self.review_false_alarms if review_false_alarms is None else review_false_alarms
         )
 
+    @checked
     def thresholds(self, max_false_alarms: float | None = None, review_false_alarms: float | None = None) -> Thresholds:
         """Levels that keep the promise; a region reaches what at most ``max_false_alarms`` of normal maps reach.
 

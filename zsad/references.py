@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain, count
 from pathlib import Path
@@ -25,6 +25,7 @@ from torch import Tensor
 from zsad.errors import UsageError
 from zsad.images import ImageRef
 from zsad.ops.coreset import blocks_of, counted, picked, streamed_coreset
+from zsad.ops.memory import leave_out
 from zsad.scoring import Scorer
 from zsad.stored import differences, scratch_folder, write_aside
 from zsad.types import Bank
@@ -62,6 +63,7 @@ class ReferenceSet:
         self._folder = scratch_folder(self)
         self._members = {one.digest: one for one in members}
         self.errors: dict[str, str] = {}
+        self._chosen: dict[Hashable, Tensor] = {}  # of blocks of pictures: positions of the coreset's rows
 
     def __len__(self) -> int:
         return len(self._members)
@@ -163,13 +165,29 @@ class ReferenceSet:
                 rows = torch.cat(list(parts))
                 chosen = torch.arange(len(rows))
             elif key == leader:
-                rows, chosen = streamed_coreset(blocks_of(parts, BLOCK), coreset, seed)
+                names = ((key, coreset, seed, *block) for block in self._blocks(without))
+                rows, chosen = streamed_coreset(blocks_of(parts, BLOCK), coreset, seed, known=self._chosen, names=names)
                 positions[key] = chosen
             else:
                 rows, chosen = picked(parts, positions[leader]), positions[leader]
             source = torch.bucketize(chosen, torch.tensor(sizes).cumsum(0), right=True)
             banks[key] = Bank(rows, source)
         return banks
+
+    def _blocks(self, without: str | None) -> list[list[str]]:
+        left = [digest for digest in sorted(self._members) if digest != without]
+        return [left[start : start + BLOCK] for start in range(0, len(left), BLOCK)]
+
+    def banks_without(self, digest: str, whole: Mapping[str, Bank], coreset: float = 1.0) -> dict[str, Bank]:
+        """What ``banks(coreset, digest)`` gives, from the banks of the ``whole`` set, without reading it again.
+
+        Only of a coreset the others' rows are read and chosen again: which were kept depends on the picture that is left out.
+        Blocks without it that were seen before are not chosen again, so of N pictures all leave-outs choose in 3 N / 2 blocks.
+        """
+        if coreset < 1 or self._members.keys() <= {digest}:
+            return self.banks(coreset, digest)
+        number = sorted(self._members).index(digest)
+        return {key: leave_out(bank, number) for key, bank in whole.items()}
 
     def copy(self) -> ReferenceSet:
         """A set of its own with the same pictures."""

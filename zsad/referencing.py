@@ -12,7 +12,7 @@ import typer
 from zsad.console import print_json, say_unreadable
 from zsad.errors import UsageError
 from zsad.inspector import Inspector
-from zsad.naming import printable
+from zsad.naming import many, printable
 from zsad.references import ReferenceSet, is_saved
 
 __all__ = ["Request", "change_references"]
@@ -54,5 +54,5 @@ def change_references(request: Request) -> int:
         print_json(facts | {"removed": list(request.remove), "judge": kept.judge})
     else:
         typer.echo("".join(f"{printable(name)}\n" for name in kept.names), nl=False)
-        typer.echo(f"{len(kept)} references in {request.folder}, {len(added)} new, {before - len(kept)} removed.")
+        typer.echo(f"{many(len(kept), 'reference')} in {request.folder}, {len(added)} new, {before - len(kept)} removed.")
     return 3 if errors else 0

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from zsad.arguments import checked, fits
 from zsad.errors import SizeMismatch, UnknownName, UsageError
 from zsad.types import Backbone, Recipe
 
@@ -85,6 +86,7 @@ def method_class(name: str) -> Any:
     return _methods[stem]
 
 
+@checked
 def load_backbone(
     name: str,
     *,
@@ -123,6 +125,7 @@ def load_backbone(
     return backbone.eval().requires_grad_(False)
 
 
+@checked
 def create(name: str, *, backbone: str | Backbone | None = None, checkpoint: str | Path | None = None, **arguments: Any) -> Any:
     """Builds a method, in evaluation mode, on the CPU.
 
@@ -170,15 +173,8 @@ def _check_backbone(cls: Any, backbone: Any) -> None:
 def _check_argument(cls: Any, key: str, value: Any) -> None:
     """A keyword must be of its default's kind; an int will do for a float, a list for a tuple."""
     parameter = inspect.signature(cls.__init__).parameters[key]
-    said = str(parameter.annotation)
-    kinds = {"tuple": (tuple, list), "int": int, "float": (int, float), "bool": bool, "str": str}
-    wanted = next((kind for kind in kinds if said.startswith(kind)), None)
-    inner = str if "[str" in said else int
-    good = wanted is None or (value is None and "None" in said) or isinstance(value, kinds[wanted])  # type: ignore[arg-type]
-    if good and isinstance(value, (tuple, list)):
-        good = all(isinstance(one, inner) for one in value)
-    if not good or (isinstance(value, bool) and wanted != "bool"):
-        raise UsageError(f"{key} of {cls.name} takes {said}, such as {parameter.default!r}; got {value!r}.")
+    if not fits(value, str(parameter.annotation), cls.__init__.__globals__):
+        raise UsageError(f"{key} of {cls.name} takes {parameter.annotation}, such as {parameter.default!r}; got {value!r}.")
 
 
 def load_by_recipe(method: str, recipe: Recipe, name: str) -> Any:

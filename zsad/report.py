@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from zsad.calibration import ANOMALOUS, NORMAL, REVIEW, Thresholds
 from zsad.drawing import colours
+from zsad.naming import many
 
 __all__ = ["Shown", "write_report"]
 
@@ -75,7 +76,7 @@ def verdict_line(counts: Mapping[str, int], promise: str = "") -> str:
     said = [f"{counts.get(label, 0)} {label}" for label in judged]
     said += [f"{counts['unlabelled']} scored without a verdict"] if counts.get("unlabelled") else []
     said += [f"{counts['error']} could not be judged"] if counts.get("error") else []
-    return f"{total} picture{'s' * (total != 1)}: {', '.join(said)}{promise and f'; {promise}'}"
+    return f"{many(total, 'picture')}: {', '.join(said)}{promise and f'; {promise}'}"
 
 
 def _write_head(
@@ -146,7 +147,7 @@ def _histogram(scores: NDArray[np.float64], thresholds: Thresholds) -> str:
     return (
         f'<figure><svg viewBox="-2 0 {10 * BINS + 4} 92" role="img" aria-label="histogram of the scores">{bars}{lines}</svg>'
         f'<div class="ends soft"><span>{low:.4g}</span><span>{high:.4g}</span></div>'
-        f"<figcaption>Scores of {len(known)} pictures{said}.</figcaption></figure>"
+        f"<figcaption>Scores of {many(len(known), 'picture')}{said}.</figcaption></figure>"
     )
 
 
@@ -173,7 +174,7 @@ def _caption(total: int, scored: int, limit: int) -> str:
     if limit < scored:
         said.append(f"Pictures are shown for the {limit} highest scores of {scored}.")
     if total > MOST_ROWS:
-        said.append(f"{total - MOST_ROWS} more rows are in predictions.csv.")
+        said.append(f"{many(total - MOST_ROWS, 'more row is', 'more rows are')} in predictions.csv.")
     return " ".join(said)
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from zsad.errors import UsageError
 from zsad.images import ImageRef
 from zsad.records import Records
-from zsad.stored import check_out
+from zsad.stored import HIDDEN, check_out
 
 __all__ = ["RunFolder"]
 
@@ -38,7 +38,7 @@ class RunFolder:
 
     def __init__(self, out: str | Path) -> None:
         self.out = Path(out)
-        self.hidden = self.out / ".zsad"
+        self.hidden = self.out / HIDDEN
         self.new = self.hidden / "new"
         self.records = Records(self.hidden)
         self.skipped = 0
@@ -47,9 +47,9 @@ class RunFolder:
         """Makes the folder this run's own.
 
         Raises:
-            UsageError: it is a file, holds another run, or holds files of the same names that are no run's.
+            UsageError: it is a file, holds another run or an evaluation, or files of the same names that are no run's.
         """
-        check_out(self.out, resume, overwrite)
+        check_out(self.out, self.records.settings.name, resume=resume, overwrite=overwrite)
         foreign = [name for name in (*FILES, *FOLDERS) if (self.out / name).exists()]
         if foreign and not self.hidden.is_dir():
             raise UsageError(

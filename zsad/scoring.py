@@ -176,7 +176,8 @@ class Scorer:
         crop = view.crop(picture.rgb)
 
         def tensor(place: Place) -> Tensor:
-            return self.detector.backbone.preprocess(piece(crop, view.corner, place))
+            backbone = self.detector.backbone
+            return backbone.preprocess(piece(crop, view.corner, place, backbone.image_size))
 
         scored = Scored(ref.name, ref.path, size, notes=tuple(picture.notes), image=picture.rgb if keep else None)
         if len(places) == 1:  # here and now, so that the pixels need not wait

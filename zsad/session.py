@@ -21,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from zsad.arguments import checked
 from zsad.calibration import Thresholds, decide, fixed
 from zsad.corrections import FALSE_ALARM, MISS, Mark, mark_of
 from zsad.encoding import Encoded
@@ -55,6 +56,7 @@ class Session:
         UsageError: the inspector cuts pictures into tiles.
     """
 
+    @checked
     def __init__(self, inspector: Inspector) -> None:
         if inspector.geometry.tile is not None:
             raise UsageError("A session judges whole pictures, and the inspector cuts tiles. Leave tile out.")
@@ -187,13 +189,15 @@ class Session:
     def _mark(self, number: int, drawn: NDArray[np.uint8], sign: int, box: list[int]) -> None:
         entry, geometry = self._pictures[number], self.inspector.geometry
         view, place = geometry.window(drawn.shape), geometry.places(drawn.shape)[0]
-        seen = piece(view.crop(np.repeat(drawn[..., None], 3, axis=2)), view.corner, place)[..., 0]
+        white = view.crop(np.repeat(drawn[..., None], 3, axis=2)) * np.uint8(255)  # so that what is shrunk stays above 0
+        seen = piece(white, view.corner, place, self.inspector.detector.backbone.image_size)[..., 0]
         features = load_features(entry.files[0])
         self.marks.append(mark_of(features, torch.from_numpy(seen.copy()), sign, entry.scored.name))
         self._note("correction", picture=entry.scored.name, kind=_KINDS[sign], box=box)
         self.rescore()
 
     # ------------------------------------------------------------------ calibration
+    @checked
     def calibrate(self, source: Any, max_false_alarms: float = FALSE_ALARMS, *, left_out: bool = False) -> Calibration:
         """Levels from normal pictures; they follow every later change of references and corrections.
 

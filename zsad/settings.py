@@ -9,7 +9,7 @@ import torch
 
 from zsad.detector import Detector
 from zsad.errors import UsageError
-from zsad.naming import printable
+from zsad.naming import many, printable
 from zsad.registry import create
 from zsad.scoring import PRECISIONS, Scorer
 
@@ -43,8 +43,8 @@ def check_target(target: str) -> str:
         raise UsageError(f"The target {printable(target)!r} has characters that do not print. Give a plain name: 'metal nut'.")
     if len(target) > TARGET_CHARACTERS or len(target.split()) > TARGET_WORDS:
         raise UsageError(
-            f"The target has {len(target.split())} words and {len(target)} characters; a text tower reads 77 tokens. "
-            f"Give a name of at most {TARGET_WORDS} words and {TARGET_CHARACTERS} characters, such as 'metal nut'."
+            f"The target has {many(len(target.split()), 'word')} and {many(len(target), 'character')}; a text tower reads 77 "
+            f"tokens. Give a name of at most {TARGET_WORDS} words and {TARGET_CHARACTERS} characters, such as 'metal nut'."
         )
     return target
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from zsad.arguments import checked
 from zsad.backbones.hub import announce_download, cached_file
 from zsad.checkpoints import read_header
 from zsad.errors import CheckpointMismatch, SourceNotFound, UsageError, WeightsUnavailable
@@ -63,6 +64,7 @@ def _downloaded(repository: str) -> Path:
     return Path(hf_hub_download(repository, WEIGHTS))
 
 
+@checked
 def from_pretrained(source: str | Path, *, backbone: Any = None, **arguments: Any) -> Any:
     """Builds the method that a file of learned weights belongs to, on the backbone that it was learned on.
 
@@ -81,7 +83,10 @@ def from_pretrained(source: str | Path, *, backbone: Any = None, **arguments: An
         raise SourceNotFound(f"There are no weights at {str(source)!r}. Give a file, a folder, or 'org/name' on the hub.")
     header = read_header(path)
     if "method" not in header:
-        raise CheckpointMismatch(f"{path.name} does not say which method it belongs to. Use create(method, checkpoint=path).")
+        raise CheckpointMismatch(
+            f"{path.name} does not say which method it belongs to. Use create(method, checkpoint=path), for zsad demo "
+            "--checkpoint METHOD=FILE."
+        )
     return create(header["method"], backbone=backbone or _backbone_of(header, path.name), checkpoint=path, **arguments)
 
 
@@ -104,7 +109,8 @@ def publish(weights: str | Path, target: str | Path, *, figures: Mapping[str, An
 
     Args:
         weights: a file of ``Detector.save``, or the out folder of ``zsad.train``.
-        target: "org/name" on the hub, or a folder: one that exists, or a path that begins with ".", "/" or "~".
+        target: "hf://org/name", or a folder: a ``Path``, a text that begins with ".", "/" or "~", or one whose folder is here
+            or would be made in one that is here. Any other "org/name" is a repository of the hub.
         figures: results for the card, by name.
         private: of a repository that is made anew.
 
@@ -120,19 +126,26 @@ def publish(weights: str | Path, target: str | Path, *, figures: Mapping[str, An
     header = read_header(path)
     if "method" not in header:
         raise CheckpointMismatch(f"{path.name} does not say what it is. Run zsad convert first, which writes a header.")
-    if _is_folder(target):
+    if (repository := _repository(target)) is None:
         folder = Path(target).expanduser()
         _fill(folder, path, header, f"./{folder.resolve().name}", figures or {})
         return str(folder)
-    if not REPOSITORY.fullmatch(str(target)):
-        raise UsageError(f"{str(target)!r} is no 'org/name' of the hub. A folder begins with ./ or /, or is there already.")
     with tempfile.TemporaryDirectory() as folder_name:
-        _fill(Path(folder_name), path, header, str(target), figures or {})
-        return _uploaded(Path(folder_name), str(target), private)
+        _fill(Path(folder_name), path, header, repository, figures or {})
+        return _uploaded(Path(folder_name), repository, private)
 
 
-def _is_folder(target: str | Path) -> bool:
-    return isinstance(target, Path) or target.startswith((".", "/", "~")) or Path(target).is_dir()
+def _repository(target: str | Path) -> str | None:
+    """The hub's "org/name" that a target of ``publish`` means; None where it means a folder."""
+    if remote := HUB.fullmatch(str(target)):
+        return remote["repository"]
+    if isinstance(target, Path) or target.startswith((".", "/", "~")) or Path(target).is_dir():
+        return None
+    if not REPOSITORY.fullmatch(target):
+        raise UsageError(
+            f"{target!r} is no 'org/name' of the hub. A folder begins with ./ or /, or it (or the folder above it) is here."
+        )
+    return None if Path(target).parent.is_dir() else target
 
 
 def _fill(folder: Path, weights: Path, header: Mapping[str, Any], name: str, figures: Mapping[str, Any]) -> None:

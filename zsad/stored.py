@@ -13,15 +13,31 @@ from typing import Any
 
 from zsad.errors import UsageError
 
-__all__ = ["check_out", "differences", "scratch_folder", "write_aside"]
+__all__ = ["HIDDEN", "check_out", "differences", "scratch_folder", "write_aside"]
+
+HIDDEN = ".zsad"  # of an output folder: what a command needs to go on with it
+MARKS = {"settings.json": "a run of zsad predict", "evaluation.json": "an evaluation (zsad evaluate)"}  # below HIDDEN
 
 
-def check_out(out: Path, resume: bool, overwrite: bool) -> None:
-    """Raises ``UsageError`` for an output folder that is a file, or that is to be kept and deleted at once."""
+def check_out(out: Path, mark: str, *, resume: bool, overwrite: bool) -> None:
+    """Refuses an output folder that is a file, is to be kept and deleted at once, or holds what another command wrote.
+
+    Args:
+        out: the folder.
+        mark: the file of ``MARKS`` that says that the folder is the command's own.
+        resume: goes on with what is there.
+        overwrite: deletes it.
+
+    Raises:
+        UsageError: says which; nothing is changed.
+    """
     if resume and overwrite:
         raise UsageError("--resume and --overwrite were both given: one keeps the run that is there, one deletes it.")
     if out.exists() and not out.is_dir():
         raise UsageError(f"{str(out)!r} is a file; give --out a folder.")
+    for name, what in MARKS.items():
+        if name != mark and (out / HIDDEN / name).is_file():
+            raise UsageError(f"{str(out)!r} holds {what}, and nothing in it was changed. Give another --out.")
 
 
 def scratch_folder(owner: object) -> Path:

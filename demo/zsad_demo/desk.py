@@ -12,17 +12,18 @@ import tempfile
 import threading
 import zipfile
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import zsad
 from zsad_demo.uploads import NORMALS, PICTURES, REFERENCES, Refused, take
+from zsad_demo.weights import Given
 
 MODELS = 4  # that stay in memory
 DEFAULT = "compact"
-SETS = {"musc": {"backbone": "compact"}}  # what a method is given here, so that it needs no download
+SETS: dict[str, dict[str, Any]] = {"musc": {"backbone": "compact"}}  # what a method is given here, so that it needs no download
 
 
 @dataclass(frozen=True)
@@ -35,23 +36,31 @@ class Key:
 
 
 class Models:
-    """The latest inspectors, without references or thresholds; sessions fork them."""
+    """The latest inspectors, without references or thresholds; sessions fork them.
 
-    def __init__(self) -> None:
+    Args:
+        given: learned weights by method.
+    """
+
+    def __init__(self, given: Mapping[str, Given] | None = None) -> None:
+        self._given = given or {}
         self._kept: OrderedDict[Key, zsad.Inspector] = OrderedDict()
         self._lock = threading.Lock()
 
     def __call__(self, key: Key) -> zsad.Inspector:
         with self._lock:
             if key not in self._kept:
-                arguments: dict[str, Any] = dict(SETS.get(key.method, {}))
-                if key.words:
-                    arguments["words"] = key.words
-                self._kept[key] = zsad.Inspector(key.method, key.target, **arguments)
+                self._kept[key] = self._built(key)
             self._kept.move_to_end(key)
             while len(self._kept) > MODELS:
                 self._kept.popitem(last=False)
             return self._kept[key]
+
+    def _built(self, key: Key) -> zsad.Inspector:
+        words: dict[str, Any] = {"words": key.words} if key.words else {}
+        if key.method in self._given:
+            return self._given[key.method].inspector(key.target, words)
+        return zsad.Inspector(key.method, key.target, **SETS.get(key.method, {}), **words)
 
 
 class Desk:
@@ -62,6 +71,7 @@ class Desk:
         session: None before the first inspection.
         selected: number of the picture that is looked at.
         refused: sentences on uploads that were not taken.
+        stopped: when the visitor last said stop, by the clock of the page; what was asked for before ends at its next step.
     """
 
     def __init__(self, models: Models) -> None:
@@ -73,6 +83,7 @@ class Desk:
         self.key = Key()
         self.selected = 0
         self.refused: list[str] = []
+        self.stopped = 0.0
         self.thumbs: dict[int, str] = {}
         self.drawn_for: object = None  # the scores that the thumbnails show
         self._references: dict[str, Path] = {}  # upload -> copy

@@ -5,10 +5,11 @@ from __future__ import annotations
 import shutil
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from zsad_demo.desk import Desk, Models
+from zsad_demo.weights import Given
 
 MOST = 200  # visitors at once
 IDLE = 3600.0  # seconds after which a desk may be cleared for another visitor
@@ -19,10 +20,11 @@ class Desks:
 
     Args:
         cache: the server's folder of uploads and shown pictures.
+        given: learned weights by method.
     """
 
-    def __init__(self, cache: Path) -> None:
-        self.models = Models()
+    def __init__(self, cache: Path, given: Mapping[str, Given] | None = None) -> None:
+        self.models = Models(given)
         self._cache = cache
         self._lock = threading.Lock()
         self._desks: dict[str, Desk] = {}

@@ -79,20 +79,26 @@ class Events:
 
     # ------------------------------------------------------------------ inspect
     def inspect(
-        self, files: list[str], target: str, words: str, references: list[str], method: str, agreed: bool, request: gr.Request
-    ) -> Iterator[Updates]:
+        self, files: list[str], target: str, words: str, references: list[str], method: str, agreed: bool, clicked: float,
+        request: gr.Request,
+    ) -> Iterator[Updates]:  # fmt: skip
         offer = self.offers[method]
         allowed(offer, agreed)
         desk = self.desks(request.session_hash, [*(files or ()), *(references or ())])
         key = Key(method, target.strip() or "object", words_for(offer, words))
         yield {self.ui.status: _working("Loading the model")}
         for done, total in desk.inspect(files, key, references):
-            yield {self.ui.status: _working(f"{done} of {total} pictures", done / total)}
+            if desk.stopped >= clicked:  # ending by itself leaves the page as it is; Gradio's cancels= leaves an error on it
+                yield self._after_stop(desk)
+                return
+            yield {self.ui.status: _working(f"{done} of {total} picture{'s' * (total != 1)}", done / total)}
         with desk.lock:
             yield self.all(desk)
 
-    def stopped(self, request: gr.Request) -> Updates:
-        desk = self.desks(request.session_hash)
+    def stop(self, clicked: float, request: gr.Request) -> None:
+        self.desks(request.session_hash).stopped = clicked
+
+    def _after_stop(self, desk: Desk) -> Updates:
         if desk.session is None:
             return {self.ui.status: "<div class='summary'><p class='soft'>Stopped. Nothing was changed.</p></div>"}
         return self.batch(desk)

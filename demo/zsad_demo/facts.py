@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import zsad
+from zsad_demo.weights import Given
 
 
 @dataclass(frozen=True)
@@ -26,13 +28,25 @@ class Offer:
     words: bool = False
 
 
-def offers() -> dict[str, Offer]:
-    """Every method, the embedded default first. Nothing is loaded or downloaded for it."""
-    found = zsad.listings()
+def offers(given: Mapping[str, Given] | None = None) -> dict[str, Offer]:
+    """Every method, the embedded default first. Nothing is loaded or downloaded for it.
+
+    Args:
+        given: learned weights by method.
+    """
+    found, given = zsad.listings(), given or {}
     sizes = {row["name"]: row for row in found["backbones"]}
-    made = [_offer(row, sizes) for row in found["methods"]]
+    made = [_with(given[row["name"]]) if row["name"] in given else _offer(row, sizes) for row in found["methods"]]
     made.sort(key=lambda one: (one.name != "compact", not one.usable, one.download, one.name))
     return {one.name: one for one in made}
+
+
+def _with(given: Given) -> Offer:
+    """A method whose weights whoever serves the page has chosen."""
+    detector = given.detector
+    learned = detector.header.get("trained_on", "not on record")
+    note = f"Weights {given.name} on {detector.backbone.name}, here. Learned from: {learned}."
+    return Offer(detector.name, f"{detector.name}: {given.name}", note, words=detector.name == "compact")
 
 
 def _offer(row: dict[str, str], backbones: dict[str, dict[str, str]]) -> Offer:
@@ -42,8 +56,11 @@ def _offer(row: dict[str, str], backbones: dict[str, dict[str, str]]) -> Offer:
     if name == "musc":
         return Offer(name, "musc: the pictures judge each other", "On the tower that ships with zsad; needs several pictures.")
     if row["weights"] == "pass --checkpoint":
-        note = "Needs the authors' file of learned weights, which is not here. Use the command line with --checkpoint."
-        return Offer(name, f"{name}: needs the authors' weights", note, usable=False)
+        note = (
+            "Needs the authors' file of learned weights, which is not here. Whoever serves this page can give it: "
+            f"zsad demo --checkpoint {name}=FILE."
+        )
+        return Offer(name, f"{name}: needs --checkpoint", note, usable=False)
     size, here = float(tower.get("size", "0 MB").split()[0]), tower.get("here") == "yes"
     said = f"{row['backbone']}, {size:.0f} MB"
     if here:

@@ -36,10 +36,11 @@ def effects(desk: Desk) -> str:
         if found and found[0].kind == "word"
         else "each sentence, against the set without it (text part of the score)"
     )
+    counted = f"{len(found)} prompt{'s' * (len(found) != 1)}", f"{len(numbers)} picture{'s' * (len(numbers) != 1)}"
     return (
-        f"<div class='lab'><p class='soft'>Effect on the score: {how}. {len(found)} prompts, "
+        f"<div class='lab'><p class='soft'>Effect on the score: {how}. {counted[0]}, "
         f"{dead} dead (below {found[0].bound:g} on all "
-        f"{len(numbers)} pictures).</p><table><thead><tr><th>Prompt</th><th>On {name}</th><th></th><th>Mean of all</th></tr>"
+        f"{counted[1]}).</p><table><thead><tr><th>Prompt</th><th>On {name}</th><th></th><th>Mean of all</th></tr>"
         f"</thead><tbody>{lines}</tbody></table></div>"
     )
 

@@ -55,6 +55,7 @@ def inputs(offers: dict[str, Offer], examples: dict[str, str]) -> SimpleNamespac
         ui.method = gr.Dropdown([(one.label, one.name) for one in offers.values()], value="compact", label="Method")
         ui.method_note = gr.Markdown(offers["compact"].note, elem_classes="soft")
         ui.agree = gr.Checkbox(label="Download it now", value=False, visible=False)
+    ui.clicked = gr.Number(0, visible=False)  # ms, by the visitor's clock
     with gr.Row():
         ui.inspect = gr.Button("Inspect", variant="primary", scale=3, elem_id="inspect")
         ui.stop = gr.Button("Stop", scale=1, min_width=80, elem_id="stop")

@@ -200,6 +200,27 @@ def check_references_are_used(detector: Any) -> None:
     assert (found.anomaly_map - plain.anomaly_map).abs().max() > 1e-5, "references change no map"
 
 
+def check_references_are_banks_and_nothing_else(detector: Any) -> None:
+    """What leaving a reference out relies on: all that a context has of the references are the banks, as they were given."""
+    if (context := with_references(detector, pictures(detector)[:2])) is None:
+        return
+    with torch.inference_mode():
+        plain, again = detector.prepare(NAME), detector.prepare(NAME, References(banks=context.banks))
+    for found in (context, again):
+        assert dict(found.sentences) == dict(plain.sentences)
+        assert found.words == plain.words
+        assert found.extra.keys() == plain.extra.keys(), "references are kept in extra"
+        pairs = [(found.extra[key], plain.extra[key]) for key in plain.extra]
+        if plain.text is not None:
+            pairs.append((found.text, plain.text))
+        assert all(torch.equal(one, other) for one, other in pairs), "references change more than the banks"
+    assert again.banks.keys() == context.banks.keys()
+    for key, bank in context.banks.items():
+        assert torch.equal(again.banks[key].rows, bank.rows), "banks that are given are changed"
+        assert torch.equal(again.banks[key].source, bank.source)
+        assert set(bank.source.tolist()) == {0, 1}, "a bank does not know its references"
+
+
 def check_order_of_references_does_not_matter(detector: Any) -> None:
     images = pictures(detector)
     there, back = with_references(detector, images[:2]), with_references(detector, images[:2].flip(0))

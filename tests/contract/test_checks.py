@@ -163,6 +163,24 @@ class IgnoresReferences(Good):
         return 0 * super().distances(features, bank)
 
 
+class MeanOfReferences(Good):
+    def prepare(self, name: str = "object", references: References | None = None) -> Context:
+        found = super().prepare(name, references)
+        mean = {key: bank.rows.mean(0) for key, bank in found.banks.items()}
+        return Context(sentences=found.sentences, banks=found.banks, extra=mean)
+
+
+class CentredBanks(Good):
+    def prepare(self, name: str = "object", references: References | None = None) -> Context:
+        banks = {key: Bank(bank.rows - bank.rows.mean(), bank.source) for key, bank in self.banks(references).items()}
+        return Context(sentences={"normal": (name,)}, banks=banks)
+
+
+class NoSources(Good):
+    def banks(self, references: References | None) -> dict[str, Bank]:
+        return {key: Bank(bank.rows, 0 * bank.source) for key, bank in super().banks(references).items()}
+
+
 class FirstReferenceOnly(Good):
     def distances(self, features: ImageFeatures, bank: Bank) -> Tensor:
         return super().distances(features, bank)[:, :1]
@@ -197,6 +215,7 @@ BROKEN = {
     "context_moves_and_saves": [LosesSentences],
     "references_give_finite_repeatable_answers": [NotFiniteWithReferences, RandomRows],
     "references_are_used": [IgnoresReferences],
+    "references_are_banks_and_nothing_else": [MeanOfReferences, CentredBanks, NoSources],
     "order_of_references_does_not_matter": [FirstReferenceOnly],
     "own_reference_is_never_more_suspicious": [Nearness],
     "context_with_references_saves": [LosesBanks],

@@ -9,6 +9,7 @@ import typer
 
 from zsad.cli.frame import EXIT_CODES, Json, app, sentence_on_error
 from zsad.console import print_json
+from zsad.naming import many
 from zsad.options import Backbone, Checkpoint, Sets, ValueRange, Words, joined, method_arguments
 
 
@@ -115,7 +116,7 @@ def finetune(
         print_json(found)
         return
     losses = found["losses"]
-    typer.echo(f"Written to {found['out']}: {found['method']} after {found['epoch']} epochs.")
+    typer.echo(f"Written to {found['out']}: {found['method']} after {many(found['epoch'], 'epoch')}.")
     typer.echo(f"Mean loss of the first epoch {losses[0]:.4f}, of the last {losses[-1]:.4f}; see {out / 'loss.png'}.")
     typer.echo(f"Learned from: {found['trained_on']}. Licence: {found['licence']}.")
 
@@ -124,11 +125,15 @@ def finetune(
 @sentence_on_error
 def push(
     out: Annotated[Path, typer.Argument(help="The out folder of zsad finetune, or a file of zsad convert.")],
-    target: Annotated[str, typer.Argument(help="org/name on the Hugging Face hub, or a folder: ./name.")],
+    target: Annotated[str, typer.Argument(help="A folder, or org/name on the Hugging Face hub.")],
     figures: Annotated[Path | None, typer.Option(help="JSON file of results for the card: names and values.")] = None,
     private: Annotated[bool, typer.Option("--private", help="Of a repository that is made anew.")] = False,
 ) -> None:
-    """Publishes learned weights with a card: figures, data, licence, settings."""
+    """Publishes learned weights with a card: figures, data, licence, settings.
+
+    TARGET is a folder where it begins with ./ or / or ~, is here, or lies in a folder that is here; else org/name
+    is a repository of the hub. hf://org/name is one in any case.
+    """
     from zsad.finetuning import push_weights
 
     typer.echo(f"Published: {push_weights(out, target, figures, private)}")

@@ -15,6 +15,7 @@ import scipy
 import torch
 
 import zsad
+from zsad.arguments import checked
 from zsad.datasets import Dataset, open_dataset
 from zsad.detector import Detector
 from zsad.errors import UsageError
@@ -34,6 +35,7 @@ PER_CATEGORY = ("target", "words", "sentences")  # of Inspector.describe()
 SMALLEST_MAP = 8
 
 
+@checked
 def evaluate(
     detector: str | Detector | Inspector,
     dataset: Dataset | str | Path,

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zsad.errors import UsageError
-from zsad.stored import check_out, differences, write_aside
+from zsad.stored import HIDDEN, check_out, differences, write_aside
 
 __all__ = ["FILES", "Kept", "Store"]
 
@@ -35,7 +35,7 @@ class Store:
 
     def __init__(self, out: str | Path) -> None:
         self.out = Path(out)
-        self.hidden = self.out / ".zsad"
+        self.hidden = self.out / HIDDEN
         self.settings = self.hidden / "evaluation.json"
 
     def claim(self, *, resume: bool = False, overwrite: bool = False) -> None:
@@ -44,8 +44,8 @@ class Store:
         Raises:
             UsageError: it is a file, holds another run, or holds files of the same names that are no evaluation's.
         """
-        check_out(self.out, resume, overwrite)
-        foreign = [name for name in (*FILES, MAPS, ".zsad") if (self.out / name).exists()]
+        check_out(self.out, self.settings.name, resume=resume, overwrite=overwrite)
+        foreign = [name for name in (*FILES, MAPS, HIDDEN) if (self.out / name).exists()]
         if foreign and not self.settings.is_file():
             raise UsageError(
                 f"{str(self.out)!r} holds {', '.join(foreign)}, but no evaluation, so nothing was overwritten. Give another "

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from zsad.checkpoints import load_index, published, sha256_of
 from zsad.datasets import Dataset, Sample
 from zsad.detector import Detector
+from zsad.naming import many
 
 __all__ = ["Learned", "data_sets_in", "identify", "leakage", "learned_from", "records_of"]
 
@@ -137,4 +138,4 @@ def leakage(detector: Detector, data: Dataset, samples: Sequence[Sample], said: 
     if not seen:
         return ""
     names = ", ".join(data.name_of(one) for one in seen[:CITED]) + (" ..." if len(seen) > CITED else "")
-    return f"{detector.name} learned from {len(seen)} of the {len(samples)} pictures of {data.name!r}: {names}."
+    return f"{detector.name} learned from {len(seen)} of the {many(len(samples), 'picture')} of {data.name!r}: {names}."

@@ -11,6 +11,7 @@ from typing import Any
 from zsad.datasets import Dataset, Sample
 from zsad.errors import UsageError
 from zsad.evaluation.shots import draw
+from zsad.naming import many
 
 __all__ = ["Job", "Plan", "check_seeds", "digest_of", "plan_jobs", "told_problems"]
 
@@ -66,7 +67,7 @@ def plan_jobs(data: Dataset, tested: Dataset, shots: int, seeds: Sequence[int], 
         UsageError: no picture has a label.
     """
     if all(sample.label is None for sample in tested):
-        raise UsageError(f"None of the {len(tested)} pictures of {data.name!r} has a label, so there is nothing to measure.")
+        raise UsageError(f"No label among {many(len(tested), 'picture')} of {data.name!r}, so there is nothing to measure.")
     jobs = []
     for category in dict.fromkeys([*tested.categories, *data.categories]):
         target = data.prompt_name(category, raw=raw_names)
@@ -78,7 +79,11 @@ def plan_jobs(data: Dataset, tested: Dataset, shots: int, seeds: Sequence[int], 
 
 def _job(data: Dataset, category: str, target: str, own: Sequence[Sample], shots: int, seed: int | None) -> Job:
     known = [one for one in own if one.label is not None]
-    notes = [f"{len(own) - len(known)} unlabelled pictures are left out."] if len(own) > len(known) else []
+    notes = (
+        [f"{many(len(own) - len(known), 'unlabelled picture is', 'unlabelled pictures are')} left out."]
+        if len(own) > len(known)
+        else []
+    )
     drawn, told = draw(data, category, known, shots, seed) if seed is not None else ((), ())
     left = tuple(one for one in known if one not in drawn)
     error = ""
@@ -87,7 +92,8 @@ def _job(data: Dataset, category: str, target: str, own: Sequence[Sample], shots
     elif not left:
         error = f"{category}: has no labelled picture to score."
     elif len(drawn) < (shots if seed is not None else 0):
-        error = f"{category}: {shots} references were asked for, and there are {len(drawn)} normal pictures to draw from."
+        asked, there = many(shots, "reference was", "references were"), "is" if len(drawn) == 1 else "are"
+        error = f"{category}: {asked} asked for, and there {there} {many(len(drawn), 'normal picture')} to draw from."
     names = tuple(map(data.name_of, left)), tuple(map(data.name_of, drawn))
     return Job(category, target, seed, left, names[0], drawn, names[1], (*notes, *told), error)
 

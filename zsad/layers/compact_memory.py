@@ -21,6 +21,7 @@ from torch import Tensor
 from zsad.errors import UsageError
 from zsad.layers.compact_head import SIDES
 from zsad.ops.maps import upsample
+from zsad.ops.memory import nearest_value
 from zsad.types import Bank, ImageFeatures, References, Tap
 
 __all__ = ["FEWEST", "Near", "check_references", "departure", "judge_each_other", "memory_rows", "nearest_in", "unit_rows"]
@@ -32,7 +33,6 @@ ZERO, ONE = -0.1, 1.6  # of the sum: the median normal place, what nine in ten p
 LOWEST = 0.3  # part of the other pictures of a batch that a patch is judged by
 FEWEST = 5  # pictures of a batch
 TOGETHER = 32  # pictures of a batch that are judged at once: with 1000 others their distances take 160 MB
-BLOCK = 32_000_000  # cosines that are in memory at once: 128 MB
 NOVELTY = "novelty."  # before the stage, in the names of the banks
 
 Near: TypeAlias = Mapping[int, tuple[Tensor, Tensor]]  # stage -> distance to the nearest patch, and its novelty: (B, L) each
@@ -70,31 +70,10 @@ def memory_rows(taps: Mapping[int, Tap], novel: Tensor) -> dict[str, Tensor]:
     return found
 
 
-def nearest(rows: Tensor, kept: Tensor, values: Tensor, block: int = BLOCK) -> tuple[Tensor, Tensor]:
-    """The nearest of the kept rows: how far it is, and its value.
-
-    Args:
-        rows: (B, L, C) of length one.
-        kept: (M, C) of length one.
-        values: (M,) one per kept row.
-        block: how many cosines are computed at once.
-
-    Returns:
-        Cosine distance (B, L), 0 to 2, and value (B, L).
-    """
-    flat = rows.flatten(0, 1)
-    best, value = flat.new_full((len(flat),), -torch.inf), flat.new_zeros(len(flat))
-    size = max(1, block // max(1, len(flat)))
-    for part, own in zip(kept.to(flat).split(size), values.to(flat).split(size), strict=True):
-        cosine, index = (flat @ part.T).max(1)
-        value, best = torch.where(cosine > best, own[index], value), torch.maximum(cosine, best)
-    return (1 - best).unflatten(0, rows.shape[:2]), value.unflatten(0, rows.shape[:2])
-
-
 def nearest_in(taps: Mapping[int, Tap], banks: Mapping[str, Bank]) -> Near:
     """B pictures against the references' banks."""
     return {
-        stage: nearest(rows, banks[str(stage)].rows, banks[f"{NOVELTY}{stage}"].rows[:, 0])
+        stage: nearest_value(rows, banks[str(stage)].rows, banks[f"{NOVELTY}{stage}"].rows[:, 0])
         for stage, rows in unit_rows(taps).items()
     }
 
@@ -163,7 +142,7 @@ def _lowest(own: list[dict[int, Tensor]], others: Iterator[Mapping[str, Tensor]]
     found = {stage: x.new_empty(2, *x.shape[:2], len(judges)) for stage, x in rows.items()}  # distance, novelty: (B, L, N)
     for column, kept in enumerate(others):
         for stage, x in rows.items():
-            pair = nearest(x, kept[str(stage)][0], kept[f"{NOVELTY}{stage}"][0, :, 0])
+            pair = nearest_value(x, kept[str(stage)][0], kept[f"{NOVELTY}{stage}"][0, :, 0])
             found[stage][..., column] = torch.stack(pair)
     count = max(1, int(LOWEST * (len(judges) - 1)))
     near = {}

@@ -6,7 +6,7 @@ the search that follows, so that distances are chords of the unit sphere: |a - b
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator, MutableMapping
 from itertools import islice
 
 import torch
@@ -50,7 +50,14 @@ def coreset(rows: Tensor, fraction: float, seed: int = 0, width: int = WIDTH) ->
     return _farthest_first(points, count, start)
 
 
-def streamed_coreset(blocks: Iterable[Tensor], fraction: float, seed: int = 0, width: int = WIDTH) -> tuple[Tensor, Tensor]:
+def streamed_coreset(
+    blocks: Iterable[Tensor],
+    fraction: float,
+    seed: int = 0,
+    width: int = WIDTH,
+    known: MutableMapping[Hashable, Tensor] | None = None,
+    names: Iterable[Hashable] = (),
+) -> tuple[Tensor, Tensor]:
     """A coreset of rows that come block by block and never are in memory together.
 
     Of each block its own coreset is kept, nothing else. So every row of the stream is as near to a kept row as its block's
@@ -63,6 +70,8 @@ def streamed_coreset(blocks: Iterable[Tensor], fraction: float, seed: int = 0, w
         fraction: of every block's rows that are kept.
         seed: of the projection and of the first rows; all blocks have the same.
         width: as in ``coreset``.
+        known: what was chosen of blocks before, by name; what is chosen now is added.
+        names: of the blocks, one each and equal only where rows, fraction, seed and width are; for ``known``.
 
     Returns:
         rows (m, C), as they came; positions (m,) int64 in the whole stream: where every reference leaves M rows, a kept row is
@@ -71,8 +80,12 @@ def streamed_coreset(blocks: Iterable[Tensor], fraction: float, seed: int = 0, w
     kept: list[Tensor] = []
     positions: list[Tensor] = []
     seen = 0
-    for block in blocks:
-        chosen = coreset(block, fraction, seed, width)
+    known, name = {} if known is None else known, iter(names)
+    for number, block in enumerate(blocks):
+        own = next(name, number)
+        if own not in known:
+            known[own] = coreset(block, fraction, seed, width)
+        chosen = known[own]
         kept.append(block[chosen])
         positions.append(chosen + seen)
         seen += len(block)

@@ -11,7 +11,7 @@ from torch import Tensor
 from zsad.errors import MissingExtra, UsageError
 from zsad.types import Bank
 
-__all__ = ["faiss_index", "nearest_cosine", "nearest_in_index"]
+__all__ = ["faiss_index", "leave_out", "nearest_cosine", "nearest_in_index", "nearest_value"]
 
 KEPT = 4096  # bank rows at a time; they are normalised piece by piece, so that no second bank is made
 BLOCK = 16_000_000  # cosines that are in memory at once: 64 MB
@@ -47,6 +47,34 @@ def nearest_cosine(rows: Tensor, bank: Bank, block: int = BLOCK, kept: int = KEP
         pieces = wanted.split(max(1, block // len(part)))
         best = torch.maximum(best, torch.cat([(piece @ part.T).amax(dim=1) for piece in pieces]))
     return best.unflatten(0, rows.shape[:2])
+
+
+def nearest_value(rows: Tensor, kept: Tensor, values: Tensor, block: int = BLOCK) -> tuple[Tensor, Tensor]:
+    """How far the nearest row of a bank is, and a value that this row carries; for rows that have length one already.
+
+    Args:
+        rows: (B, L, C) of length one.
+        kept: (M, C) of length one; may lie on another device.
+        values: (M,) one per kept row.
+        block: how many cosines are computed at once.
+
+    Returns:
+        Cosine distance (B, L), 0 to 2, and value (B, L).
+    """
+    flat = rows.flatten(0, 1)
+    best, value = flat.new_full((len(flat),), -torch.inf), flat.new_zeros(len(flat))
+    size = max(1, block // max(1, len(flat)))
+    for part, own in zip(kept.to(flat).split(size), values.to(flat).split(size), strict=True):
+        cosine, index = (flat @ part.T).max(1)
+        value, best = torch.where(cosine > best, own[index], value), torch.maximum(cosine, best)
+    return (1 - best).unflatten(0, rows.shape[:2]), value.unflatten(0, rows.shape[:2])
+
+
+def leave_out(bank: Bank, source: int) -> Bank:
+    """The bank as it would be without the reference of that number; those behind it move up by one."""
+    kept = bank.source != source
+    left = bank.source[kept]
+    return Bank(bank.rows[kept], left - (left > source).to(left.dtype), bank.sign)
 
 
 def faiss_index(bank: Bank, cells: int = 0, probes: int = 8, seed: int = 0) -> Any:
