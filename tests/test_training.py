@@ -259,10 +259,14 @@ def test_refusals(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     for key, least in {"seed": 0, "synthetic": 0, "parts": 1}.items():
         with pytest.raises(UsageError, match=rf"{key} has to be a whole number from {least} on; got {least - 1}"):
             zsad.train(april, data, tmp_path, **{key: least - 1})
-    with pytest.raises(UsageError, match=r"precision='fp8': choose fp32, bf16, fp16"):
+    with pytest.raises(UsageError, match=r"precision of train takes 'fp32' or 'bf16' or 'fp16'; got 'fp8'"):
         zsad.train(april, data, tmp_path, precision="fp8")
-    with pytest.raises(UsageError, match=r"device='tpu': choose 'auto' or 'cpu'"):
+    with pytest.raises(UsageError, match=r"device of train takes 'auto' or 'cpu'; got 'tpu'"):
         zsad.train(april, data, tmp_path, device="tpu")
+    with pytest.raises(UsageError, match=r"lr_schedule of train takes .constant. or .one_cycle. or None; got .linear."):
+        zsad.train(april, data, tmp_path, lr_schedule="linear")
+    with pytest.raises(UsageError, match=r"batch_size of train takes a whole number or None; got 2.5"):
+        zsad.train(april, data, tmp_path, batch_size=2.5)
     with pytest.raises(UsageError, match=r"no training run to go on with"):
         zsad.train(april, data, tmp_path, resume=True)
     with pytest.raises(UsageError, match=r"no data set to learn from"):

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from zsad.arguments import checked
 from zsad.detector import Detector
 from zsad.errors import UsageError
 from zsad.threads import ahead
@@ -47,6 +48,7 @@ log = logging.getLogger("zsad")
 Pieces = Sequence[tuple[Batch, float]]  # pieces of one step and the share of its pictures that each holds
 
 
+@checked
 def train(
     detector: Detector,
     data: Any,

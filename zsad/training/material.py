@@ -18,6 +18,7 @@ from zsad.checkpoints import sha256_of
 from zsad.datasets import Dataset
 from zsad.detector import Detector
 from zsad.errors import UsageError
+from zsad.naming import many
 from zsad.training.cache import FeatureCache, joined
 from zsad.training.data import Example, Pictures, checked
 from zsad.training.run import TrainingRun
@@ -76,7 +77,7 @@ class Material:
             rows += [{"picture": one.source, "error": NO_MASK.format(self.detector.name)} for one in bare]
             self._look_at([one for one in examples if labels_only or one.masked], rows, accelerator)
             run.write_errors(rows)
-            self._judge(rows, run)
+            self._judge(rows, run, drawn=any(one.defect for one in examples))
         held: list[Any] = [[self.examples, self.kinds, self.keys, self.masks, self.hashes]]
         if accelerator.num_processes > 1:
             from accelerate.utils import broadcast_object_list
@@ -120,14 +121,19 @@ class Material:
                 )
         return key
 
-    def _judge(self, rows: Sequence[dict[str, str]], run: TrainingRun) -> None:
-        """Raises where training would be pointless, and says what it will be without."""
-        left_out = f" {len(rows)} were left out, see {run.out / 'errors.jsonl'}; the first: {rows[0]['error']}" if rows else ""
+    def _judge(self, rows: Sequence[dict[str, str]], run: TrainingRun, drawn: bool) -> None:
+        """Raises where training would be pointless, and says what it will be without; ``drawn``: defects were asked for."""
+        left_out = (
+            f" {many(len(rows), 'was', 'were')} left out, see {run.out / 'errors.jsonl'}; the first: {rows[0]['error']}"
+            if rows
+            else ""
+        )
         labels = [one.label for one in self.examples]
         if 1 not in labels:
+            advice = "" if drawn else ", or let defects be drawn on the normal pictures: synthetic=1, --synthetic 1"
             raise UsageError(
                 f"There is no anomalous picture to learn from, among {len(labels)} that can be used.{left_out} Give another "
-                "set, or let defects be drawn on the normal pictures: synthetic=1, --synthetic 1."
+                f"set{advice}."
             )
         if 0 not in labels:
             log.warning("There is no normal picture among %d: scores of pictures will learn nothing of use.", len(labels))
@@ -135,7 +141,7 @@ class Material:
         if bare:
             log.warning("%d of %d pictures train the image term alone: they have labels and no masks.", bare, len(labels))
         if rows:
-            log.warning("%d pictures were left out: %s", len(rows), run.out / "errors.jsonl")
+            log.warning("%s left out: %s", many(len(rows), "picture was", "pictures were"), run.out / "errors.jsonl")
 
     # ------------------------------------------------------------------ steps
     def pieces(self, shares: Sequence[tuple[list[int], float]]) -> list[tuple[Batch, float]]:

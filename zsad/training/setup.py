@@ -15,6 +15,7 @@ from torch import nn
 
 from zsad.detector import BACKBONE_FACTS, Detector
 from zsad.errors import MissingExtra, UsageError
+from zsad.naming import many
 from zsad.training.material import Material
 from zsad.training.run import TrainingRun
 from zsad.types import Schedule
@@ -72,13 +73,8 @@ def accelerator_for(device: str, precision: str) -> Any:
     """An ``accelerate.Accelerator``; what ``accelerate launch`` sets is kept.
 
     Raises:
-        UsageError: no such device or precision.
         MissingExtra: accelerate is not installed.
     """
-    if device not in ("auto", "cpu"):
-        raise UsageError(f"device={device!r}: choose 'auto' or 'cpu'; which device 'auto' is, `accelerate launch` says.")
-    if precision not in PRECISIONS:
-        raise UsageError(f"precision={precision!r}: choose {', '.join(PRECISIONS)}.")
     try:
         from accelerate import Accelerator
         from accelerate.state import AcceleratorState, PartialState
@@ -154,7 +150,7 @@ def begin(
     accelerator.wait_for_everyone()
     done = run.last_epoch() if resume else 0
     if done > epochs:
-        raise UsageError(f"The run in {str(run.out)!r} has {done} epochs already, and {epochs} were asked for.")
+        raise UsageError(f"The run in {str(run.out)!r} has {many(done, 'epoch')} already, and {epochs} were asked for.")
     if done:
         run.load_epoch(done, detector, optimizer, accelerator.scaler)
     elif accelerator.num_processes > 1:
