@@ -68,7 +68,10 @@ def rows(kept_out: bool, first: int, count: int, seed: int) -> Iterator[Row]:
             kind = kinds[number % len(kinds)] if kept_out else str(rng.choice(kinds))
             if where is not None and rng.random() < 0.15:
                 where = None  # now and then beside the object too
-            yield name, kind, *make_defect(rgb, rng, kind, where, other)[:2]
+            bad, mask = rgb, np.zeros_like(rgb[..., 0])
+            while not mask.any():  # some draws change nothing, on pictures without light or texture
+                bad, mask, _ = make_defect(rgb, rng, kind, where, other)
+            yield name, kind, bad, mask
         other = rgb
 
 
