@@ -202,8 +202,11 @@ class Workshop:
         return detector
 
     def trained(self, seed: int, epochs: int) -> Learner:
-        """The same after ``zsad.train``; a run that was broken off goes on."""
+        """The same after ``zsad.train``; a run that was broken off goes on, a finished one is read."""
         detector, out = self.untrained(seed), self.run(seed, epochs)
+        if (out / "final.safetensors").exists():
+            detector.load(out / "final.safetensors")
+            return detector
         resume = (out / "training.json").exists()
         zsad.train(detector, self.learn, out, epochs=epochs, seed=seed, cache=self.cache / "features", device="cpu",
                    split=None, licence=HEADER["licence"], resume=resume, **SCHEDULE)  # fmt: skip
