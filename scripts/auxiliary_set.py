@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
@@ -90,14 +91,17 @@ def write_part(out: Path, kept_out: bool, seed: int, first: int, count: int) -> 
 
 
 def draw(out: Path, pictures: int, kept_out: bool, seed: int = 0, processes: int = 2) -> None:
-    """Draws the set, a part after the other in each process."""
-    firsts, work = range(0, pictures, PART), partial(write_part, out, kept_out, seed)
+    """Draws the set, a part after the other in each process; the folder has its name when all is there."""
+    aside = out.with_name(f"{out.name}.partial")
+    shutil.rmtree(aside, ignore_errors=True)
+    firsts, work = range(0, pictures, PART), partial(write_part, aside, kept_out, seed)
     counts = [min(PART, pictures - first) for first in firsts]
     with ExitStack() as stack:
         bar = stack.enter_context(tqdm(total=pictures, desc=f"drawing {out.name}", disable=None))
         run = map if processes == 1 else stack.enter_context(ProcessPoolExecutor(processes)).map
         for done in run(work, firsts, counts):
             bar.update(done)
+    aside.rename(out)
 
 
 def main() -> None:
