@@ -122,8 +122,8 @@ def table(methods: list[str], seeds: list[int], count: int) -> None:
         print(f"| {method} | mean | " + " | ".join(f"{value:.3f}" for value in means) + " |", flush=True)
 
 
-def default(cache: Path, seeds: list[int]) -> None:
-    """The embedded default's head, alone and in the detector: of random weights, trained by ``zsad.train``, and as it ships.
+def default(cache: Path, seeds: list[int], against: list[Path]) -> None:
+    """The embedded default's head, alone and in the detector: of random weights, trained by ``zsad.train``, as it ships, others.
 
     On families of pictures that no head was trained on, and there on the kind of defect that none was trained on either.
     """
@@ -150,8 +150,9 @@ def default(cache: Path, seeds: list[int]) -> None:
         show(f"trained, seed {seed}", detector, workshop.kept)
     detector.weights[0] = 0
     show("novelty alone", detector, workshop.kept)
-    shipped = zsad.create("compact")
-    show("as shipped", shipped, compared(shipped, workshop.kept))
+    for path in (None, *against):
+        other = zsad.create("compact", checkpoint=path)
+        show(str(path or "as shipped"), other, compared(other, workshop.kept))
     print(f"\n- AUROC on {', '.join(REPORTING)}; the weights of the parts were chosen on {', '.join(CHOOSING)}")
 
 
@@ -184,6 +185,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=40, help="normal pictures, and as many with a defect; so many unseen too")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--default", type=Path, metavar="DIR")
+    parser.add_argument("--against", type=Path, nargs="+", default=[], metavar="FILE", help="more heads to measure so")
     parser.add_argument("--full", action="store_true")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
@@ -191,7 +193,7 @@ def main() -> None:
     if given.full:
         full()
     elif given.default:
-        default(given.default, given.seeds)
+        default(given.default, given.seeds, given.against)
     else:
         table(given.method, given.seeds, given.count)
     print(f"\n- torch {torch.__version__}, zsad {zsad.__version__}, {given.threads} threads")
