@@ -123,7 +123,7 @@ def table(methods: list[str], seeds: list[int], count: int) -> None:
 
 
 def default(cache: Path, seeds: list[int], against: list[Path]) -> None:
-    """The embedded default's head, alone and in the detector: of random weights, trained by ``zsad.train``, as it ships, others.
+    """The embedded default's head, alone and in the detector: of random weights, trained by ``zsad.train``, as it ships.
 
     On families of pictures that no head was trained on, and there on the kind of defect that none was trained on either.
     """
@@ -134,10 +134,11 @@ def default(cache: Path, seeds: list[int], against: list[Path]) -> None:
 
     workshop = Workshop(cache, PICTURES)
 
-    def show(name: str, detector: Any, data: Any, whole: bool = True) -> None:
+    def show(name: str, detector: Any, data: Any, head: bool = True, whole: bool = True) -> None:
         kept, parts = part_of(data, look(detector, data, workshop.synonyms), REPORTING)
-        found = [kept_out_quality(kept, parts.logit), kept_out_quality(kept, combine(parts, detector.weights)) if whole else {}]
-        values = [f"{value:.3f}" for one in found for value in one.values()] + ["-"] * (0 if whole else len(found[0]))
+        values = []
+        for wanted, grid in ((head, parts.logit), (whole, combine(parts, detector.weights))):
+            values += [f"{value:.3f}" if wanted else "-" for value in kept_out_quality(kept, grid).values()]
         print(f"| {name} | " + " | ".join(values) + " |", flush=True)
 
     what = ("image", "pixel", "unseen kind, image", "unseen kind, pixel")
@@ -149,7 +150,7 @@ def default(cache: Path, seeds: list[int], against: list[Path]) -> None:
         workshop.finish(detector)
         show(f"trained, seed {seed}", detector, workshop.kept)
     detector.weights[0] = 0
-    show("novelty alone", detector, workshop.kept)
+    show("novelty without a head", detector, workshop.kept, head=False)
     for path in (None, *against):
         other = zsad.create("compact", checkpoint=path)
         show(str(path or "as shipped"), other, compared(other, workshop.kept))
