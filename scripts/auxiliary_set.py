@@ -69,8 +69,9 @@ def rows(kept_out: bool, first: int, count: int, seed: int) -> Iterator[Row]:
             kind = kinds[number % len(kinds)] if kept_out else str(rng.choice(kinds))
             if where is not None and rng.random() < 0.15:
                 where = None  # now and then beside the object too
-            bad, mask = rgb, np.zeros_like(rgb[..., 0])
-            while not mask.any():  # some draws change nothing, on pictures without light or texture
+            bad, mask, _ = make_defect(rgb, rng, kind, where, other)
+            while not mask.any():  # a bend or a pasted piece shows nothing on a plain surface: then it is another kind
+                kind = str(rng.choice(kinds))
                 bad, mask, _ = make_defect(rgb, rng, kind, where, other)
             yield name, kind, bad, mask
         other = rgb
