@@ -1,7 +1,9 @@
-"""What differs between settings then and now, as a person reads it."""
+"""What differs between settings then and now, as a person reads it; files that are written aside; whose folder it is."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -52,3 +54,16 @@ def test_a_folder_of_another_command_is_left_alone(asked: dict[str, bool], tmp_p
     assert {path: path.is_file() and path.read_bytes() for path in tmp_path.rglob("*")} == before
     Store(evaluation.out).claim(overwrite=True)
     RunFolder(run.out).claim(overwrite=True)
+
+
+def test_processes_that_write_the_same_file_leave_a_whole_one(tmp_path: Path) -> None:
+    """As two runs of training do that share a cache of features."""
+    code = (
+        "import sys; from pathlib import Path; from zsad.stored import write_aside\n"
+        "for _ in range(400): write_aside(Path(sys.argv[1]), sys.argv[2].encode() * 50_000)"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "kept")]
+    both = [subprocess.Popen([*command, letter], stderr=subprocess.PIPE, text=True) for letter in "ab"]
+    assert [(one.communicate()[1], one.returncode) for one in both] == [("", 0), ("", 0)]
+    assert len(set((tmp_path / "kept").read_bytes())) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"]

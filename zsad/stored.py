@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import tempfile
 import weakref
@@ -48,8 +49,8 @@ def scratch_folder(owner: object) -> Path:
 
 
 def write_aside(path: Path, content: bytes) -> None:
-    """Writes a file beside its place and renames it, so that it is never seen half written."""
-    aside = path.with_name(path.name + ".partial")
+    """Writes a file beside its place and renames it, so that it is never seen half written; several processes may, at once."""
+    aside = path.with_name(f"{path.name}.{os.getpid()}.partial")
     aside.write_bytes(content)
     aside.replace(path)
 
