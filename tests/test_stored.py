@@ -57,13 +57,19 @@ def test_a_folder_of_another_command_is_left_alone(asked: dict[str, bool], tmp_p
 
 
 def test_processes_that_write_the_same_file_leave_a_whole_one(tmp_path: Path) -> None:
-    """As two runs of training do that share a cache of features."""
+    """As two runs of training do that share a cache of features. Both begin at the same moment."""
     code = (
         "import sys; from pathlib import Path; from zsad.stored import write_aside\n"
-        "for _ in range(400): write_aside(Path(sys.argv[1]), sys.argv[2].encode() * 50_000)"
+        "print('ready', flush=True); sys.stdin.readline()\n"
+        "for _ in range(2000): write_aside(Path(sys.argv[1]), sys.argv[2].encode() * 50_000)"
     )
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
     command = [sys.executable, "-c", code, str(tmp_path / "kept")]
-    both = [subprocess.Popen([*command, letter], stderr=subprocess.PIPE, text=True) for letter in "ab"]
+    both = [subprocess.Popen([*command, letter], text=True, **pipes) for letter in "ab"]
+    assert [one.stdout.readline() for one in both] == ["ready\n"] * 2
+    for one in both:
+        one.stdin.write("\n")
+        one.stdin.flush()
     assert [(one.communicate()[1], one.returncode) for one in both] == [("", 0), ("", 0)]
     assert len(set((tmp_path / "kept").read_bytes())) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["kept"]
