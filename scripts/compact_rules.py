@@ -130,7 +130,7 @@ def word_leads(data: Set, words: Tensor) -> tuple[Tensor, Tensor]:
     return torch.tensor(right), torch.tensor(leads)
 
 
-def choose_margin(right: Tensor, leads: Tensor, wanted: float = 0.75) -> float:
+def choose_margin(right: Tensor, leads: Tensor, wanted: float = 0.85) -> float:
     """The smallest lead from which on suggested words are right in ``wanted`` of the cases (where ten or more are left)."""
     for margin in leads.sort().values.tolist():
         kept = right[leads >= margin]
@@ -236,6 +236,12 @@ detection was trained on. Kept out of training: {choosing} (the weights, the col
 what is settled. On two shared cores of an x86-64 machine, no GPU: {minutes:.0f} minutes of training per seed, and once less
 than half an hour to draw and encode. Seed {first} ships, whatever its figures; no epoch is chosen.
 
+The three seeds were trained twice, the first time on a set that differed in 150 of the normal pictures: mean image and pixel AUROC
+of the families reported below were 0.749 and 0.836 then, those of the second time stand in the table.
+
+It replaced a head from a loop of its own and half the pictures. On the same kept-out pictures, three seeds each: image AUROC
+0.742 (deviation 0.002) before, pixels 0.831 (0.002), right word 0.64 (0.02).
+
 Rule for the weights: the mean novelty of the stages 3 to 6 plus the head's logit times 0, 1/4, 1/2 or 1 (in deviations of its normal
 cells), whichever has the highest mean of image and pixel AUROC over {choosing}. The head is held to one deviation
 because it learned from the generator of defects that also judges here. How this cap came about: without it the rule takes four
@@ -250,8 +256,8 @@ chosen on auxiliary pictures alone.
 pictures, maps of 64 x 64. Every kind of defect is drawn from faint to plain, so that none could be found always.
 ELPV: solar cells of probability 0 against 1 (`benchmarks/elpv.py`); never trained on. An earlier feasibility
 run looked at it when the recipe (tower, novelty, head) was thought of, and the cap above was set after a look at it.
-With the head's weight set to zero (novelty alone) the shipped file has 0.860 and 0.812 on mono and poly: there the head does not help
-image scores. It helps on the auxiliary pictures, and it is what words work through.
+With the head's weight set to zero (novelty alone) the shipped file has 0.853 and 0.813 on mono and poly: the head helps on the one
+and costs on the other. It helps on the auxiliary pictures, and it is what words work through.
 
 ## Intended use
 A first look without a download: ranking pictures of textures and of single objects, showing where to look, naming a defect where the
