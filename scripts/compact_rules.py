@@ -236,7 +236,7 @@ detection was trained on. Kept out of training: {choosing} (the weights, the col
 what is settled. On two shared cores of an x86-64 machine, no GPU: {minutes:.0f} minutes of training per seed, and once less
 than half an hour to draw and encode. Seed {first} ships, whatever its figures; no epoch is chosen.
 
-The three seeds were trained twice, the first time on a set that differed in 150 of the normal pictures: mean image and pixel AUROC
+The three seeds were trained twice, the first time on a set that differed in at most 150 of the normal pictures: mean image and pixel AUROC
 of the families reported below were 0.749 and 0.836 then, those of the second time stand in the table.
 
 It replaced a head from a loop of its own and half the pictures. On the same kept-out pictures, three seeds each: image AUROC
