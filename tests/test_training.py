@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from tiny_training import tiny
 
 import zsad
-from zsad import checkpoints
+from zsad import checkpoints, spill
 from zsad.checkpoints import read_header, read_state_dict
 from zsad.errors import MissingExtra, UsageError, WriteError
 from zsad.training import loop
@@ -224,12 +224,10 @@ def test_ctrl_c_loses_the_epoch_alone(data: Path, tmp_path: Path, monkeypatch: p
 
 
 def test_a_full_disk_before_the_first_epoch(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from zsad.training import cache as feature_cache
-
     def fails(path: Path, content: bytes) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(feature_cache, "write_aside", fails)
+    monkeypatch.setattr(spill, "write_aside", fails)
     with pytest.raises(WriteError, match=r"No epoch was finished; free some space and start again"):
         zsad.train(tiny("april_gan"), data, tmp_path, epochs=1)
     assert not list(tmp_path.rglob("*.safetensors"))

@@ -210,9 +210,7 @@ class ReferenceSet:
         for digest in self._members:
             target = place / f"{digest}.safetensors"
             if not target.exists():
-                aside = target.with_suffix(".partial")
-                shutil.copyfile(self._folder / target.name, aside)
-                aside.replace(target)
+                write_aside(target, (self._folder / target.name).read_bytes())
         members = [{"name": one.name, "sha256": one.digest} for one in self._members.values()]
         index = {"format": FORMAT, "judge": self.judge, "references": members}
         write_aside(place / INDEX, json.dumps(index, indent=1).encode())

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import re
-import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -150,9 +149,7 @@ def _repository(target: str | Path) -> str | None:
 
 def _fill(folder: Path, weights: Path, header: Mapping[str, Any], name: str, figures: Mapping[str, Any]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    aside = folder / f"{WEIGHTS}.partial"
-    shutil.copyfile(weights, aside)
-    aside.replace(folder / WEIGHTS)
+    write_aside(folder / WEIGHTS, weights.read_bytes())
     write_aside(folder / CARD, card(header, name, figures).encode())
 
 

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import overload
 
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
+from zsad.stored import write_aside
 from zsad.types import ImageFeatures, Tap
 
 __all__ = ["FeatureFiles", "load_features", "save_features"]
@@ -27,9 +28,8 @@ def save_features(path: Path, features: ImageFeatures) -> None:
             tensors[f"{key}/patches"], grids[key] = tap.patches, tap.grid
             if tap.cls is not None:
                 tensors[f"{key}/cls"] = tap.cls
-    aside = path.with_suffix(".partial")
-    save_file({key: t.detach().cpu().contiguous().clone() for key, t in tensors.items()}, aside, {"grids": json.dumps(grids)})
-    aside.replace(path)
+    content = save({key: t.detach().cpu().contiguous().clone() for key, t in tensors.items()}, {"grids": json.dumps(grids)})
+    write_aside(path, content)
 
 
 def load_features(path: Path) -> ImageFeatures:

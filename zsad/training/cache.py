@@ -10,11 +10,10 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
 from zsad.detector import BACKBONE_FACTS, Detector
-from zsad.stored import write_aside
+from zsad.spill import load_features, save_features
 from zsad.types import ImageFeatures, Tap
 
 __all__ = ["FeatureCache", "joined"]
@@ -56,17 +55,14 @@ class FeatureCache:
 
     def write(self, key: str, features: ImageFeatures) -> int:
         """Keeps the features of one picture; returns the file's size in bytes."""
-        tensors, grids = _flat(features)
-        content = save({k: t.detach().cpu().contiguous() for k, t in tensors.items()}, {"grids": json.dumps(grids)})
-        self.path(key).parent.mkdir(parents=True, exist_ok=True)
-        write_aside(self.path(key), content)
-        return len(content)
+        path = self.path(key)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_features(path, features)
+        return path.stat().st_size
 
     def read(self, key: str) -> ImageFeatures:
         """The features of one picture, B = 1."""
-        with safe_open(self.path(key), framework="pt") as file:
-            grids = json.loads(file.metadata()["grids"])
-            return _built({name: file.get_tensor(name) for name in file.keys()}, grids)  # noqa: SIM118 (not a mapping)
+        return load_features(self.path(key))
 
 
 def joined(parts: Sequence[ImageFeatures]) -> ImageFeatures:
@@ -86,28 +82,6 @@ def _joined_taps(parts: Sequence[Mapping[int, Tap]]) -> dict[int, Tap]:
         cls = [one.cls for one in rows if one.cls is not None]
         found[layer] = Tap(torch.cat([one.patches for one in rows]), tap.grid, torch.cat(cls) if cls else None)
     return found
-
-
-def _flat(features: ImageFeatures) -> tuple[dict[str, Tensor], dict[str, tuple[int, int]]]:
-    """Tensors by "stream/layer/part", where the plain stream is called "", and grids by "stream/layer"."""
-    tensors, grids = {"image": features.image}, {}
-    for stream, taps in {"": features.taps, **features.streams}.items():
-        for layer, tap in taps.items():
-            grids[f"{stream}/{layer}"] = tap.grid
-            tensors[f"{stream}/{layer}/patches"] = tap.patches
-            if tap.cls is not None:
-                tensors[f"{stream}/{layer}/cls"] = tap.cls
-    return tensors, grids
-
-
-def _built(tensors: Mapping[str, Tensor], grids: Mapping[str, Sequence[int]]) -> ImageFeatures:
-    """What ``_flat`` took apart."""
-    streams: dict[str, dict[int, Tap]] = {"": {}}
-    for place, (h, w) in grids.items():
-        stream, _, layer = place.rpartition("/")
-        tap = Tap(tensors[f"{place}/patches"], (h, w), tensors.get(f"{place}/cls"))
-        streams.setdefault(stream, {})[int(layer)] = tap
-    return ImageFeatures(tensors["image"], streams.pop(""), streams)
 
 
 def _digest_of_weights(backbone: Any) -> str:
