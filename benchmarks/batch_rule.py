@@ -1,4 +1,4 @@
-"""What the batch rule of ``zsad.calibration`` does on made scores: false alarms of normal pictures, and defects found.
+"""What the batch rule of ``zsad.decision.thresholds`` does on made scores: false alarms of normal pictures, and defects found.
 
     python benchmarks/batch_rule.py
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from zsad.calibration import levels
+from zsad.decision.thresholds import levels
 
 RUNS = 400
 

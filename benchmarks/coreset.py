@@ -22,8 +22,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from zsad.ops.coreset import streamed_coreset
-from zsad.ops.memory import faiss_index, nearest_cosine, nearest_in_index
+from zsad.references.coreset import streamed_coreset
+from zsad.references.memory_bank import faiss_index, nearest_cosine, nearest_in_index
 from zsad.types import Bank
 
 KINDS, VARIED = 200, 16

@@ -21,9 +21,9 @@ import numpy as np
 from PIL import Image
 
 import zsad
-from zsad.assets import asset
+from zsad.common.assets import asset
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests/helpers"))
 from serving import served
 
 CLOSE = 1e-4  # of a score; the last digits depend on how pictures fall into batches

@@ -21,9 +21,9 @@ from PIL import Image
 from tqdm import tqdm
 
 import zsad
-from zsad.checkpoints import sha256_of
 from zsad.datasets import KINDS, Cell, read_elpv
 from zsad.metrics import image_auroc
+from zsad.weights.checkpoints import sha256_of
 
 BATCH = 8
 

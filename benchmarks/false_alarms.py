@@ -21,9 +21,9 @@ import numpy as np
 from tqdm import tqdm
 
 import zsad
-from zsad.conformal import threshold
 from zsad.datasets import KINDS, Cell, read_elpv
-from zsad.images import list_images
+from zsad.decision.conformal import threshold
+from zsad.images.reading import list_images
 
 PROMISES = (0.05, 0.10)
 Scores = np.ndarray[Any, np.dtype[np.float64]]

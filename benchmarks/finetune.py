@@ -29,11 +29,11 @@ from PIL import Image
 from scipy import ndimage
 
 import zsad
+from zsad.alignment.losses import top_mean
 from zsad.backbones import openclip
-from zsad.losses import top_mean
 from zsad.metrics import auroc
 from zsad.registry import method_class
-from zsad.synthetic import make_defect
+from zsad.synthetic.defects import make_defect
 
 KINDS = ("hole", "stain", "colour", "broken")
 CATEGORIES = ("wood", "stone")

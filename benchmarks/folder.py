@@ -22,8 +22,8 @@ from PIL import Image
 from tqdm import tqdm
 
 import zsad
-from zsad.images import list_images
-from zsad.synthetic import smooth_noise
+from zsad.images.reading import list_images
+from zsad.synthetic.defects import smooth_noise
 
 
 def make_pictures(folder: Path, count: int) -> None:

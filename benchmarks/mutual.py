@@ -31,7 +31,7 @@ from tqdm import tqdm
 import zsad
 from zsad.datasets import read_elpv
 from zsad.metrics import image_auroc
-from zsad.ops.mutual import lnamd, nearest_cosines, rerank
+from zsad.references.mutual_scoring import lnamd, nearest_cosines, rerank
 from zsad.types import ImageFeatures
 
 SIDE, CHANNELS, RADII = 37, 1024, (1, 3, 5)

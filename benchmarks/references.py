@@ -27,14 +27,14 @@ from torch import Tensor
 from tqdm import tqdm, trange
 
 import zsad
-from zsad.checkpoints import sha256_of
+from zsad.alignment.losses import top_mean
+from zsad.alignment.maps import upsample
 from zsad.datasets import KINDS, Cell, read_elpv
-from zsad.layers.compact_head import TOP
-from zsad.layers.compact_memory import departure, nearest_in
-from zsad.losses import top_mean
+from zsad.methods.compact.head import TOP
+from zsad.methods.compact.memory import departure, nearest_in
 from zsad.metrics import image_auroc
-from zsad.ops.maps import upsample
 from zsad.types import Bank, Context, ImageFeatures, Tap
+from zsad.weights.checkpoints import sha256_of
 
 COUNTS = (1, 2, 4, 8, 16)
 BATCH = 16

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 from scipy import ndimage, spatial
 
-from zsad.ops.shapes import smooth_noise
+from zsad.synthetic.shapes import smooth_noise
 
 Array: TypeAlias = np.ndarray[Any, Any]
 Rng: TypeAlias = np.random.Generator

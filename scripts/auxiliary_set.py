@@ -27,7 +27,7 @@ from auxiliary_pictures import OBJECTS, TEXTURES, camera, crop, photographs, tex
 from PIL import Image
 from tqdm import tqdm
 
-from zsad.synthetic import DEFECTS, make_defect
+from zsad.synthetic.defects import DEFECTS, make_defect
 
 CHOOSING = ("mesh", "several", "brick", "china")  # kept out; what is settled after training comes from them
 REPORTING = ("grains", "brushed", "coffee", "coins")  # kept out; figures come from them

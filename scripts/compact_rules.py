@@ -12,12 +12,12 @@ import torch
 from auxiliary_set import CHOOSING, REPORTING, UNSEEN_KIND
 from torch import Tensor
 
-from zsad.layers.compact_head import COVERED, SIDES, TOP, Compared
-from zsad.losses import top_mean
-from zsad.methods.compact import Compact
+from zsad.alignment.losses import top_mean
+from zsad.alignment.maps import upsample
+from zsad.methods.compact.detector import Compact
+from zsad.methods.compact.head import COVERED, SIDES, TOP, Compared
 from zsad.metrics import image_auroc
-from zsad.ops.maps import upsample
-from zsad.synthetic import DEFECTS
+from zsad.synthetic.defects import DEFECTS
 from zsad.types import Tap
 
 Array: TypeAlias = np.ndarray[Any, Any]

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageOps
 
-from zsad.sources import SUFFIXES
+from zsad.images.sources import SUFFIXES
 
 COLUMNS = ("path", "label", "mask", "category", "kind")
 

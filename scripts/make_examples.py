@@ -22,7 +22,7 @@ import numpy as np
 from PIL import Image
 
 from zsad.datasets import read_elpv
-from zsad.synthetic import make_defect
+from zsad.synthetic.defects import make_defect
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "demo" / "examples"
 KINDS = {2: "scratch", 4: "stain", 7: "hole"}  # part of the brick wall -> defect
@@ -69,7 +69,7 @@ def brick(folder: Path) -> list[dict[str, str]]:
                 change = np.abs(made.astype(int) - rgb)[mask > 0]
                 if 0.02 <= mask.mean() <= 0.1 and change.mean() >= 40:
                     break
-            rgb, row = made, row | {"label": "defective", "how": f"photograph, CC0; {word} made by zsad.synthetic"}
+            rgb, row = made, row | {"label": "defective", "how": f"photograph, CC0; {word} made by zsad.synthetic.defects"}
         Image.fromarray(rgb).save(folder / row["file"], optimize=True)
         rows.append(row)
     return rows

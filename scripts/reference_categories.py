@@ -17,8 +17,8 @@ from compact_rules import CHOOSING, REPORTING
 from PIL import Image
 from scipy import ndimage
 
-from zsad.ops.shapes import smooth_noise
-from zsad.synthetic import DEFECTS, make_defect
+from zsad.synthetic.defects import DEFECTS, make_defect
+from zsad.synthetic.shapes import smooth_noise
 
 Array: TypeAlias = np.ndarray[Any, Any]
 Rng: TypeAlias = np.random.Generator

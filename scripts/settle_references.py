@@ -3,7 +3,7 @@
     pip install 'zsad[train]'
     python scripts/settle_references.py
 
-Prints the constants of ``zsad/layers/compact_memory.py``: usual distances, the weight of the distance (of 0, 0.1, 0.2, 0.3
+Prints the constants of ``zsad/methods/compact/memory.py``: usual distances, the weight of the distance (of 0, 0.1, 0.2, 0.3
 and 0.45 whichever has the highest mean of image and pixel AUROC over all categories of the choosing families and all numbers of
 references), the scale; then zero-shot, distance alone and both, for the choosing and for the reporting families. No benchmark
 data set is read.
@@ -25,11 +25,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 import zsad
-from zsad.layers.compact_head import SIDES, TOP
-from zsad.layers.compact_memory import ONE, USUAL, WEIGHT, ZERO, Near, departure, nearest_in
-from zsad.losses import top_mean
+from zsad.alignment.losses import top_mean
+from zsad.alignment.maps import upsample
+from zsad.methods.compact.head import SIDES, TOP
+from zsad.methods.compact.memory import ONE, USUAL, WEIGHT, ZERO, Near, departure, nearest_in
 from zsad.metrics import image_auroc
-from zsad.ops.maps import upsample
 from zsad.types import Bank, ImageFeatures
 
 COUNTS, WEIGHTS = (1, 2, 4, 8, 16), (0.0, 0.1, 0.2, 0.3, 0.45)

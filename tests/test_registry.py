@@ -11,10 +11,10 @@ import torch
 from torch import nn
 
 import zsad
-from zsad.checkpoints import load_index, read_header, read_state_dict, sha256_of, write_learned
 from zsad.detector import Detector
 from zsad.errors import CheckpointMismatch, MissingExtra, NotTrained, SourceNotFound, UnknownName, UsageError
 from zsad.types import Recipe
+from zsad.weights.checkpoints import load_index, read_header, read_state_dict, sha256_of, write_learned
 
 
 class Learner(Detector):

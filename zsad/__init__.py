@@ -8,23 +8,22 @@ for result in inspector("photos/"):
 
 from zsad import backbones as _backbones  # noqa: F401  (registers the backbones)
 from zsad import methods as _methods  # noqa: F401  (registers the methods)
-from zsad.calibration import Thresholds
+from zsad.common.version import __version__ as __version__
+from zsad.decision.calibration import Calibration
+from zsad.decision.thresholds import Thresholds
 from zsad.detector import Detector
 from zsad.errors import ZsadError
 from zsad.evaluation import evaluate
-from zsad.evaluation.figures import Evaluation
-from zsad.inspector import Inspector
-from zsad.listing import listings
-from zsad.promises import Calibration
-from zsad.prompt_lab import PromptEffect, compare_prompts, prompt_effects
+from zsad.evaluation.table import Evaluation
+from zsad.inference.inspector import Inspector
+from zsad.inference.listing import listings
+from zsad.inference.result import Region, Result
 from zsad.registry import create, list_backbones, list_methods, load_backbone
-from zsad.results import Region, Result
-from zsad.session import Session
-from zsad.sharing import from_pretrained
+from zsad.runs.prompt_effects import PromptEffect, compare_prompts, prompt_effects
+from zsad.runs.session import Session
 from zsad.training import train
 from zsad.types import Context, ImageFeatures, Prediction, References
-
-__version__ = "0.1.0"
+from zsad.weights.hub import from_pretrained
 
 __all__ = [
     "Calibration",

@@ -12,10 +12,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from zsad.checkpoints import find_checkpoint, read_header, read_state_dict, sha256_of, write_learned
 from zsad.errors import CheckpointMismatch, NeedsSet, NotTrained, UsageError
-from zsad.sharing import locate, publish
 from zsad.types import Backbone, Bank, Batch, Context, ImageFeatures, Prediction, Recipe, References, Schedule
+from zsad.weights.checkpoints import find_checkpoint, read_header, read_state_dict, sha256_of, write_learned
+from zsad.weights.hub import locate, publish
 
 __all__ = ["Detector"]
 
@@ -173,7 +173,7 @@ class Detector(nn.Module):
         return header
 
     def push_to_hub(self, target: str | Path, *, figures: Mapping[str, Any] | None = None, private: bool = False) -> str:
-        """Publishes the learned weights with a card; see ``zsad.sharing.publish``. Weights that were loaded keep their header.
+        """Publishes the learned weights with a card; see ``publish``. Weights that were loaded keep their header.
 
         Args:
             target: "hf://org/name" or "org/name" on the Hugging Face hub, or a folder; see ``publish`` for which is which.

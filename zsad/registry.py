@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from zsad.arguments import checked, fits
+from zsad.common.arguments import checked, fits
 from zsad.errors import SizeMismatch, UnknownName, UsageError
 from zsad.types import Backbone, Recipe
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from zsad.backbones.tokens import clip_tokenizer
 from zsad.backbones.vit import ACTIVATIONS, POSITION_MODES, LocalPath, Prompts, TowerShape, Transformer, VisionTransformer
 from zsad.errors import SizeMismatch, UsageError
-from zsad.transforms import CLIP_MEAN, CLIP_STD, Squash
+from zsad.images.preprocessing import CLIP_MEAN, CLIP_STD, Squash
 from zsad.types import ImageFeatures
 
 __all__ = ["CLIP"]

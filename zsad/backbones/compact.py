@@ -15,12 +15,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zsad.assets import asset
-from zsad.checkpoints import read_state_dict, sha256_of
+from zsad.common.assets import asset
 from zsad.errors import CheckpointMismatch, UsageError
+from zsad.images.preprocessing import Squash
 from zsad.registry import register_backbone
-from zsad.transforms import Squash
 from zsad.types import ImageFeatures, Tap
+from zsad.weights.checkpoints import read_state_dict, sha256_of
 
 __all__ = ["WEIGHTS", "CompactTower"]
 

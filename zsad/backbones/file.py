@@ -15,9 +15,9 @@ from torch import Tensor
 
 from zsad.backbones.clip import CLIP
 from zsad.backbones.vit import TowerShape
-from zsad.checkpoints import read_state_dict, sha256_of
 from zsad.errors import CheckpointMismatch, UnsupportedBackbone, UsageError
 from zsad.registry import register_backbone
+from zsad.weights.checkpoints import read_state_dict, sha256_of
 
 __all__ = ["load_clip_state", "load_file"]
 

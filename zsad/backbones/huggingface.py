@@ -16,13 +16,13 @@ from torch import Tensor, nn
 
 from zsad.backbones.clip import CLIP
 from zsad.backbones.file import load_clip_state
-from zsad.backbones.hub import announce_download, cached_file, quiet_without_a_terminal
 from zsad.backbones.vit import TowerShape
-from zsad.checkpoints import sha256_of
 from zsad.errors import SizeMismatch, UnsupportedBackbone, UsageError, WeightsUnavailable
+from zsad.images.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Squash
 from zsad.registry import register_backbone
-from zsad.transforms import IMAGENET_MEAN, IMAGENET_STD, Squash
 from zsad.types import ImageFeatures, Tap
+from zsad.weights.checkpoints import sha256_of
+from zsad.weights.download import announce_download, cached_file, quiet_without_a_terminal
 
 __all__ = ["DINOv2", "load_huggingface"]
 

@@ -13,11 +13,11 @@ import torch
 
 from zsad.backbones.clip import CLIP
 from zsad.backbones.file import clip_state, load_clip_state
-from zsad.backbones.hub import announce_download, cached_file
 from zsad.backbones.vit import TowerShape
-from zsad.checkpoints import read_state_dict, sha256_of
 from zsad.errors import UnknownName, UnsupportedBackbone, WeightsUnavailable
 from zsad.registry import register_backbone
+from zsad.weights.checkpoints import read_state_dict, sha256_of
+from zsad.weights.download import announce_download, cached_file
 
 __all__ = ["build", "cached", "hub_files", "load_openclip", "megabytes", "plain_models"]
 

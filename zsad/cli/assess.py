@@ -6,9 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-from zsad.cli.frame import EXIT_CODES, Json, app, sentence_on_error
-from zsad.errors import UsageError
-from zsad.options import (
+from zsad.cli.app import EXIT_CODES, Json, app, sentence_on_error
+from zsad.cli.options import (
     Backbone,
     BatchSize,
     Checkpoint,
@@ -27,6 +26,7 @@ from zsad.options import (
     method_arguments,
     settings_of,
 )
+from zsad.errors import UsageError
 
 
 @app.command(epilog=EXIT_CODES)
@@ -71,7 +71,7 @@ def evaluate(
     Layouts are recognised. What cannot be read becomes an error, and the rest is still measured.
     """
     given: dict[str, Any] = dict(locals())
-    from zsad.evaluating import Request, evaluate_data, numbers_of, words_of
+    from zsad.cli.evaluating import Request, evaluate_data, numbers_of, words_of
 
     if not out.strip():
         raise UsageError("--out is empty (an unset variable?). Give the folder for the results; '.' is this one.")

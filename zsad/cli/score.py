@@ -7,9 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from zsad.cli.frame import EXIT_CODES, Json, app, sentence_on_error
-from zsad.errors import UsageError
-from zsad.options import (
+from zsad.cli.app import EXIT_CODES, Json, app, sentence_on_error
+from zsad.cli.options import (
     Backbone,
     BatchSize,
     Checkpoint,
@@ -32,6 +31,7 @@ from zsad.options import (
     method_arguments,
     settings_of,
 )
+from zsad.errors import UsageError
 
 
 @app.command(epilog=EXIT_CODES)
@@ -76,8 +76,8 @@ def predict(
     than half of the pictures are normal; it needs at least 8.
     """
     given = dict(locals())
-    from zsad.predicting import Request, predict_folder
-    from zsad.writing import Options
+    from zsad.cli.predicting import Request, predict_folder
+    from zsad.runs.writers import Options
 
     if not out.strip():
         raise UsageError("--out is empty (an unset variable?). Give the folder for the results; '.' is this one.")
@@ -132,7 +132,7 @@ def calibrate(
     The levels can be chosen anew at every predict, without scoring anything again.
     """
     given = dict(locals())
-    from zsad.calibrating import Request, calibrate_folder
+    from zsad.cli.calibrating import Request, calibrate_folder
 
     settings = settings_of(given, method_arguments(method, set_, word), "references", "coreset")
     if leave_one_out == (normal is not None) or (leave_one_out and references is None):
@@ -167,7 +167,7 @@ def references(
 ) -> None:
     """Makes, shows and changes a folder of references for --references, without encoding anything twice."""
     given = dict(locals())
-    from zsad.referencing import Request, change_references
+    from zsad.cli.referencing import Request, change_references
 
     settings = settings_of(given, method_arguments(method, set_, None))
     raise typer.Exit(change_references(Request(folder, method, add or (), remove or (), settings, as_json)))

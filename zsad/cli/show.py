@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from zsad.assets import asset
-from zsad.cli.frame import EXIT_CODES, app, sentence_on_error
+from zsad.cli.app import EXIT_CODES, app, sentence_on_error
+from zsad.common.assets import asset
 from zsad.errors import MissingExtra
 
 

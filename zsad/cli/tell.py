@@ -6,10 +6,10 @@ from typing import Annotated, Literal
 
 import typer
 
-from zsad.cli.frame import EXIT_CODES, Json, app, sentence_on_error
-from zsad.console import print_json, table
-from zsad.naming import printable
-from zsad.options import Backbone, Sets, Words, method_arguments
+from zsad.cli.app import EXIT_CODES, Json, app, sentence_on_error
+from zsad.cli.console import print_json, table
+from zsad.cli.options import Backbone, Sets, Words, method_arguments
+from zsad.common.file_names import printable
 
 
 @app.command("list", epilog=EXIT_CODES)
@@ -22,7 +22,7 @@ def list_(
     as_json: Json = False,
 ) -> None:
     """Lists methods, backbones and checkpoints: size, licence, what they learned from, here or not."""
-    from zsad.listing import listings
+    from zsad.inference.listing import listings
 
     found = listings(what, everything=all_)
     if as_json:
@@ -44,7 +44,7 @@ def prompts(
     as_json: Json = False,
 ) -> None:
     """Prints the exact sentences that a method uses for a target."""
-    from zsad.listing import sentences_of
+    from zsad.inference.listing import sentences_of
 
     sentences = sentences_of(method, target, backbone, method_arguments(method, set_, word))
     if as_json:
@@ -64,7 +64,7 @@ def doctor(
     as_json: Json = False,
 ) -> None:
     """Says what is there: versions, devices, caches, offline state, picture formats; and how pictures are read."""
-    from zsad.doctor import examine
+    from zsad.cli.doctor import examine
 
     found = examine(source)
     if as_json:

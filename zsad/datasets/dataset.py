@@ -8,7 +8,7 @@ from pathlib import Path
 
 from zsad.datasets.names import prompt_name
 from zsad.errors import UnknownName
-from zsad.sources import encodable
+from zsad.images.sources import encodable
 
 __all__ = ["Count", "Dataset", "Sample", "shown"]
 

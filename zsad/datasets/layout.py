@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from zsad.datasets.dataset import Sample, shown
-from zsad.sources import SUFFIXES
+from zsad.images.sources import SUFFIXES
 
 __all__ = [
     "NORMAL",

@@ -11,8 +11,8 @@ from PIL import Image
 from zsad.datasets.dataset import Sample
 from zsad.datasets.layout import entries, pictures
 from zsad.errors import ImageError, MaskError
-from zsad.images import load_image, load_raw
-from zsad.sources import ImageRef
+from zsad.images.reading import load_image, load_raw
+from zsad.images.sources import ImageRef
 
 __all__ = ["load_mask", "read_mask", "resize_mask"]
 

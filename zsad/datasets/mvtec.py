@@ -10,7 +10,7 @@ from pathlib import Path
 
 from zsad.datasets.dataset import Sample
 from zsad.datasets.layout import NORMAL, Found, Layout, categories, entries, has_pictures, match_masks, pictures, subfolders
-from zsad.sources import SUFFIXES
+from zsad.images.sources import SUFFIXES
 
 __all__ = ["MVTEC", "MVTEC2"]
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
-from zsad.assets import asset
+from zsad.common.assets import asset
 
 __all__ = ["prompt_name"]
 

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from zsad.checkpoints import load_index, published, sha256_of
+from zsad.common.file_names import many
 from zsad.datasets import Dataset, Sample
 from zsad.detector import Detector
-from zsad.naming import many
+from zsad.weights.checkpoints import load_index, published, sha256_of
 
 __all__ = ["Learned", "data_sets_in", "identify", "leakage", "learned_from", "records_of"]
 

@@ -20,14 +20,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from zsad.alignment.losses import focal
+from zsad.alignment.maps import smooth, upsample
 from zsad.backbones.clip import CLIP
 from zsad.detector import Detector
 from zsad.errors import UsageError
-from zsad.layers import hybrid
-from zsad.losses import focal
-from zsad.ops.maps import smooth, upsample
-from zsad.ops.references import fuse_with_references, tap_rows
-from zsad.prompting import PromptSet
+from zsad.prompts import hybrid
+from zsad.prompts.prompt_set import PromptSet
+from zsad.references.fusion import fuse_with_references, tap_rows
 from zsad.registry import register
 from zsad.types import Batch, Context, ImageFeatures, Prediction, Recipe, References, Schedule, Tap
 
@@ -36,7 +36,7 @@ __all__ = ["AdaCLIP"]
 
 @register("adaclip")
 class AdaCLIP(Detector):
-    """AdaCLIP. With references by the rule of ``ops/references.py``, which is not the paper's.
+    """AdaCLIP. With references by the rule of ``references/fusion.py``, which is not the paper's.
 
     Args:
         backbone: a CLIP ViT with text tower.

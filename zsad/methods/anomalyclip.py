@@ -19,15 +19,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from zsad.alignment.attention import value_value
+from zsad.alignment.losses import dice, focal
+from zsad.alignment.maps import smooth, upsample
+from zsad.alignment.similarity import anomaly_probability
 from zsad.backbones.vit import LocalPath
 from zsad.detector import Detector
 from zsad.errors import CheckpointMismatch, UsageError
-from zsad.layers.prompt_pair import PromptPair, compare_start_token, has_projections, pair_sizes, renamed_pair
-from zsad.losses import dice, focal
-from zsad.ops.alignment import anomaly_probability
-from zsad.ops.maps import smooth, upsample
-from zsad.ops.references import fuse_with_references, tap_rows
-from zsad.ops.surgery import value_value
+from zsad.prompts.learned_pair import PromptPair, compare_start_token, has_projections, pair_sizes, renamed_pair
+from zsad.references.fusion import fuse_with_references, tap_rows
 from zsad.registry import register
 from zsad.types import Backbone, Batch, Context, ImageFeatures, Prediction, Recipe, References, Schedule, Tap
 
@@ -40,7 +40,7 @@ DEPTH, SURGERY = 24, 19  # blocks of the paper's tower, and how many of them, co
 
 @register("anomalyclip")
 class AnomalyCLIP(Detector):
-    """AnomalyCLIP; needs learned prompts. With references by the rule of ``ops/references.py``, which is not the paper's.
+    """AnomalyCLIP; needs learned prompts. With references by the rule of ``references/fusion.py``, which is not the paper's.
 
     Args:
         backbone: a CLIP ViT with text tower.

@@ -20,13 +20,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from zsad.alignment.losses import dice, focal
+from zsad.alignment.maps import upsample
+from zsad.alignment.similarity import anomaly_probability
 from zsad.detector import Detector
 from zsad.errors import NeedsSet, UsageError
-from zsad.losses import dice, focal
-from zsad.ops.alignment import anomaly_probability
-from zsad.ops.maps import upsample
-from zsad.ops.memory import nearest_cosine
-from zsad.prompting import PromptSet, encode_ensemble
+from zsad.prompts.prompt_set import PromptSet, encode_ensemble
+from zsad.references.memory_bank import nearest_cosine
 from zsad.registry import register
 from zsad.types import Batch, Context, ImageFeatures, Prediction, Recipe, References, Schedule, TextBackbone
 

@@ -7,7 +7,7 @@ Kept: exact GELU on OpenAI's QuickGELU weights, as their factory builds it at 51
 zeros beyond the border counted in neighbourhood means; align_corners; no smoothing; int(0.3 * (N - 1)) lowest distances (here
 at least one). RsCIN's scores are relative to the set, 0 to 1; ``rscin_k=()`` keeps the map's largest distance.
 Dropped: float16 autocast, float64 sums; ``divide_num``, which cuts the set into parts: ``pool`` draws others for each picture.
-Ours: stages whose grids differ, references as further judges, a warning of what recurs (``ops.mutual.recurring``), an estimate.
+Ours: stages whose grids differ, references as further judges, a warning of what recurs (``recurring``), an estimate.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from zsad.alignment.maps import upsample
 from zsad.detector import Detector
 from zsad.errors import NeedsSet, UsageError
-from zsad.ops import mutual
-from zsad.ops.judges import Judges
-from zsad.ops.maps import upsample
+from zsad.references import mutual_scoring
+from zsad.references.batch_references import Judges
 from zsad.registry import register
 from zsad.types import Backbone, Context, ImageFeatures, Prediction, Recipe, References
 
@@ -115,15 +115,15 @@ class MuSc(Detector):
         """
         own, features, size = len(features), Judges(features, context.banks), (self.backbone.image_size,) * 2
         count = len(features)
-        mutual.require_enough(own, count, self.smallest_set, reranked=bool(self.rscin_k))
+        mutual_scoring.require_enough(own, count, self.smallest_set, reranked=bool(self.rscin_k))
         seconds, memory = self.estimate(count, features[0])
         log.info("musc compares %d pictures: about %.0f s and %.2f GB.", count, seconds, memory / 1e9)
         image = torch.cat([features[index].image.to(self.device) for index in range(count)])  # (N, D)
         near, far = (grids[:own] for grids in self.distance_grids(features, image))
-        if shared := mutual.recurring(near.flatten(1), far.flatten(1)).nonzero()[:, 0].tolist():
+        if shared := mutual_scoring.recurring(near.flatten(1), far.flatten(1)).nonzero()[:, 0].tolist():
             log.warning("Pictures %s (counted from 0) of %d share what the others lack, %s.", shared, own, RECURRING)
         scores = torch.cat([upsample(grid[None], size, align_corners=True).amax((1, 2)) for grid in near])
-        scores = mutual.rerank(scores, image[:own], self.rscin_k) if self.rscin_k else scores
+        scores = mutual_scoring.rerank(scores, image[:own], self.rscin_k) if self.rscin_k else scores
         for index, (score, grid) in enumerate(zip(scores, near, strict=True)):
             notes = (f"it has something that others have and most lack, {RECURRING}",) if index in shared else ()
             yield Prediction(score[None], upsample(grid[None], size, align_corners=True), notes=notes)
@@ -135,15 +135,15 @@ class MuSc(Detector):
     def layer_distances(self, features: Sequence[ImageFeatures], order: Sequence[int], layer: int) -> Tensor:
         """Of one layer, (2, N, R, h, w): mean of the lowest distances and their median, per side of neighbourhood."""
         rows, count, found = partial(self._rows, features, order, layer), len(features), {}
-        pairs = mutual.mutual_cosines(rows, count, self.reach(count))
+        pairs = mutual_scoring.mutual_cosines(rows, count, self.reach(count))
         for place, cosines in tqdm(pairs, f"layer {layer}", count, unit="picture", leave=False, disable=None):
-            found[order[place]] = torch.stack(mutual.near_and_far(cosines, self.topmin))  # (2, R, L)
+            found[order[place]] = torch.stack(mutual_scoring.near_and_far(cosines, self.topmin))  # (2, R, L)
         return torch.stack([found[index] for index in range(count)], 1).unflatten(-1, features[0].taps[layer].grid)
 
     def distance_grids(self, features: Sequence[ImageFeatures], image: Tensor) -> tuple[Tensor, Tensor]:
         """Means over layers and neighbourhoods on the finest grid, two of (N, h, w): the map, and median distances."""
         count, grids = len(features), [features[0].taps[layer].grid for layer in self.layers]
-        order = mutual.seeded_order(image, self.seed) if self.reach(count) < count // 2 else range(count)
+        order = mutual_scoring.seeded_order(image, self.seed) if self.reach(count) < count // 2 else range(count)
         finest = max(grids, key=lambda grid: grid[0] * grid[1])
         both = [self.layer_distances(features, order, layer).mean(2).flatten(0, 1) for layer in self.layers]  # (2 N, h, w)
         near, far = torch.stack([upsample(maps, finest) for maps in both]).mean(0).unflatten(0, (2, count))
@@ -151,10 +151,10 @@ class MuSc(Detector):
 
     def _rows(self, features: Sequence[ImageFeatures], order: Sequence[int], layer: int, place: int) -> Tensor:
         tap = features[order[place]].taps[layer]
-        return mutual.lnamd(tap.patches.to(self.device), tap.grid, self.radii)[:, 0]  # (R, L, C)
+        return mutual_scoring.lnamd(tap.patches.to(self.device), tap.grid, self.radii)[:, 0]  # (R, L, C)
 
     def estimate(self, count: int, features: ImageFeatures) -> tuple[float, int]:
         """Seconds and bytes that ``count`` pictures like this one will take, features not counted; from a short timed probe."""
         rows = [partial(self._rows, [features], [0], layer) for layer in self.layers]
-        seconds, memory = zip(*(mutual.expected_cost(one, count, self.reach(count)) for one in rows), strict=True)
+        seconds, memory = zip(*(mutual_scoring.expected_cost(one, count, self.reach(count)) for one in rows), strict=True)
         return sum(seconds), max(memory)

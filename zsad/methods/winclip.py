@@ -11,7 +11,7 @@ window; the text's part of the image score is the class token's softmax, never t
 Dropped: float64 aggregation (differences below 1e-6); a distance of zero or, by rounding, below it is ``FLOOR``, where the
 published code divides by it.
 
-All windows of both scales and the full image go through the tower as one batch of rows (``backbones/subsets.py``).
+All windows of both scales and the full image go through the tower as one batch of rows (``backbones/token_subsets.py``).
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from zsad.backbones.subsets import encode_subsets
+from zsad.alignment.maps import upsample
+from zsad.alignment.similarity import anomaly_probability
+from zsad.alignment.windows import harmonic_map, incidence, window_tokens
+from zsad.backbones.token_subsets import encode_subsets
 from zsad.detector import Detector
 from zsad.errors import UsageError
-from zsad.ops.alignment import anomaly_probability
-from zsad.ops.maps import upsample
-from zsad.ops.memory import nearest_cosine
-from zsad.ops.windows import harmonic_map, incidence, window_tokens
-from zsad.prompting import PromptSet, encode_ensemble
+from zsad.prompts.prompt_set import PromptSet, encode_ensemble
+from zsad.references.memory_bank import nearest_cosine
 from zsad.registry import register
 from zsad.types import Context, ImageFeatures, Prediction, Recipe, References, Tap, TextBackbone
 

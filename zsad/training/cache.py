@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from zsad.detector import BACKBONE_FACTS, Detector
-from zsad.spill import load_features, save_features
+from zsad.inference.feature_store import load_features, save_features
 from zsad.types import ImageFeatures, Tap
 
 __all__ = ["FeatureCache", "joined"]

@@ -16,9 +16,9 @@ from torch import Tensor
 from zsad.datasets import Dataset, Sample, load_mask, open_dataset
 from zsad.datasets.masks import resize_mask
 from zsad.errors import ImageError, MaskError, UsageError
-from zsad.images import load_image
-from zsad.sources import ImageRef
-from zsad.synthetic import make_defect
+from zsad.images.reading import load_image
+from zsad.images.sources import ImageRef
+from zsad.synthetic.defects import make_defect
 
 __all__ = ["Example", "Pictures", "candidates", "checked", "open_all", "share", "steps_of"]
 

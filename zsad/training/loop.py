@@ -20,10 +20,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from zsad.arguments import checked
+from zsad.common.arguments import checked
+from zsad.common.threads import ahead
+from zsad.common.version import versions
 from zsad.detector import Detector
 from zsad.errors import UsageError
-from zsad.threads import ahead
 from zsad.training.data import candidates, open_all, share, steps_of
 from zsad.training.material import Material
 from zsad.training.run import FINAL, TrainingRun
@@ -38,7 +39,6 @@ from zsad.training.setup import (
     rate_at,
     set_rate,
     settings_of,
-    versions,
 )
 from zsad.types import Batch, Context
 
@@ -120,7 +120,7 @@ def train(
         done = begin(run, settings, schedule.epochs, resume, detector, optimizer, accelerator)
         about = settings | {
             "epochs": schedule.epochs,
-            "versions": versions(),
+            "versions": versions(("torch", "accelerate")),
             "processes": world,
             **material.about(sets, licence, before),
         }

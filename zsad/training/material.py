@@ -14,15 +14,15 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from zsad.checkpoints import sha256_of
+from zsad.common.file_names import many
 from zsad.datasets import Dataset
 from zsad.detector import Detector
 from zsad.errors import UsageError
-from zsad.naming import many
 from zsad.training.cache import FeatureCache, joined
 from zsad.training.data import Example, Pictures, checked
 from zsad.training.run import TrainingRun
 from zsad.types import Batch
+from zsad.weights.checkpoints import sha256_of
 
 __all__ = ["Material"]
 

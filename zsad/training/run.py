@@ -26,9 +26,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from zsad.common.atomic_files import differences, write_aside
 from zsad.detector import Detector
 from zsad.errors import CheckpointMismatch, UsageError, WriteError
-from zsad.stored import differences, write_aside
 from zsad.training.plot import draw_losses
 
 __all__ = ["FINAL", "TrainingRun"]

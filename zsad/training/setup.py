@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
 import math
-import platform
 from dataclasses import asdict, replace
 from datetime import timedelta
 from pathlib import Path
@@ -13,9 +11,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from zsad.common.file_names import many
 from zsad.detector import BACKBONE_FACTS, Detector
 from zsad.errors import MissingExtra, UsageError
-from zsad.naming import many
 from zsad.training.material import Material
 from zsad.training.run import TrainingRun
 from zsad.types import Schedule
@@ -31,7 +29,6 @@ __all__ = [
     "rate_at",
     "set_rate",
     "settings_of",
-    "versions",
 ]
 
 PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
@@ -174,10 +171,3 @@ def board_in(out: Path, wanted: bool) -> Any:
     except ImportError as error:
         raise MissingExtra("TensorBoard's log", "tensorboard") from error
     return SummaryWriter(out / "tensorboard")
-
-
-def versions() -> dict[str, str]:
-    """Of what a result depends on."""
-    return {"python": platform.python_version()} | {
-        name: importlib.import_module(name).__version__ for name in ("zsad", "torch", "accelerate")
-    }

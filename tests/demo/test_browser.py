@@ -1,0 +1,268 @@
+"""The demo as a person uses it: Debian's Chromium, driven by Playwright, against ``zsad demo``."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from serving import Served, served
+
+from zsad.common.assets import asset
+
+pytest.importorskip("gradio", reason="the extra demo is not installed")
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+if CHROMIUM is None:
+    pytest.skip("no Chromium is installed (Debian's package: chromium)", allow_module_level=True)
+BRICKS = sorted(asset("demo/examples/brick").glob("*.png"))
+DEFECTIVE = {"brick-03.png", "brick-05.png", "brick-08.png"}
+NORMAL = [path for path in BRICKS if path.name[6:8] in ("01", "02", "04", "06")]
+LONG = 60_000  # ms
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    with served(tmp_path_factory.mktemp("served")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with playwright.sync_playwright() as driver:
+        found = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        yield found
+        found.close()
+
+
+@pytest.fixture
+def page(server: Served, browser: Any) -> Iterator[Any]:
+    """A page whose console has to stay free of errors."""
+    context = browser.new_context(viewport={"width": 1440, "height": 1000}, accept_downloads=True)
+    opened = context.new_page()
+    said: list[str] = []
+    opened.on("console", lambda message: said.append(message.text) if message.type == "error" else None)
+    opened.on("pageerror", lambda error: said.append(str(error)))
+    opened.on("dialog", lambda dialog: (said.append(f"dialog: {dialog.message}"), dialog.dismiss()))
+    opened.goto(server.url)
+    opened.wait_for_selector("#inspect", timeout=LONG)
+    yield opened
+    context.close()
+    assert said == []
+
+
+def until(happens: Callable[[], Any], seconds: float = 30) -> Any:
+    """Waits for something true, and gives it back."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if found := happens():
+            return found
+        time.sleep(0.1)
+    raise AssertionError(f"did not happen within {seconds} s")
+
+
+def inspect(page: Any, files: list[Path]) -> None:
+    page.set_input_files("#pictures input[type=file]", [str(path) for path in files])
+    until(lambda: page.locator("#pictures tr.file").count() == len(files))
+    page.click("#inspect")
+    page.wait_for_selector("#facts h3", timeout=LONG)
+
+
+def chip(page: Any, kind: str) -> int:
+    """How many pictures have a verdict, as the page says."""
+    found = page.locator(f"#status .chip.is-{kind} b")
+    return int(found.inner_text()) if found.count() else 0
+
+
+def scores(page: Any) -> dict[str, float]:
+    """Score by picture, from the captions of the gallery."""
+    captions = page.locator("#gallery .caption-label").all_inner_texts()
+    return {text.split("|")[1].strip(): float(text.split()[0]) for text in captions}
+
+
+def test_upload_score_and_a_threshold_that_flips_a_verdict(page: Any) -> None:
+    inspect(page, BRICKS)
+    found = scores(page)
+    assert set(found) == {path.name for path in BRICKS}
+    assert {*sorted(found, key=found.__getitem__)[-3:]} == DEFECTIVE
+    assert list(found.values()) == sorted(found.values(), reverse=True)
+    level = sorted(found.values())[-4] + 0.01  # just above the fourth
+    page.fill("#anomalous input[type=number]", f"{level:.3f}")
+    page.keyboard.press("Enter")
+    until(lambda: chip(page, "anomalous") == 3)
+    page.fill("#anomalous input[type=number]", f"{max(found.values()) + 0.01:.3f}")
+    page.keyboard.press("Enter")
+    until(lambda: chip(page, "anomalous") == 0)
+    assert scores(page) == found  # a threshold scores nothing
+    page.click("#automatic")
+    until(lambda: "robust rule" in page.inner_text("#status"))
+
+
+def test_the_slider_shows_the_original_and_the_heat_map(page: Any) -> None:
+    inspect(page, BRICKS[:3])
+    images = page.locator("#slider img")
+    until(lambda: images.count() >= 2)
+    assert len({images.nth(i).get_attribute("src") for i in range(images.count())}) == 2
+    handle = page.locator("#slider .inner").first
+    handle.scroll_into_view_if_needed()
+    before = handle.bounding_box()
+    page.mouse.move(before["x"] + before["width"] / 2, before["y"] + before["height"] / 2)
+    page.mouse.down()
+    page.mouse.move(before["x"] + 120, before["y"] + before["height"] / 2, steps=5)
+    page.mouse.up()
+    assert handle.bounding_box()["x"] > before["x"] + 60
+    page.locator("#gallery .thumbnail-lg").nth(2).click()
+    worst_first = list(scores(page))
+    until(lambda: page.inner_text("#facts h3").startswith(worst_first[2]))
+
+
+def test_references_change_the_scores(page: Any) -> None:
+    inspect(page, [path for path in BRICKS if path.name not in ("brick-01.png", "brick-02.png")])
+    before = scores(page)
+    page.click("#more button")
+    page.set_input_files("#references input[type=file]", [str(BRICKS[0]), str(BRICKS[1])])
+    until(lambda: "2 references" in page.inner_text("#status"))
+    after = until(lambda: (now := scores(page)) != before and now)
+    assert after.keys() == before.keys()
+    assert after["brick-08.png"] - after["brick-10.png"] > before["brick-08.png"] - before["brick-10.png"]
+
+
+def test_a_false_alarm_and_a_miss_rescore_the_batch_and_can_be_undone(page: Any) -> None:
+    page.click("#example-brick")
+    page.wait_for_selector("#facts h3", timeout=LONG)
+    before = until(lambda: scores(page))
+    worst = next(iter(before))
+    page.click("#false-alarm")
+    until(lambda: "1 correction in force" in page.inner_text("#status"))
+    assert scores(page)[worst] < before[worst] - 0.1
+    page.click("#undo")
+    until(lambda: scores(page) == before)
+    last = list(before)[-1]
+    page.locator("#gallery .thumbnail-lg").nth(len(before) - 1).click()
+    until(lambda: page.inner_text("#facts h3").startswith(last))
+    page.click("#draw")
+    page.wait_for_selector("#editor canvas", timeout=LONG)
+    page.wait_for_timeout(1500)  # the canvas fits itself to the picture
+    page.locator("#editor canvas").first.scroll_into_view_if_needed()
+    box = page.locator("#editor canvas").first.bounding_box()
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    page.mouse.move(x - 60, y)
+    page.mouse.down()
+    for step in range(8):
+        page.mouse.move(x - 60 + 15 * step, y + 20 * (step % 2), steps=3)
+    page.mouse.up()
+    page.click("#miss")
+    until(lambda: "1 correction in force" in page.inner_text("#status"))
+    assert scores(page)[last] > before[last] + 0.1
+    page.get_by_role("tab", name="Take away").click()
+    page.click("#log")
+    log = json.loads(Path(_downloaded(page)).read_text())
+    assert [row["kind"] for row in log if row["what"] in ("correction", "undone")] == ["false alarm", "false alarm", "miss"]
+
+
+def _downloaded(page: Any) -> str:
+    page.wait_for_selector("#file a[download]", timeout=LONG)
+    with page.expect_download() as got:
+        page.click("#file a[download]")
+    return str(got.value.path())
+
+
+def test_the_zip_holds_what_predict_writes(page: Any) -> None:
+    inspect(page, BRICKS)
+    page.get_by_role("tab", name="Take away").click()
+    page.click("#zip")
+    with zipfile.ZipFile(_downloaded(page)) as archive:
+        names = archive.namelist()
+        rows = [json.loads(line) for line in archive.read("predictions.jsonl").splitlines()]
+        report = archive.read("report.html").decode()
+    assert {"predictions.jsonl", "predictions.csv", "report.html", "run.json", "log.json"} <= set(names)
+    for folder in ("overlays", "masks", "maps"):
+        assert sum(name.startswith(f"{folder}/") for name in names) == len(BRICKS), folder
+    assert {row["path"] for row in rows} == {path.name for path in BRICKS}  # and no path of the server
+    assert "zsad-desk" not in report
+
+
+def test_a_broken_file_has_a_message_and_the_rest_is_scored(page: Any, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.png"
+    broken.write_text("<html>not a picture</html>")
+    inspect(page, [*BRICKS[:4], broken])
+    assert chip(page, "error") == 1
+    assert chip(page, "no-verdict") == 4
+    page.get_by_role("tab", name="Table").click()
+    until(lambda: "is no picture of a kind that is read here" in page.inner_text("#table"))
+
+
+def test_names_are_text_and_nothing_else(page: Any, tmp_path: Path) -> None:
+    evil = tmp_path / "<img src=x onerror=alert(1)>.png"
+    shutil.copy(BRICKS[0], evil)
+    broken = tmp_path / "<b onmouseover=alert(2)>.png"
+    broken.write_bytes(b"")
+    inspect(page, [evil, BRICKS[1], broken])
+    for tab in ("Table", "Pictures"):
+        page.get_by_role("tab", name=tab).click()
+    assert page.locator("img[src=x]").count() == 0
+    assert page.locator("[onerror], [onmouseover]").count() == 0
+
+
+def test_calibration_and_prompt_lab(page: Any) -> None:
+    inspect(page, [path for path in BRICKS if path.name in DEFECTIVE])
+    page.get_by_role("tab", name="Calibrate").click()
+    page.set_input_files("#normals input[type=file]", [str(path) for path in NORMAL])
+    until(lambda: page.locator("#normals tr.file").count() == 4)
+    page.click("#calibrate")
+    until(lambda: "split-conformal, 4 normal pictures" in page.inner_text("#promise"))
+    assert "at most 20" in page.inner_text("#promise")  # four cannot promise less than one in five
+    assert chip(page, "anomalous") == 3
+    page.get_by_role("tab", name="Prompt lab").click()
+    page.click("#effects-go")
+    until(lambda: "9 prompts" in page.inner_text("#effects"))
+    page.fill("#set-a input, #set-a textarea", "scratch")
+    page.click("#compare")
+    until(lambda: "brick-03.png" in page.inner_text("#compared"))
+
+
+def test_long_work_can_be_stopped_and_the_next_request_is_answered(page: Any, tmp_path: Path) -> None:
+    many = [Path(shutil.copy(BRICKS[number % len(BRICKS)], tmp_path / f"{number:03}.png")) for number in range(150)]
+    page.set_input_files("#pictures input[type=file]", [str(path) for path in many])
+    until(lambda: page.locator("#pictures tr.file").count() == len(many))
+    page.click("#inspect")
+    until(lambda: "of 150 pictures" in page.inner_text("#status"))
+    page.click("#stop")
+    until(lambda: "Stopped. Nothing was changed." in page.inner_text("#status"))
+    page.click("#stop")  # nothing runs: nothing happens, and what is asked for next is not stopped by it
+    page.click("#example-brick")
+    page.wait_for_selector("#facts h3", timeout=LONG)
+    assert chip(page, "anomalous") == 3
+    before = scores(page)
+    page.set_input_files("#pictures input[type=file]", [str(path) for path in many])
+    until(lambda: page.locator("#pictures tr.file").count() == len(many) + 10)
+    page.click("#inspect")
+    until(lambda: "of 160 pictures" in page.inner_text("#status"))
+    page.click("#stop")
+    until(lambda: chip(page, "anomalous") == 3)
+    page.wait_for_timeout(1000)  # for a badge to come
+    assert (page.get_by_text("Error", exact=True).count(), page.locator(".error, .toast-body").count()) == (0, 0)
+    assert scores(page) == before
+
+
+def test_a_phone_needs_no_sideways_scrolling(page: Any) -> None:
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.click("#example-brick")
+    page.wait_for_selector("#facts h3", timeout=LONG)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+def test_pictures_go_when_the_page_is_closed(server: Served, browser: Any) -> None:
+    context = browser.new_context()
+    page = context.new_page()
+    page.goto(server.url)
+    page.wait_for_selector("#inspect", timeout=LONG)
+    inspect(page, BRICKS[:3])
+    assert server.pictures_left()
+    context.close()
+    until(lambda: not server.pictures_left(), 60)

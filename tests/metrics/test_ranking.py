@@ -1,0 +1,186 @@
+"""AUROC, AP and F1-max against pairs and thresholds counted one by one, scikit-learn, and the reference outputs."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import slow_metrics
+from metric_cases import SEEDS, case, lattice
+from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
+
+from zsad.errors import UsageError
+from zsad.metrics import aupimo, aupro, aupro_legacy, auroc, average_precision, f1_max, pimo
+
+RANKING: tuple[Callable[..., Any], ...] = (auroc, average_precision, f1_max)
+
+
+def test_counts_pairs_and_ties_half() -> None:
+    scores, labels = [0.1, 0.4, 0.4, 0.8], [0, 0, 1, 1]
+    # pairs (bad, normal): .4 > .1, .4 = .4, .8 > .1, .8 > .4
+    assert auroc(scores, labels) == 3.5 / 4
+    # recall 1/2 at precision 1, then 1 at 2/3
+    assert average_precision(scores, labels) == pytest.approx(1 / 2 + 1 / 2 * 2 / 3)
+    assert f1_max(scores, labels) == (pytest.approx(2 * 2 / (3 + 2)), 0.4)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("grid", [3, 12, 10**9])
+def test_equals_scikit_learn_and_the_loops(seed: int, grid: int) -> None:
+    rng = np.random.default_rng(seed)
+    labels = np.r_[0, 1, rng.integers(0, 2, 60)]
+    scores = rng.integers(0, grid, 62) + labels * grid * 0.3
+    assert auroc(scores, labels) == pytest.approx(roc_auc_score(labels, scores), abs=1e-12)
+    assert auroc(scores, labels) == pytest.approx(slow_metrics.auroc_by_pairs(scores, labels), abs=1e-12)
+    assert average_precision(scores, labels) == pytest.approx(average_precision_score(labels, scores), abs=1e-12)
+    assert average_precision(scores, labels) == pytest.approx(slow_metrics.average_precision(scores, labels), abs=1e-12)
+    precision, recall, _ = precision_recall_curve(labels, scores)
+    value, threshold = f1_max(scores, labels)
+    assert value == pytest.approx(np.nanmax(2 * precision * recall / np.maximum(precision + recall, 1e-300)), abs=1e-12)
+    assert (value, threshold) == pytest.approx(slow_metrics.f1_max(scores, labels), abs=1e-12)
+
+
+def test_laws() -> None:
+    rng = np.random.default_rng(7)
+    labels, scores = np.r_[0, 1, rng.integers(0, 2, 50)], rng.normal(size=52)
+    assert auroc(-scores, labels) == pytest.approx(1 - auroc(scores, labels))
+    for metric in RANKING:
+        assert (
+            metric(np.exp(scores), labels)[0:1]
+            if metric is f1_max
+            else metric(np.exp(scores), labels) == metric(scores, labels)
+        )
+        assert metric(scores, labels * 7) == metric(scores, labels.astype(bool))
+        assert metric(scores.reshape(4, 13), labels.reshape(4, 13)) == metric(scores, labels)
+    share = labels.mean()
+    assert auroc(np.zeros(52), labels) == 0.5
+    assert average_precision(np.zeros(52), labels) == share
+    assert f1_max(np.zeros(52), labels) == (pytest.approx(2 * share / (1 + share)), 0)
+    assert f1_max(labels * 2.5, labels) == (1, 2.5)
+
+
+def test_millions_of_ties_and_extreme_scores() -> None:
+    scores, labels = np.zeros(3_000_000, np.float32), np.zeros(3_000_000, np.uint8)
+    scores[:1000], labels[500:1500] = 1, 1
+    # half of the anomalous items win over all normal ones but 500, the other half ties with all but those 500
+    normal = 3_000_000 - 1000
+    expected = (500 * (normal - 250) + 500 * (normal - 500) / 2) / (1000 * normal)
+    assert auroc(scores, labels) == pytest.approx(expected, abs=1e-12)
+    assert f1_max(scores, labels) == (0.5, 1.0)
+    assert auroc([-np.inf, 5, np.inf], [0, 1, 1]) == 1
+    assert auroc(np.array([2**53, 2**53 + 1]), [0, 1]) == 1  # integers are not rounded to floats
+
+
+@pytest.mark.parametrize("metric", RANKING)
+def test_a_missing_class_is_said(metric: Callable[..., Any]) -> None:
+    for labels, words in ((0, "2 normal and 0 anomalous"), (1, "0 normal and 2 anomalous")):
+        with pytest.warns(UserWarning, match=f"both classes; got {words} items: NaN"):
+            assert np.isnan(metric([1.0, 2.0], [labels] * 2)).all()
+    with pytest.warns(UserWarning, match="got 0 normal and 0 anomalous"):
+        assert np.isnan(metric([], [])).all()
+
+
+@pytest.mark.parametrize("metric", RANKING)
+def test_refuses_what_does_not_fit(metric: Callable[..., Any]) -> None:
+    with pytest.raises(UsageError, match="3 scores and 2 labels"):
+        metric([1, 2, 3], [0, 1])
+    with pytest.raises(UsageError, match="1 of 2 scores are NaN"):
+        metric([1, float("nan")], [0, 1])
+
+
+@pytest.mark.parametrize("kind", ["exact", "ties"])
+def test_equals_the_reference_outputs(parity: Path, kind: str) -> None:
+    told = json.loads((parity / "dev" / "metrics.json").read_text())["values"][kind]
+    with np.load(parity / "dev" / "metrics.npz") as file:
+        masks, labels = file["masks"], file["labels"]
+        maps = file["maps"] if kind == "exact" else (file["maps_ties_uint8"] / 64).astype(np.float32)
+    scores = maps.max((1, 2))
+    expected = {
+        "musc/image_auroc": auroc(scores, labels),
+        "musc/image_ap": average_precision(scores, labels),
+        "musc/image_f1max": f1_max(scores, labels)[0],
+        "musc/pixel_auroc": auroc(maps, masks),
+        "musc/pixel_ap": average_precision(maps, masks),
+        "musc/pixel_f1max": f1_max(maps, masks)[0],
+        "anomalyclip/pixel_aupro": aupro_legacy(maps, masks),
+        "anomalyclip/pixel_aupro_max_step_1000": aupro_legacy(maps, masks, thresholds=1000),
+        "anomalyclip/pixel_aupro_float64_maps": aupro_legacy(maps.astype(np.float64), masks),
+    }
+    assert expected == {name: pytest.approx(told[name], abs=1e-12) for name in expected}
+
+
+def test_exact_aupro_lies_half_a_step_below_thresholds_at_normal_pixels(parity: Path) -> None:
+    """Crane takes thresholds at normal pixels only and draws straight lines over the rises between them."""
+    told = json.loads((parity / "dev" / "metrics.json").read_text())["values"]["exact"]["crane_openiad/aupro_allpixels"]
+    with np.load(parity / "dev" / "metrics.npz") as file:
+        maps, masks = file["maps"], file["masks"]
+    normal = np.sort(maps[masks == 0])[::-1]
+    assert 0 < told - aupro(maps, masks) < 1 / (2 * 0.3 * normal.size)
+    rise = slow_overlap(maps, masks, normal[[0, int(0.3 * normal.size)]])
+    assert told - aupro(maps, masks) == pytest.approx(
+        (rise[1] - rise[0]) / (2 * 0.3 * normal.size), abs=1e-7
+    )  # a few normal pixels tie
+
+
+def slow_overlap(maps: np.ndarray[Any, Any], masks: np.ndarray[Any, Any], cuts: np.ndarray[Any, Any]) -> list[float]:
+    """Mean overlap of the regions strictly above each threshold."""
+    points = slow_metrics.overlap_curve(list(maps), list(masks), cuts.tolist(), strictly=True)
+    return [overlap for _, overlap in points]
+
+
+@pytest.mark.filterwarnings("ignore:AUPIMO's bound")
+@pytest.mark.parametrize(
+    ("kind", "bounds", "name", "thresholds"),
+    [
+        ("exact", (1e-5, 1e-4), "1e-5_1e-4", 300_000),
+        ("exact", (1e-4, 1e-2), "1e-4_1e-2", 30_000),
+        ("exact", (1e-4, 1e-2), "1e-4_1e-2", 300_000),
+        ("ties", (1e-4, 1e-2), "1e-4_1e-2", 30_000),
+        ("ties", (1e-4, 1e-2), "1e-4_1e-2", 300_000),
+    ],
+)
+def test_aupimo_equals_the_authors(parity: Path, kind: str, bounds: tuple[float, float], name: str, thresholds: int) -> None:
+    with np.load(parity / "dev" / "metrics.npz") as file:
+        expected, masks = file[f"{kind}/aupimo/{name}/thresholds_{thresholds}"], file["masks"]
+        maps = file["maps"] if kind == "exact" else (file["maps_ties_uint8"] / 64).astype(np.float32)
+    found = aupimo(maps, masks, bounds, thresholds)
+    np.testing.assert_allclose(np.nan_to_num(found, nan=-1), expected, rtol=0, atol=1e-7)  # stored in float32
+    told = json.loads((parity / "dev" / "metrics.json").read_text())["values"][kind]
+    levels = pimo._sampled([np.sort(one, axis=None) for one in maps[::2]], thresholds)
+    points = told[f"aupimo_num_thresholds_in_range/{name}/thresholds_{thresholds}"]
+    assert pimo.span(levels, bounds).keys.size == points  # repeated levels at either end included, as theirs
+
+
+@pytest.mark.filterwarnings("ignore:AUPIMO")
+def test_golden(root: Path) -> None:
+    """Numbers of scikit-learn and the slow loops, stored: they hold where neither is at hand."""
+    told = json.loads((root / "tests" / "golden" / "metrics.json").read_text())
+    maps, masks = lattice()
+    f1, threshold = f1_max(maps, masks)
+    found = {
+        "auroc": auroc(maps, masks),
+        "average_precision": average_precision(maps, masks),
+        "f1_max": f1,
+        "f1_threshold": threshold,
+        "aupro": aupro(maps, masks),
+        "aupro_legacy": aupro_legacy(maps, masks),
+        "aupimo": [None if math.isnan(one) else one for one in aupimo(maps, masks, (5e-3, 1e-1), None)],
+    }
+    del told["made_by"]
+    assert found == {
+        name: [None if one is None else pytest.approx(one, abs=1e-9) for one in value]
+        if isinstance(value, list)
+        else pytest.approx(value, abs=1e-9)
+        for name, value in told.items()
+    }
+
+
+def test_pixels_are_items_like_any_other() -> None:
+    maps, masks = case(0)
+    scores, labels = (np.concatenate([one.ravel() for one in part]) for part in (maps, masks))
+    assert auroc(scores, labels) == pytest.approx(roc_auc_score(labels != 0, scores), abs=1e-12)

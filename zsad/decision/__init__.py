@@ -1,0 +1,1 @@
+"""From scores to verdicts: thresholds, conformal quantiles, calibration."""

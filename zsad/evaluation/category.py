@@ -1,0 +1,222 @@
+"""One row of ``evaluate``: pictures are scored, answers are kept, and the metrics are computed from what is kept."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+
+from zsad.common.file_names import OutputNames
+from zsad.datasets import load_mask
+from zsad.decision.thresholds import fixed
+from zsad.detector import Detector
+from zsad.errors import MaskError
+from zsad.evaluation.metrics import IMAGE, PIXEL, Figures, image_figures, pixel_figures
+from zsad.evaluation.plan import Job, Plan
+from zsad.evaluation.store import Kept
+from zsad.evaluation.table import Row
+from zsad.images.reading import ImageRef
+from zsad.inference.inspector import Inspector
+from zsad.inference.scorer import Scored
+from zsad.registry import create
+
+__all__ = ["Judge", "assess"]
+
+CITED = 3  # pictures that a note calls by name
+OWN = ("method", "target", "backbone", "checkpoint", "references")
+
+
+@dataclass(frozen=True)
+class Judge:
+    """A loaded detector and how pictures reach it; one serves all categories."""
+
+    detector: Detector
+    settings: Mapping[str, Any]  # keywords of Inspector
+
+    @classmethod
+    def load(cls, method: str | Detector | Inspector, settings: Mapping[str, Any]) -> Judge:
+        """From what ``evaluate`` takes."""
+        if isinstance(method, Inspector):
+            return cls(method.detector, {**_settings_of(method), **settings})
+        if isinstance(method, Detector):
+            return cls(method, settings)
+        known = inspect.signature(Inspector.__init__).parameters
+        own = {key: value for key, value in settings.items() if key not in known or key in OWN}
+        return cls(create(method, **own), {key: value for key, value in settings.items() if key not in own})
+
+    def inspector(self, job: Job) -> Inspector:
+        """For one category."""
+        paths = [sample.path for sample in job.references]
+        return Inspector(self.detector, job.target, references=paths or None, **self.settings)
+
+
+def _settings_of(given: Inspector) -> dict[str, Any]:
+    kept = {key: getattr(given, key) for key in ("coreset", "device", "precision", "batch_size", "workers", "value_range")}
+    cut = given.geometry
+    kept |= {"tile": cut.tile, "overlap": None if cut.tile is None else cut.overlap}
+    return kept | {"roi": cut.roi, "keep_aspect": cut.keep_aspect}
+
+
+def assess(
+    make: Callable[[], Inspector], job: Job, plan: Plan, kept: Kept, maps: Path | None, step: Callable[[int], object]
+) -> Row:
+    """The row of a job, from disk where it is finished, and otherwise scored from where it was left.
+
+    Args:
+        make: gives the inspector of the job; not called where nothing is left to score.
+        job: what to score.
+        plan: what to measure.
+        kept: where the answers are.
+        maps: folder to which the maps go in the end; None: they are deleted.
+        step: called with a number of pictures whenever so many are done.
+    """
+    if (done := kept.row()) is not None:
+        step(len(job.samples))
+        return Row.from_dict(done)
+    if job.error:
+        undefined = dict.fromkeys(plan.metrics, math.nan)
+        return Row(job.category, job.target, job.seed, job.drawn, values=undefined, notes=job.notes, errors=(job.error,))
+    inspector = make()
+    size = plan.map_size or inspector.detector.backbone.image_size
+    _score(inspector, job, plan, kept, size, step)
+    row = _row(job, plan, kept, size)
+    if maps is not None:
+        _move_maps(job, kept, maps)
+    kept.finish(row.as_dict())
+    return row
+
+
+def _score(inspector: Inspector, job: Job, plan: Plan, kept: Kept, size: int, step: Callable[[int], object]) -> None:
+    done = kept.begin(len(job.samples), len(job.samples) if inspector.judges_sets else inspector.batch_size)
+    step(done)
+    if done == len(job.samples):
+        return
+    wanted = [plan.keep_maps or one for one in _in_pixels(job, plan)]
+    refs = [ImageRef(name, sample.path) for name, sample in zip(job.names, job.samples, strict=True)]
+    for position, scored in enumerate(inspector.scored(refs[done:], folder=kept.features), done):
+        answer = {"name": scored.name, "score": scored.score, "size": scored.size, "error": scored.error}
+        there = wanted[position] and scored.model_map is not None
+        kept.add(answer | {"notes": list(scored.notes)}, map_of(inspector, scored, size) if there else None)
+        step(1)
+
+
+def _in_pixels(job: Job, plan: Plan) -> list[bool]:
+    """Which pictures count in pixel metrics; none do in a category without any mask."""
+    asked = any(name in PIXEL for name in plan.metrics) and any(one.label == 1 and one.mask for one in job.samples)
+    return [asked and (one.label == 0 or one.mask is not None) for one in job.samples]
+
+
+def map_of(inspector: Inspector, scored: Scored, size: int) -> NDArray[np.float32]:
+    """(size, size) float32: the map of the whole picture, bilinear with antialiasing where it is not of that size yet.
+
+    Tiles and a region of interest go back to their place in the picture first; outside a region the map has its lowest value.
+    """
+    found = scored.model_map
+    if inspector.geometry.describe() is not None:
+        found = inspector.result(scored, fixed(None, None, None)).anomaly_map
+    assert found is not None
+    if found.shape == (size, size):
+        return found
+    grid = torch.from_numpy(np.ascontiguousarray(found, np.float32))[None, None]
+    fitted: NDArray[np.float32] = F.interpolate(grid, (size, size), mode="bilinear", antialias=True)[0, 0].numpy()
+    return fitted
+
+
+def _row(job: Job, plan: Plan, kept: Kept, size: int) -> Row:
+    """Everything about the kept answers; the same answers give the same row."""
+    answers, notes = kept.answers, list(job.notes)
+    errors = [str(one["error"]) for one in answers if one["error"] is not None]
+    notes += _cited([(text, one["name"]) for one in answers for text in one["notes"]])
+    good = [index for index, one in enumerate(answers) if one["score"] is not None]
+    labels = [int(job.samples[index].label == 1) for index in good]
+    image = image_figures(plan.metrics, [answers[index]["score"] for index in good], labels)
+    in_pixels = _in_pixels(job, plan)
+    packed = _masks(job, [index for index in good if in_pixels[index]], kept, size, notes, errors)
+    masks = sum(job.samples[index].label == 1 for index in packed)
+    pixel = _pixels(plan, packed, kept, size) if masks else _no_pixels(plan, job)
+    if bare := sum(one.label == 1 and one.mask is None for one in job.samples) * any(in_pixels):
+        notes.append(f"Anomalous pictures without a mask: {bare}. They are left out of the pixel metrics.")
+    values = {name: (image if name in IMAGE else pixel).values[name] for name in plan.metrics}
+    return Row(
+        job.category,
+        job.target,
+        job.seed,
+        job.drawn,
+        labels.count(0),
+        labels.count(1),
+        masks,
+        values,
+        pixel.bounds,
+        image.thresholds | pixel.thresholds,
+        tuple(dict.fromkeys([*notes, *image.notes, *pixel.notes])),
+        tuple(errors),
+    )
+
+
+def _no_pixels(plan: Plan, job: Job) -> Figures:
+    wanted = [name for name in plan.metrics if name in PIXEL]
+    told = [f"No mask of {job.category} can be used, so its pixel metrics are NaN."] if wanted else []
+    return Figures(dict.fromkeys(wanted, math.nan), notes=told)
+
+
+def _masks(
+    job: Job, indices: Sequence[int], kept: Kept, size: int, notes: list[str], errors: list[str]
+) -> dict[int, NDArray[np.uint8]]:
+    """Masks at the metrics' size by position, eight pixels to the byte: all zero for normal pictures, whatever a file says.
+
+    What is odd about a mask goes to ``notes``; one that cannot be used goes to ``errors``.
+    """
+    found, said = {}, list[tuple[str, str]]()
+    for index in indices:
+        sample, name, told = job.samples[index], job.names[index], list[str]()
+        height, width = kept.answers[index]["size"]
+        try:
+            mask = load_mask(sample, size, picture=(height, width), notes=told)
+        except MaskError as error:
+            errors.append(f"{name}: left out of the pixel metrics. {error}")
+            continue
+        if sample.label == 1 and not mask.any() and not told:
+            told.append(f"the mask vanishes at {size} x {size} pixels")
+        said += [(text, name) for text in told]
+        found[index] = np.packbits(mask if sample.label == 1 else np.zeros_like(mask))
+    notes += _cited(said)
+    return found
+
+
+def _pixels(plan: Plan, packed: Mapping[int, NDArray[np.uint8]], kept: Kept, size: int) -> Figures:
+    def pairs() -> Iterator[tuple[NDArray[np.float32], NDArray[np.bool_]]]:
+        for index, bits in packed.items():
+            yield kept.map(index), np.unpackbits(bits, count=size * size).reshape(size, size).astype(bool)
+
+    return pixel_figures(plan.metrics, pairs, exact=plan.exact, folder=kept.folder)
+
+
+def _cited(found: Sequence[tuple[str, str]]) -> list[str]:
+    """One note per sentence, with how many pictures it is about."""
+    said = []
+    for text, count in Counter(text for text, _ in found).items():
+        names = [name for one, name in found if one == text]
+        more = " ..." if count > CITED else ""
+        said.append(f"{text} ({count} picture{'s' * (count > 1)}: {', '.join(names[:CITED])}{more})")
+    return said
+
+
+def _move_maps(job: Job, kept: Kept, maps: Path) -> None:
+    """Maps to where a person finds them: ``maps/[seed-0/]<category>/<name of the picture>.npy``."""
+    root = maps if job.seed is None else maps / f"seed-{job.seed}"
+    names = [name if name.startswith(f"{job.category}/") else f"{job.category}/{name}" for name in job.names]
+    naming = OutputNames(names)
+    for index, answer in enumerate(kept.answers):
+        if answer["map"]:
+            place = root / f"{naming(names[index])}.npy"
+            place.parent.mkdir(parents=True, exist_ok=True)
+            np.save(place, kept.map(index))

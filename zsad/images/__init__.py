@@ -1,0 +1,1 @@
+"""From a source of pictures to tensors, and from maps back to pictures."""

@@ -1,0 +1,1 @@
+"""From pictures to results: the stateful ``Inspector`` and its parts."""

@@ -1,0 +1,230 @@
+"""Pictures that were encoded once and can be judged many times: by other names, other references, or against each other.
+
+``encode_pictures`` runs the encoder and keeps its features on disk; ``answers`` scores from them. A method that judges pictures
+against each other (``needs_set``) always goes this way. Tiles of one picture never judge each other: where pictures are cut
+into tiles, the first tiles of all pictures are one set, the second tiles another, and so on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import count, islice
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from zsad.common.atomic_files import differences, scratch_folder, write_aside
+from zsad.errors import ImageError, UsageError
+from zsad.images.reading import ImageRef, load_image
+from zsad.images.stitching import Canvas
+from zsad.images.tiling import Geometry
+from zsad.inference.feature_store import FeatureFiles, save_features
+from zsad.inference.scorer import Opened, Scored, Scorer, on_cpu
+from zsad.references.corrections import Mark, corrected
+from zsad.types import Prediction
+
+__all__ = ["Encoded", "answers", "encode_pictures"]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One picture: what is known of it before any score, and the files of its pieces' features."""
+
+    ref: ImageRef
+    scored: Scored
+    files: tuple[Path, ...] = ()
+
+
+class Encoded(Sequence[Entry]):
+    """Encoded pictures in their order, features on disk.
+
+    Args:
+        geometry: how they were cut.
+        encoder: ``describe_encoder`` of what encoded them.
+    """
+
+    def __init__(self, geometry: Geometry, encoder: Mapping[str, Any]) -> None:
+        self.entries: list[Entry] = []
+        self.geometry, self.encoder = geometry, json.loads(json.dumps(dict(encoder)))
+
+    def check(self, encoder: Mapping[str, Any]) -> None:
+        """Raises ``UsageError`` where another encoder, or another geometry, made the features; says what differs."""
+        if differ := differences(self.encoder, encoder):
+            raise UsageError(
+                f"The pictures were encoded with other settings: {'; '.join(differ)}. Judge them with the same, or encode them "
+                "again."
+            )
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.entries[index]
+
+    def only(self, numbers: Iterable[int]) -> Encoded:
+        """Some of the pictures; their features go with the whole, so keep that."""
+        some = Encoded(self.geometry, self.encoder)
+        some.entries = [self.entries[number] for number in numbers]
+        return some
+
+
+def encode_pictures(
+    scorer: Scorer, refs: Iterable[ImageRef], folder: Path | None = None, encoder: Mapping[str, Any] | None = None
+) -> Encoded:
+    """Runs the encoder once over pictures, in groups of ``batch_size`` cut by position.
+
+    Args:
+        scorer: how pictures reach the detector; its context is not used.
+        refs: the pictures.
+        folder: where features are kept; a group whose features are all there (the same files, unchanged) is not encoded
+            again. None: a temporary folder, which goes with the result.
+        encoder: for ``Encoded.check``.
+    """
+    made = Encoded(scorer.geometry, encoder or {})
+    place = scratch_folder(made) if folder is None else folder
+    place.mkdir(parents=True, exist_ok=True)
+    waiting = iter(refs)
+    while group := list(islice(waiting, scorer.batch_size)):
+        stems = [place / _stem(ref, len(made) + i) for i, ref in enumerate(group)]
+        known = [_recall(ref, stem) for ref, stem in zip(group, stems, strict=True)]
+        if not all(known):
+            _encode_group(scorer, group, stems)
+            known = [_recall(ref, stem) for ref, stem in zip(group, stems, strict=True)]
+        made.entries += [entry for entry in known if entry is not None]
+    return made
+
+
+def _stem(ref: ImageRef, index: int) -> str:
+    """Name for a picture's files: its path and what the file was; its number where it is no file."""
+    if ref.path is None:
+        return f"{index:08d}"
+    try:
+        state = os.stat(ref.path)  # noqa: PTH116 (as images.py reads it)
+    except OSError:
+        return f"{index:08d}"
+    said = f"{ref.name}\0{state.st_mtime_ns}\0{state.st_size}"
+    return hashlib.blake2b(os.fsencode(said), digest_size=16).hexdigest()
+
+
+def _encode_group(scorer: Scorer, group: list[ImageRef], stems: list[Path]) -> None:
+    """Writes features of every piece, and at last the note that makes a picture complete."""
+    numbers = iter(range(len(group)))
+    latest, number = None, -1
+    for read, index, features in scorer.encoded(group):
+        if read is not latest:
+            latest, number = read, next(numbers)
+            scored = read.scored
+            note = {"size": scored.size, "notes": scored.notes, "error": scored.error, "pieces": len(read.places)}
+        if features is not None:
+            save_features(_piece(stems[number], index), features)
+        if index == len(read.places) - 1 or features is None:
+            write_aside(stems[number].with_suffix(".json"), json.dumps(note).encode())
+
+
+def _piece(stem: Path, index: int) -> Path:
+    return stem.with_name(f"{stem.name}-{index}.safetensors")
+
+
+def _recall(ref: ImageRef, stem: Path) -> Entry | None:
+    path = stem.with_suffix(".json")
+    if not path.is_file():
+        return None
+    note = json.loads(path.read_text())
+    size = None if note["size"] is None else (note["size"][0], note["size"][1])
+    files = tuple(_piece(stem, index) for index in range(note["pieces"]))
+    return Entry(ref, Scored(ref.name, ref.path, size, notes=tuple(note["notes"]), error=note["error"]), files)
+
+
+# ------------------------------------------------------------------ from features to answers
+def answers(scorer: Scorer, encoded: Encoded, *, keep_images: bool = False, marks: Sequence[Mark] = ()) -> Iterator[Scored]:
+    """What the scorer's detector and context say of encoded pictures, in order; the encoder does not run.
+
+    Args:
+        scorer: the detector, the context, and how pictures are read again.
+        encoded: the pictures.
+        keep_images: give the pictures themselves too.
+        marks: a person's corrections, which act on every answer.
+
+    Raises:
+        UsageError: fewer pictures than a method needs that judges them against each other.
+    """
+    if not scorer.detector.needs_set(scorer.context):
+        for entry in encoded:
+            single = map(_scores(scorer, marks), FeatureFiles(entry.files, str(scorer.device)))
+            yield _whole(scorer, encoded, entry, single, keep_images)
+        return
+    tiles = max((len(entry.files) for entry in encoded), default=0)
+    if tiles <= 1:
+        judged = _judged(scorer, encoded, 0, marks)
+        for entry in encoded:
+            yield _whole(scorer, encoded, entry, islice(judged, len(entry.files)), keep_images)
+        return
+    if advice := scorer.detector.scales_within_set(scorer.context):
+        raise UsageError(
+            f"{scorer.detector.name} scales its scores within a set, and with tiles there are several, whose scores cannot be "
+            f"compared. Leave tile out, or {advice}."
+        )
+    least, few = scorer.detector.smallest_set, set[int]()
+    with tempfile.TemporaryDirectory(prefix="zsad-") as folder:
+        for tile in range(tiles):
+            members = [n for n, entry in enumerate(encoded) if tile < len(entry.files)]
+            if tile and len(members) < least:
+                few.update(members)
+                continue
+            for number, prediction in zip(members, _judged(scorer, encoded, tile, marks), strict=True):
+                torch.save(vars(prediction), Path(folder) / f"{number}-{tile}.pt")
+        for number, entry in enumerate(encoded):
+            if number in few:
+                said = f"it is cut into more tiles than the others: fewer than {least} pictures have as many to judge the last"
+                yield replace(entry.scored, error=said)
+                continue
+            paths = [Path(folder) / f"{number}-{tile}.pt" for tile in range(len(entry.files))]
+            kept = (Prediction(**torch.load(path, weights_only=True)) for path in paths)
+            yield _whole(scorer, encoded, entry, kept, keep_images)
+
+
+def _scores(scorer: Scorer, marks: Sequence[Mark]) -> Any:
+    def score(features: Any) -> Prediction:
+        with torch.inference_mode():
+            found = scorer.detector.score(features, scorer.context)
+            return on_cpu(corrected(found, features, marks, scorer.detector.map_range))
+
+    return score
+
+
+def _judged(scorer: Scorer, encoded: Encoded, tile: int, marks: Sequence[Mark]) -> Iterator[Prediction]:
+    """Predictions for the tile of that number of all pictures that have one."""
+    files = [entry.files[tile] for entry in encoded if tile < len(entry.files)]
+    features = FeatureFiles(files, str(scorer.device))
+    found = scorer.detector.score_set(features, scorer.context)
+    for number in count():
+        with torch.inference_mode():  # never across a yield, where it would reach the caller
+            prediction = next(found, None)
+            if prediction is not None and marks:
+                prediction = corrected(prediction, features[number], marks, scorer.detector.map_range)
+        if prediction is None:
+            return
+        yield on_cpu(prediction)
+
+
+def _whole(scorer: Scorer, encoded: Encoded, entry: Entry, found: Iterable[Prediction], keep: bool) -> Scored:
+    """A picture's answer from its pieces' predictions."""
+    if entry.scored.size is None:
+        return entry.scored
+    view, places = encoded.geometry.window(entry.scored.size), encoded.geometry.places(entry.scored.size)
+    picture = Opened(entry.scored, len(places), Canvas(view))
+    for place, prediction in zip(places, found, strict=True):
+        picture.add(prediction, 0, place)
+    answer = picture.answer()
+    if not keep:
+        return answer
+    try:
+        return replace(answer, image=load_image(entry.ref, value_range=scorer.value_range).rgb)
+    except ImageError as error:
+        return Scored(answer.name, answer.path, error=str(error))

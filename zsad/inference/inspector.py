@@ -1,0 +1,260 @@
+"""``Inspector``: from any source of pictures to lazy results at original size."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from copy import copy
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from zsad.common.arguments import checked
+from zsad.decision.calibration import Calibration, settle
+from zsad.decision.thresholds import Thresholds, fixed
+from zsad.detector import Detector
+from zsad.errors import UsageError
+from zsad.images.intensity import check_range
+from zsad.images.reading import ImageRef, list_images
+from zsad.images.tiling import read_geometry
+from zsad.inference.encoded import Encoded, answers, encode_pictures
+from zsad.inference.reference_set import ReferenceSet, is_saved
+from zsad.inference.result import Result
+from zsad.inference.scorer import Scored, Scorer
+from zsad.inference.settings import (
+    at_least_one,
+    build_method,
+    check_target,
+    default_batch,
+    describe_encoder,
+    pick_device,
+    pick_precision,
+    share_of_rows,
+)
+from zsad.inference.verdict import result_of
+from zsad.references.corrections import Mark
+from zsad.types import Context, References
+
+__all__ = ["Inspector"]
+
+
+class Inspector:
+    """A method, a category and the way to a verdict, ready for any number of pictures.
+
+    Args:
+        method: a name that ``create`` takes, or a built ``Detector``.
+        target: the object's name, as a person would say it.
+        backbone: as in ``create``; None takes the method's own.
+        checkpoint: path of learned weights.
+        references: normal pictures of the category: whatever ``list_images`` takes, a folder that ``save_references`` wrote,
+            or a ``ReferenceSet``.
+        coreset: share of the references' rows that are kept, in (0, 1]; for very many references.
+        threshold: raw score from which on a picture is anomalous; None gives no labels.
+        review_at: raw score from which on a picture is for review.
+        pixel_threshold: map value from which on a place belongs to a region; None gives no regions.
+        calibration: a ``Calibration`` of this judge or its file; gives p-values, and all levels that are not given.
+        max_false_alarms: share of normal pictures that may be called anomalous, instead of the calibration's.
+        review_false_alarms: share of normal pictures that may be called anomalous or review, likewise.
+        device: "auto" (cuda, mps, xpu, else cpu) or a torch device.
+        precision: of the encoder: "fp32", "bf16", or "fp16" on devices that have it; scores and maps are float32 in any case.
+        batch_size: pictures per pass; None takes 8 on a CPU and 16 elsewhere.
+        workers: threads that read pictures while the model runs.
+        value_range: (low, high) that become black and white in pictures of more than 8 bits; None takes the stated rule.
+        tile: cuts pictures into tiles of this side, or (width, height), in their own pixels; the score is the largest tile's.
+        overlap: least share of a tile that neighbours have in common, 0 to 0.9; None takes 0.25.
+        roi: the part that is judged: (x0, y0, x1, y1), corners (x, y) of a polygon, a (H, W) mask, or a text as for
+            ``--roi``. A picture that it does not fit becomes an error.
+        keep_aspect: pads with mirrored borders to a square instead of squashing.
+        **arguments: the method's constructor keywords.
+
+    Raises:
+        UsageError: an argument that cannot be carried out; NotTrained, UnknownName and WeightsError as in ``create``.
+    """
+
+    @checked
+    def __init__(
+        self,
+        method: str | Detector = "compact",
+        target: str = "object",
+        *,
+        backbone: Any = None,
+        checkpoint: str | Path | None = None,
+        references: Any = None,
+        coreset: float = 1.0,
+        threshold: float | None = None,
+        review_at: float | None = None,
+        pixel_threshold: float | None = None,
+        calibration: Calibration | str | Path | None = None,
+        max_false_alarms: float | None = None,
+        review_false_alarms: float | None = None,
+        device: str | torch.device = "auto",
+        precision: str = "fp32",
+        batch_size: int | None = None,
+        workers: int = 2,
+        value_range: tuple[float, float] | None = None,
+        tile: Any = None,
+        overlap: float | None = None,
+        roi: Any = None,
+        keep_aspect: bool = False,
+        **arguments: Any,
+    ) -> None:
+        self.target = check_target(target)
+        self.calibration = Calibration.load(calibration) if isinstance(calibration, (str, Path)) else calibration
+        below = None if self.calibration is not None and threshold is None else review_at  # below the calibration's level then
+        given, own = fixed(threshold, below, pixel_threshold), None if below is not None else review_at
+        self.thresholds = settle(given, self.calibration, max_false_alarms, review_false_alarms, own)
+        self.device = pick_device(device)
+        self.precision = pick_precision(precision, self.device)
+        self.batch_size = at_least_one("batch_size", default_batch(self.device) if batch_size is None else batch_size)
+        self.workers = at_least_one("workers", workers)
+        self.value_range = check_range(value_range)
+        self.geometry = read_geometry(tile, overlap, roi, keep_aspect)
+        self.coreset = share_of_rows(coreset)
+        self.detector = build_method(method, backbone, checkpoint, arguments).to(self.device).eval()
+        self.detector.require_trained()
+        self.references = ReferenceSet(self._encoder())
+        self.context = self._prepared()
+        if references is not None:
+            self._take(references)
+        if self.calibration is not None:
+            self.calibration.check(self.describe())
+
+    def __call__(self, source: Any) -> Iterator[Result]:
+        """Results in the order of the source, one per picture, made when asked for; memory does not grow.
+
+        Args:
+            source: whatever ``list_images`` takes: a path, a folder, PIL pictures, arrays, or an iterable of them.
+        """
+        for scored in self.scored(list_images(source), keep_images=True):
+            yield self.result(scored, self.thresholds)
+
+    def scored(self, refs: Iterable[ImageRef], *, keep_images: bool = False, folder: Path | None = None) -> Iterator[Scored]:
+        """What the model says of pictures, before any threshold and at model size; see ``Scorer``.
+
+        Where the method judges pictures against each other, features go to disk (``folder``, or a temporary one) and the
+        answers come after the last picture.
+        """
+        scorer = self._scorer(self.context)
+        if self.judges_sets:
+            yield from answers(scorer, encode_pictures(scorer, refs, folder), keep_images=keep_images)
+        else:
+            yield from scorer(refs, keep_images=keep_images)
+
+    @property
+    def judges_sets(self) -> bool:
+        """True where a picture's score depends on the other pictures of the source."""
+        return self.detector.needs_set(self.context)
+
+    def encode(self, source: Any) -> Encoded:
+        """Runs the encoder over pictures once; ``judge`` scores them then as often as you like, after any change."""
+        return self.encode_refs(list_images(source))
+
+    def encode_refs(self, refs: Iterable[ImageRef]) -> Encoded:
+        """As ``encode``, of pictures that ``list_images`` has listed."""
+        return encode_pictures(self._scorer(self.context), refs, encoder=self._encoder())
+
+    def judge(self, encoded: Encoded, target: str | None = None) -> Iterator[Result]:
+        """Results of encoded pictures, by the references and thresholds of now; the encoder does not run.
+
+        Args:
+            encoded: from ``encode``.
+            target: another name for what is to be seen.
+
+        Raises:
+            UsageError: another encoder or another geometry made them; says what differs.
+        """
+        encoded.check(self._encoder())
+        context = self.context if target is None else self._prepared(check_target(target))
+        for scored in answers(self._scorer(context), encoded, keep_images=True):
+            yield self.result(scored, self.thresholds)
+
+    def answers(self, encoded: Encoded, marks: Sequence[Mark] = ()) -> Iterator[Scored]:
+        """What the model says of encoded pictures, before any threshold and at model size; ``result`` makes verdicts of it.
+
+        Args:
+            encoded: from ``encode``.
+            marks: corrections that act on every answer; see ``references/corrections.py``.
+        """
+        yield from answers(self._scorer(self.context), encoded, marks=marks)
+
+    def fork(self) -> Inspector:
+        """The same model with references, thresholds and a calibration of its own, so that users do not meet in them."""
+        other = copy(self)
+        other.references = self.references.copy()
+        return other
+
+    def _encoder(self) -> dict[str, Any]:
+        return describe_encoder(self._scorer(Context()))
+
+    def _scorer(self, context: Context) -> Scorer:
+        how = (self.batch_size, self.workers, self.value_range, self.precision, self.geometry)
+        return Scorer(self.detector, context, self.device, *how)
+
+    # ------------------------------------------------------------------ references
+    def add_references(self, source: Any) -> list[str]:
+        """Adds normal pictures; returns the names of those that were new. Unreadable ones are in ``references.errors``.
+
+        Raises:
+            UsageError: the method takes no references.
+        """
+        added = self.references.add(self._scorer(self.context), list_images(source))
+        self.context = self._prepared()
+        return added
+
+    def remove_references(self, *names: str) -> None:
+        """Takes pictures out of the references, by name."""
+        self.references.remove(names)
+        self.context = self._prepared()
+
+    def save_references(self, folder: str | Path) -> None:
+        """Writes the references to a folder that ``references=`` takes."""
+        self.references.save(folder)
+
+    def left_out(self, digest: str) -> Inspector:
+        """This inspector without one of its references."""
+        other = copy(self)
+        banks = self.references.banks_without(digest, self.context.banks, self.coreset)
+        other.context = replace(self.context, banks=banks).to(self.device)
+        return other
+
+    def refresh(self) -> None:
+        """Prepares the context anew, after ``target``, the detector or the references were changed from outside."""
+        self.context = self._prepared()
+
+    def _take(self, given: Any) -> None:
+        if isinstance(given, ReferenceSet) or is_saved(given):
+            self.references = given if isinstance(given, ReferenceSet) else ReferenceSet.load(given)
+            self.references.check(self._encoder())
+            if not len(self.references):
+                raise UsageError(
+                    "The saved references hold no picture any more. Add some with zsad references, or leave them out."
+                )
+            self.context = self._prepared()
+            return
+        self.add_references(given)
+        if not len(self.references):
+            why = next(iter(self.references.errors.items()), None)
+            raise UsageError("No reference could be read" + (f"; {why[0]}: {why[1]}" if why else ": the source is empty."))
+
+    def _prepared(self, target: str | None = None) -> Context:
+        """The context of a target, with the references of now."""
+        banks = {key: bank.to(self.device) for key, bank in self.references.banks(self.coreset).items()}
+        with torch.inference_mode():
+            return self.detector.prepare(target or self.target, References(banks=banks) if banks else None).to(self.device)
+
+    def result(self, scored: Scored, thresholds: Thresholds) -> Result:
+        """Verdict, map at original size and regions of a scored picture."""
+        return result_of(scored, self._scorer(self.context), thresholds, self.calibration)
+
+    def describe(self) -> dict[str, Any]:
+        """What judges: everything that a score depends on, as a JSON object."""
+        kept = self.references.describe() | {"coreset": self.coreset} if len(self.references) else None
+        return {
+            **describe_encoder(self._scorer(self.context)),
+            "target": self.target,
+            "references": kept,
+            "map_range": list(self.detector.map_range),
+            "words": list(self.context.words),
+            "sentences": {kind: list(lines) for kind, lines in self.context.sentences.items()},
+        }

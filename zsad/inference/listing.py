@@ -1,0 +1,107 @@
+"""What ``zsad list`` and ``zsad prompts`` say."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from zsad.errors import WeightsError
+from zsad.inference.settings import check_target
+from zsad.registry import create, list_backbones, list_methods, method_class
+from zsad.weights.checkpoints import load_index
+
+__all__ = ["listings", "sentences_of"]
+
+SELECTION = (
+    "ViT-B-16-plus-240.laion400m_e32",
+    "ViT-L-14-336.openai",
+    "ViT-L-14.openai",
+    "ViT-B-16.openai",
+    "ViT-B-32.openai",
+    "ViT-H-14.laion2b_s32b_b79k",
+)
+"""open_clip names that ``zsad list backbones`` shows without ``--all``: those of the methods' papers, and one smaller and
+one larger."""
+LICENCES = {"openai": "MIT", "laion400m_e31": "MIT", "laion400m_e32": "MIT", "laion2b_s32b_b79k": "MIT"}
+PREFIX = {"size": "", "here": "", "licence": "its own", "from": "a file, a folder or the hub"}
+OWN = {
+    "compact": {"size": "12 MB", "here": "yes", "licence": "Apache-2.0", "from": "zsad"},
+    "tiny": {"size": "0 MB", "here": "yes", "licence": "Apache-2.0", "from": "zsad (random weights, for tests)"},
+}
+
+
+def listings(what: str | None = None, *, everything: bool = False) -> dict[str, list[dict[str, Any]]]:
+    """Rows by kind: of one kind, or of all three."""
+    makers: dict[str, Callable[[], list[dict[str, Any]]]] = {
+        "methods": _methods,
+        "backbones": lambda: _backbones(everything),
+        "checkpoints": _checkpoints,
+    }
+    return {kind: make() for kind, make in makers.items() if what in (None, kind)}
+
+
+def _methods() -> list[dict[str, Any]]:
+    rows = []
+    for name in list_methods():
+        cls = method_class(name)
+        said = (cls.__doc__ or "").strip().splitlines()
+        rows.append(
+            {
+                "name": name,
+                "backbone": cls.recipe.backbone,
+                "px": cls.recipe.image_size,
+                "weights": _weights_of(name) if cls.learned else "none of its own",
+                "what": said[0] if said else "",
+            }
+        )
+    return rows
+
+
+def _weights_of(method: str) -> str:
+    here = [row["name"] for row in _checkpoints() if row["here"] == "yes" and row["name"].partition(".")[0] == method]
+    return ", ".join(here) or "pass --checkpoint"
+
+
+def _backbones(everything: bool) -> list[dict[str, Any]]:
+    from zsad.backbones import openclip
+
+    own = [{"name": f"{name}..." if name.endswith(":") else name, **OWN.get(name, PREFIX)} for name in list_backbones()]
+    names = openclip.plain_models() if everything else SELECTION
+    return own + [
+        {
+            "name": name,
+            "size": f"{openclip.megabytes(name):.0f} MB",
+            "here": "yes" if openclip.cached(name) else "no",
+            "licence": LICENCES.get(name.partition(".")[2], "see its source"),
+            "from": "open_clip, downloaded when first used",
+        }
+        for name in names
+    ]
+
+
+def _checkpoints() -> list[dict[str, Any]]:
+    try:
+        index = load_index()
+    except WeightsError:
+        return []
+    return [
+        {
+            "name": entry.name,
+            "size": f"{entry.size / 1e6:.1f} MB",
+            "here": "yes" if entry.path else "no",
+            "licence": entry.licence,
+            "trained_on": entry.trained_on,
+            "source": entry.source,
+        }
+        for entry in index.values()
+    ]
+
+
+def sentences_of(method: str, target: str, backbone: str | None, arguments: dict[str, Any]) -> dict[str, tuple[str, ...]]:
+    """The exact sentences of a method for a target; empty for methods without text."""
+    target = check_target(target)
+    detector = create(method, backbone=backbone, **arguments)
+    with torch.inference_mode():
+        return dict(detector.prepare(target).sentences)

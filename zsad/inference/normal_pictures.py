@@ -1,0 +1,85 @@
+"""Normal pictures that a session keeps encoded, so that its calibration can follow every change of the judge."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from zsad.decision.calibration import Calibration
+from zsad.decision.conformal import check_size
+from zsad.errors import ImageError, UsageError
+from zsad.images.reading import ImageRef, load_image
+from zsad.inference.encoded import Encoded
+from zsad.inference.inspector import Inspector
+from zsad.inference.reference_set import digest_of
+from zsad.inference.result import shortest
+from zsad.inference.scorer import Scored
+from zsad.references.corrections import Mark
+
+__all__ = ["Normals", "keep_normals"]
+
+
+@dataclass(frozen=True, eq=False)
+class Normals:
+    """Normal pictures and the share of false alarms that they shall promise.
+
+    Attributes:
+        encoded: the pictures.
+        digests: of their pixels, in the same order.
+        left_out: True where the pictures are references and each is judged without itself: approximate.
+        share: of normal pictures that may be called anomalous.
+    """
+
+    encoded: Encoded
+    digests: Sequence[str]
+    left_out: bool
+    share: float
+
+    def calibration(self, inspector: Inspector, marks: Sequence[Mark] = ()) -> Calibration:
+        """What an inspector with these corrections promises; the encoder does not run.
+
+        Raises:
+            UsageError: too few of the pictures are left for the share.
+        """
+        found = self._scored(inspector, marks)
+        good = [(s.score, shortest(s.model_map.max())) for s in found if s.score is not None and s.model_map is not None]
+        check_size(len(good), self.share)
+        judge = inspector.describe() | ({"corrections": len(marks)} if marks else {})
+        scores, peaks = [score for score, _ in good], [peak for _, peak in good]
+        return Calibration.from_scores(scores, peaks, judge, exact=not self.left_out, max_false_alarms=self.share)
+
+    def _scored(self, inspector: Inspector, marks: Sequence[Mark]) -> Iterator[Scored]:
+        if not self.left_out:
+            yield from inspector.answers(self.encoded, marks)
+            return
+        for number, digest in enumerate(self.digests):
+            if digest in inspector.references.digests:
+                yield from inspector.left_out(digest).answers(self.encoded.only([number]), marks)
+
+
+def keep_normals(inspector: Inspector, refs: Sequence[ImageRef], *, left_out: bool, share: float) -> Normals:
+    """Checks and encodes normal pictures.
+
+    Args:
+        inspector: the model and its references.
+        refs: the pictures.
+        left_out: True for the references themselves, False for pictures that are none.
+        share: of normal pictures that may be called anomalous.
+
+    Raises:
+        UsageError: too few for the share, one cannot be read, one is a reference (or is none).
+    """
+    check_size(len(refs), share)
+    try:
+        digests = [digest_of(load_image(ref, value_range=inspector.value_range).rgb) for ref in refs]
+    except ImageError as error:
+        raise UsageError(f"A picture for the calibration cannot be read: {error}") from error
+    own = inspector.references.digests
+    if left_out and (len(own) < 2 or not own.issuperset(digests)):
+        raise UsageError("Leave-one-out needs two references or more, and their own pictures. Add references first.")
+    if not left_out and (twice := [ref.name for ref, digest in zip(refs, digests, strict=True) if digest in own]):
+        raise UsageError(
+            f"{twice[0]} is a reference and would be judged by itself. Give other normal pictures, or leave one reference out "
+            "at a time."
+        )
+    return Normals(inspector.encode_refs(refs), digests, left_out, share)

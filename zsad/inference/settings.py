@@ -1,0 +1,139 @@
+"""What a user asks for: target, device, precision, counts, the method; checked, and described for fingerprints."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from zsad.common.file_names import many, printable
+from zsad.detector import Detector
+from zsad.errors import UsageError
+from zsad.inference.scorer import PRECISIONS, Scorer
+from zsad.registry import create
+
+__all__ = [
+    "at_least_one",
+    "build_method",
+    "check_target",
+    "default_batch",
+    "describe_encoder",
+    "pick_device",
+    "pick_precision",
+    "share_of_rows",
+]
+
+TARGET_WORDS, TARGET_CHARACTERS = 40, 300  # CLIP reads 77 tokens, and a prompt's own words take up to 20 of them
+CPU_BATCH, ACCELERATOR_BATCH = 8, 16
+
+
+def check_target(target: str) -> str:
+    """The target without blanks at its ends.
+
+    Raises:
+        UsageError: it is empty, or longer than a text tower reads.
+    """
+    if not isinstance(target, str):
+        raise UsageError(f"The target is {target!r}. Give the object's name, as a person would say it: 'metal nut'.")
+    target = " ".join(target.split())
+    if not target:
+        raise UsageError("The target is empty. Give the object's name, as a person would say it: 'metal nut'.")
+    if printable(target) != target:
+        raise UsageError(f"The target {printable(target)!r} has characters that do not print. Give a plain name: 'metal nut'.")
+    if len(target) > TARGET_CHARACTERS or len(target.split()) > TARGET_WORDS:
+        raise UsageError(
+            f"The target has {many(len(target.split()), 'word')} and {many(len(target), 'character')}; a text tower reads 77 "
+            f"tokens. Give a name of at most {TARGET_WORDS} words and {TARGET_CHARACTERS} characters, such as 'metal nut'."
+        )
+    return target
+
+
+def pick_device(device: str | torch.device = "auto") -> torch.device:
+    """The device of that name; "auto" takes cuda, mps, xpu, else cpu.
+
+    Raises:
+        UsageError: no such device here.
+    """
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    there["xpu"] = hasattr(torch, "xpu") and torch.xpu.is_available()
+    if device == "auto":
+        return torch.device(next((kind for kind, here in there.items() if here), "cpu"))
+    try:
+        chosen = torch.device(device)
+    except RuntimeError as error:
+        raise UsageError(f"No device is called {device!r}. Use auto, cpu, cuda, cuda:1, mps or xpu.") from error
+    if not there.get(chosen.type, chosen.type == "cpu"):
+        raise UsageError(f"The device {str(device)!r} is not available here. Use --device auto, or cpu.")
+    return chosen
+
+
+def pick_precision(precision: str, device: torch.device) -> str:
+    """The precision, if the device has it.
+
+    Raises:
+        UsageError: no such precision, or float16 on a CPU.
+    """
+    if precision not in PRECISIONS:
+        raise UsageError(f"No precision is called {precision!r}. Use {', '.join(PRECISIONS)}.")
+    if precision == "fp16" and device.type == "cpu":
+        raise UsageError("fp16 is for cuda, mps and xpu; on a CPU it is slower and less exact than bf16. Use bf16, or fp32.")
+    return precision
+
+
+def default_batch(device: torch.device) -> int:
+    """Pictures per pass where nobody says."""
+    return CPU_BATCH if device.type == "cpu" else ACCELERATOR_BATCH
+
+
+def at_least_one(name: str, value: int) -> int:
+    """The value. Raises ``UsageError`` where it is less than one."""
+    if value < 1:
+        raise UsageError(f"{name} is {value}; it has to be at least 1.")
+    return value
+
+
+def share_of_rows(coreset: float) -> float:
+    """The share of the references' rows that are kept. Raises ``UsageError`` where it is not in (0, 1]."""
+    if not 0 < coreset <= 1:
+        raise UsageError(f"coreset is {coreset:g}; give the share of the references' patches that are kept, in (0, 1].")
+    return coreset
+
+
+def describe_encoder(scorer: Scorer) -> dict[str, Any]:
+    """What encodes, as a JSON object: everything that features depend on."""
+    detector, backbone = scorer.detector, scorer.detector.backbone
+    return {
+        "method": detector.name,
+        "arguments": {key: plain(value) for key, value in detector.arguments().items()},
+        "backbone": backbone.name,
+        "backbone_sha256": backbone.weights_sha256,
+        "weights_sha256": detector.weights_sha256,
+        "image_size": backbone.image_size,
+        "activation": backbone.activation,
+        "position_embedding": backbone.position_embedding,
+        "precision": scorer.precision,
+        "value_range": None if scorer.value_range is None else list(scorer.value_range),
+        "geometry": scorer.geometry.describe(),
+    }
+
+
+def build_method(method: str | Detector, backbone: Any, checkpoint: str | Path | None, arguments: dict[str, Any]) -> Detector:
+    """The method by its name, or the built one that was given."""
+    if isinstance(method, str):
+        built: Detector = create(method, backbone=backbone, checkpoint=checkpoint, **arguments)
+        return built
+    given = [name for name, value in (("backbone", backbone), ("checkpoint", checkpoint)) if value is not None]
+    if given or arguments:
+        raise UsageError(
+            f"A built {method.name} was given together with {', '.join([*given, *arguments])}. Pass them to create(), "
+            "or pass the method by name."
+        )
+    return method
+
+
+def plain(value: Any) -> Any:
+    """JSON's view of a constructor keyword."""
+    if isinstance(value, (tuple, list)):
+        return [plain(one) for one in value]
+    return value if value is None or isinstance(value, (bool, int, float, str)) else repr(value)

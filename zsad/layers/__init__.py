@@ -1,1 +1,0 @@
-"""Modules with learned weights that methods are made of."""

@@ -1,0 +1,1 @@
+"""Prompt sets, sentence encoders and learned prompts."""

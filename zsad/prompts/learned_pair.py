@@ -1,0 +1,110 @@
+"""The object-agnostic prompt pair of AnomalyCLIP and its descendants."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from zsad.errors import CheckpointMismatch
+from zsad.prompts.deep_prompts import Overwrite, rounded_to_half
+
+__all__ = ["PromptPair", "compare_start_token", "has_projections", "pair_sizes", "renamed_pair"]
+
+STD = 0.02  # of the initial tokens
+RENAMED = {"ctx_pos": "normal", "ctx_neg": "anomalous"}
+PROJECTIONS = "compound_prompt_projections."  # in AnomalyCLIP's files, used by nothing
+DERIVED = tuple(f"{what}_{side}" for what in ("token_prefix", "token_suffix", "tokenized_prompts") for side in ("pos", "neg"))
+
+
+class TextTower(Protocol):
+    """What a prompt pair needs of a backbone."""
+
+    token_embedding: nn.Embedding
+
+    def tokenize(self, sentences: list[str]) -> Tensor:
+        """N sentences -> (N, context)."""
+
+    def encode_embeddings(self, x: Tensor, eot: Tensor, prompts: Overwrite | None = None) -> Tensor:
+        """Token embeddings -> (N, D)."""
+
+
+class PromptPair(nn.Module):
+    """Learned tokens in place of the words before the nouns, and deep tokens that overwrite the text tower's states.
+
+    Args:
+        width: of the text tower.
+        context: learned tokens per sentence.
+        deep: number of text blocks that are prompted, the input counted: 9 is blocks 2 to 9.
+        deep_length: tokens per block.
+        nouns: what follows the tokens, normal first.
+    """
+
+    def __init__(self, width: int, context: int, deep: int, deep_length: int, nouns: tuple[str, str]) -> None:
+        super().__init__()
+        self.nouns = nouns
+        self.normal = nn.Parameter(STD * torch.randn(context, width))
+        self.anomalous = nn.Parameter(STD * torch.randn(context, width))
+        self.deep = nn.ParameterList(STD * torch.randn(deep_length, width) for _ in range(deep - 1))
+
+    def sentences(self) -> tuple[str, str]:
+        """Both sentences with an X for each learned token."""
+        dummy = " ".join(["X"] * len(self.normal))
+        normal, anomalous = (f"{dummy} {noun}." for noun in self.nouns)
+        return normal, anomalous
+
+    def encode(self, backbone: TextTower, *, half: bool) -> Tensor:
+        """Text features (1, 2, D), not normalised; ``half`` rounds the deep tokens to float16, as published."""
+        ids = backbone.tokenize(list(self.sentences()))
+        x = backbone.token_embedding(ids)  # (2, context length, C)
+        learned = torch.stack([self.normal, self.anomalous])
+        x = torch.cat([x[:, :1], learned, x[:, 1 + learned.shape[1] :]], dim=1)
+        deep = {layer: rounded_to_half(tokens) if half else tokens for layer, tokens in enumerate(self.deep, 2)}
+        return backbone.encode_embeddings(x, ids.argmax(dim=1), Overwrite(deep))[None]
+
+
+def has_projections(state: Mapping[str, Any]) -> bool:
+    """True for AnomalyCLIP's layout; Crane's has the same keys without the dead projections."""
+    return any(key.startswith(PROJECTIONS) for key in state)
+
+
+def renamed_pair(state: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The authors' keys -> ``PromptPair``'s; what is dead or follows from the tokenizer is dropped, the rest stays as it is."""
+    renamed = {}
+    for key, tensor in state.items():
+        if key in RENAMED:
+            renamed[RENAMED[key]] = tensor.reshape(tensor.shape[-2:])  # theirs is (1, 1, tokens, C)
+        elif key.startswith("compound_prompts_text."):
+            renamed[key.replace("compound_prompts_text.", "deep.")] = tensor
+        elif key not in DERIVED and not key.startswith(PROJECTIONS):
+            renamed[key] = tensor
+    return renamed
+
+
+def pair_sizes(state: Mapping[str, Any]) -> dict[str, int]:
+    """Sizes of a ``PromptPair`` that the authors' shapes say: ``context``, ``deep`` and ``deep_length``."""
+    tensors = {key: tensor for key, tensor in renamed_pair(state).items() if isinstance(tensor, Tensor) and tensor.dim() == 2}
+    deep = [tensor for key, tensor in tensors.items() if key.startswith("deep.")]
+    sizes = {"context": len(tensors["normal"])} if "normal" in tensors else {}
+    return sizes | ({"deep": 1 + len(deep), "deep_length": len(deep[0])} if deep else {})
+
+
+def compare_start_token(state: Mapping[str, Any], backbone: Any) -> None:
+    """The stored start token must be the backbone's, or the prompts were learned on another one.
+
+    Raises:
+        CheckpointMismatch: it is another one.
+    """
+    stored = state.get("token_prefix_pos")
+    if not isinstance(stored, Tensor):
+        return
+    own = backbone.token_embedding.weight[backbone.token_embedding.num_embeddings - 2]
+    if own.is_meta and stored.shape[-1] == own.shape[0]:
+        return  # a tower without weights, which has no more than shapes to compare
+    if stored.shape[-1] != own.shape[0] or not torch.allclose(stored.flatten().to(own), own, atol=1e-2):
+        raise CheckpointMismatch(
+            f"The prompts were learned on another backbone than {backbone.name}: the start token differs "
+            f"(width {stored.shape[-1]} there, {own.shape[0]} here). Pass the backbone that they were learned on."
+        )

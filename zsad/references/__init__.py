@@ -1,0 +1,1 @@
+"""Functions on reference patches: memory banks, coresets, mutual scoring, corrections."""

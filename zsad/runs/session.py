@@ -1,0 +1,255 @@
+"""``Session``: pictures that are encoded once, and everything a person may change about how they are judged.
+
+References, corrections, thresholds and calibrations change verdicts at once, from what is stored; the encoder does not run
+again. A session forks the inspector that it is given, so that any number of them share one model and nothing else.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from array import array
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from zsad.common.arguments import checked
+from zsad.decision.calibration import FALSE_ALARMS, Calibration
+from zsad.decision.thresholds import Thresholds, decide, fixed
+from zsad.errors import ImageError, UsageError
+from zsad.images.reading import ImageRef, list_images, load_image
+from zsad.images.tiling import piece
+from zsad.inference.encoded import Encoded
+from zsad.inference.feature_store import load_features
+from zsad.inference.inspector import Inspector
+from zsad.inference.normal_pictures import Normals, keep_normals
+from zsad.inference.result import Region, Result, shortest
+from zsad.inference.scorer import Scored
+from zsad.references.corrections import FALSE_ALARM, MISS, Mark, mark_of
+from zsad.runs.folder import RunFolder
+from zsad.runs.writers import Options, Summary, write_results
+
+__all__ = ["Session"]
+
+
+class Session:
+    """Pictures, and the state of their judgement.
+
+    Args:
+        inspector: the model; it is not changed. Tiles are not supported, for marks are places of whole pictures.
+
+    Attributes:
+        inspector: the session's own fork.
+        scored: what the model says of each picture now, in the order of encoding.
+        marks: the corrections in force, in the order in which they were made.
+        log: what was done, one JSON object per step.
+
+    Raises:
+        UsageError: the inspector cuts pictures into tiles.
+    """
+
+    @checked
+    def __init__(self, inspector: Inspector) -> None:
+        if inspector.geometry.tile is not None:
+            raise UsageError("A session judges whole pictures, and the inspector cuts tiles. Leave tile out.")
+        self.inspector = inspector.fork()
+        self.scored: list[Scored] = []
+        self.marks: list[Mark] = []
+        self.log: list[dict[str, Any]] = []
+        self._given = Thresholds()
+        self._pictures = self.inspector.encode_refs([])
+        self._owners: list[Encoded] = []  # keep the features on disk
+        self._normals: Normals | None = None
+
+    def __len__(self) -> int:
+        return len(self._pictures)
+
+    def _note(self, what: str, **facts: Any) -> None:
+        self.log.append({"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "what": what} | facts)
+
+    # ------------------------------------------------------------------ pictures
+    def encode(self, source: Any) -> Iterator[int]:
+        """Encodes pictures batch by batch; yields how many are done. Call ``rescore`` after the last one."""
+        waiting = iter(list_images(source))
+        while group := list(islice(waiting, self.inspector.batch_size)):
+            self._owners.append(self.inspector.encode_refs(group))
+            self._pictures.entries += self._owners[-1].entries
+            yield len(self)
+
+    def rescore(self) -> None:
+        """Judges all pictures anew by the references and marks of now, and the calibration's normal pictures too."""
+        if not any(entry.files for entry in self._pictures):
+            self.scored = [entry.scored for entry in self._pictures]
+        else:
+            self.scored = list(self.inspector.answers(self._pictures, self.marks))
+        self._recalibrate()
+
+    @property
+    def encoded(self) -> Encoded:
+        """The pictures, as ``Inspector.answers`` takes them."""
+        return self._pictures
+
+    @property
+    def order(self) -> list[int]:
+        """Numbers of the pictures, worst first, errors last."""
+        return sorted(range(len(self.scored)), key=lambda n: -math.inf if (s := self.scored[n].score) is None else s)[::-1]
+
+    @property
+    def peaks(self) -> list[float]:
+        """The largest value of each scored picture's map."""
+        return [shortest(one.model_map.max()) for one in self.scored if one.model_map is not None]
+
+    # ------------------------------------------------------------------ verdicts
+    @property
+    def thresholds(self) -> Thresholds:
+        """The user's levels, else the calibration's, else the batch rule's; see ``Thresholds.source``.
+
+        Where no normal picture says which places are regions, they lie above the middle of the method's fixed scale.
+        """
+        scores = [one.score for one in self.scored if one.score is not None]
+        found = self.inspector.thresholds
+        if self._given.anomalous is not None or found.anomalous is None:
+            found = decide(scores, self.peaks, self._given)
+        if found.pixel is not None:
+            return found
+        said = f"{found.source}; regions lie above the middle of the method's scale, for want of normal pictures"
+        return replace(found, pixel=sum(self.inspector.detector.map_range) / 2, source=said)
+
+    def set_threshold(self, anomalous: float | None, review: float | None = None) -> None:
+        """Levels that the user wants; None goes back to the calibration or the batch rule. Nothing is scored."""
+        self._given = fixed(anomalous, review)
+        self._note("threshold", anomalous=anomalous, review=review)
+
+    def result(self, number: int) -> Result:
+        """A picture's verdict, map, regions and pixels, from what is stored."""
+        scored = self.scored[number]
+        if scored.score is not None:
+            try:
+                ref = self._pictures[number].ref
+                scored = replace(scored, image=load_image(ref, value_range=self.inspector.value_range).rgb)
+            except ImageError as error:
+                scored = Scored(scored.name, scored.path, error=str(error))
+        return self.inspector.result(scored, self.thresholds)
+
+    # ------------------------------------------------------------------ references
+    def add_references(self, source: Any) -> list[str]:
+        """Adds normal pictures and rescores; returns the names of those that were new."""
+        added = self.inspector.add_references(source)
+        self._note("references added", names=added)
+        self.rescore()
+        return added
+
+    def remove_references(self, *names: str) -> None:
+        """Takes pictures out of the references, by name, and rescores."""
+        self.inspector.remove_references(*names)
+        self._note("references removed", names=list(names))
+        self.rescore()
+
+    # ------------------------------------------------------------------ corrections
+    def false_alarm(self, number: int, region: Region) -> None:
+        """A region of a picture is normal: what looks like it counts less, in every picture."""
+        size = self._size(number)
+        drawn = Image.new("L", (size[1], size[0]))
+        ImageDraw.Draw(drawn).polygon(list(region.contour), fill=1)
+        self._mark(number, np.asarray(drawn, dtype=np.uint8), FALSE_ALARM, box=list(region.box))
+
+    def miss(self, number: int, place: NDArray[Any]) -> None:
+        """A place of a picture, (H, W) larger than 0 where it is drawn, is a defect: what looks like it counts more."""
+        size = self._size(number)
+        drawn = np.asarray(place)
+        if drawn.shape != size:
+            raise UsageError(f"The drawing is {drawn.shape[::-1]}, the picture {size[::-1]}. Draw at the picture's own size.")
+        rows, columns = np.nonzero(drawn)
+        box = [int(columns.min()), int(rows.min()), int(columns.max()) + 1, int(rows.max()) + 1] if len(rows) else []
+        self._mark(number, (drawn > 0).astype(np.uint8), MISS, box=box)
+
+    def undo(self) -> bool:
+        """Takes the latest mark back; False where there is none."""
+        if not self.marks:
+            return False
+        mark = self.marks.pop()
+        self._note("undone", picture=mark.name, kind=_KINDS[mark.sign])
+        self.rescore()
+        return True
+
+    def _size(self, number: int) -> tuple[int, int]:
+        size: tuple[int, int] | None = self._pictures[number].scored.size
+        if size is None:
+            raise UsageError(f"{self._pictures[number].scored.name} could not be read, so no place of it can be marked.")
+        return size
+
+    def _mark(self, number: int, drawn: NDArray[np.uint8], sign: int, box: list[int]) -> None:
+        entry, geometry = self._pictures[number], self.inspector.geometry
+        view, place = geometry.window(drawn.shape), geometry.places(drawn.shape)[0]
+        white = view.crop(np.repeat(drawn[..., None], 3, axis=2)) * np.uint8(255)  # so that what is shrunk stays above 0
+        seen = piece(white, view.corner, place, self.inspector.detector.backbone.image_size)[..., 0]
+        features = load_features(entry.files[0])
+        self.marks.append(mark_of(features, torch.from_numpy(seen.copy()), sign, entry.scored.name))
+        self._note("correction", picture=entry.scored.name, kind=_KINDS[sign], box=box)
+        self.rescore()
+
+    # ------------------------------------------------------------------ calibration
+    @checked
+    def calibrate(self, source: Any, max_false_alarms: float = FALSE_ALARMS, *, left_out: bool = False) -> Calibration:
+        """Levels from normal pictures; they follow every later change of references and corrections.
+
+        Args:
+            source: normal pictures: none of them a reference, or with ``left_out`` the references themselves.
+            max_false_alarms: share of normal pictures that may be called anomalous.
+            left_out: each picture is judged without itself; then the promise is approximate, else exact (split-conformal).
+
+        Raises:
+            UsageError: as ``keep_normals``; nothing is changed then.
+        """
+        normals = keep_normals(self.inspector, list(list_images(source)), left_out=left_out, share=max_false_alarms)
+        made = normals.calibration(self.inspector, self.marks)
+        self._normals, self._given = normals, Thresholds()
+        self.inspector.thresholds, self.inspector.calibration = made.thresholds(), made
+        self._note("calibrated", kind=made.kind, pictures=len(made), max_false_alarms=made.max_false_alarms)
+        return made
+
+    def _recalibrate(self) -> None:
+        if self._normals is None:
+            return
+        made = None
+        try:
+            made = self._normals.calibration(self.inspector, self.marks)
+        except UsageError as error:
+            self._normals = None
+            self._note("calibration dropped", why=str(error))
+        self.inspector.thresholds = Thresholds() if made is None else made.thresholds()
+        self.inspector.calibration = made
+
+    # ------------------------------------------------------------------ on disk
+    def write(self, folder: str | Path, options: Options | None = None) -> Summary:
+        """Writes what ``zsad predict`` writes, with the corrections and the log in run.json; scores nothing."""
+        run = RunFolder(folder)
+        run.claim(overwrite=True)
+        run.records.open(self.inspector.describe())
+        refs = [replace(entry.ref, name=entry.scored.name) for entry in self._pictures]
+        places = array("q", run.records.score(refs, self._stored, sys.maxsize))
+        options = options or Options(maps="png", hide_folders=True)
+        thresholds = self.thresholds
+
+        def about(summary: Summary) -> dict[str, Any]:
+            levels = {"anomalous": thresholds.anomalous, "review": thresholds.review, "pixel": thresholds.pixel}
+            said = {"judge": self.inspector.describe(), "thresholds": levels | {"source": thresholds.source}}
+            return said | {"counts": dict(sorted(summary.counts.items())), "corrections": len(self.marks), "log": self.log}
+
+        return write_results(run, places, self.inspector, thresholds, options, about, lambda items, _, __: items)
+
+    def _stored(self, refs: Iterable[ImageRef]) -> Iterator[Scored]:
+        """What is known already of each picture of a run, in place of a scorer."""
+        for _, scored in zip(refs, self.scored, strict=True):
+            yield scored
+
+
+_KINDS = {FALSE_ALARM: "false alarm", MISS: "miss"}

@@ -1,0 +1,1 @@
+"""Synthetic defects for training without annotated ones."""

@@ -1,0 +1,1 @@
+"""Files of learned weights: reading, downloading, publishing."""

@@ -1,0 +1,179 @@
+"""Files of weights: read without running code, written as safetensors with a header, listed in ``checkpoints/index.toml``."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pickle
+import tomllib
+import warnings
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from zsad.common.assets import asset
+from zsad.errors import CheckpointMismatch, SourceNotFound, UnknownName, UnsafeCheckpoint, WeightsError
+
+__all__ = ["IndexEntry", "load_index", "published", "read_header", "read_state_dict", "sha256_of", "write_learned"]
+
+_HEADER = "zsad"
+
+
+@dataclass(frozen=True)
+class IndexEntry:
+    """One row of ``checkpoints/index.toml``."""
+
+    name: str  # "method.tag"
+    file: str  # relative to checkpoints/; "" where it is only to be had from its source
+    source: str  # where it comes from, for a person
+    sha256: str  # "" where unknown
+    size: int  # bytes; of the tensors alone where the file's is not known
+    licence: str
+    trained_on: str
+    git_blob: str = ""  # git's own digest of the file, where that is what its source publishes
+
+    @property
+    def path(self) -> Path | None:
+        """Where the file lies, or None where it is not part of this installation."""
+        try:
+            return asset(f"checkpoints/{self.file}") if self.file else None
+        except WeightsError:
+            return None
+
+
+def load_index() -> dict[str, IndexEntry]:
+    """The published checkpoints by name."""
+    with asset("checkpoints/index.toml").open("rb") as file:
+        rows = tomllib.load(file)["checkpoint"]
+    return {row["name"]: IndexEntry(**row) for row in rows}
+
+
+def find_checkpoint(name: str) -> Path:
+    """Path of the checkpoint that the index calls ``name`` ("method.tag").
+
+    Raises:
+        UnknownName: the index has no such row.
+        SourceNotFound: it has, but the file does not ship; the message says where to get it.
+    """
+    index = load_index()
+    if name not in index:
+        raise UnknownName.among("checkpoint", name, index)
+    entry = index[name]
+    if entry.path is None:
+        raise SourceNotFound(
+            f"The checkpoint {name!r} does not ship with zsad ({entry.size / 1e6:.1f} MB, {entry.licence}). Get it from "
+            f"{entry.source} and pass its path: create({name.partition('.')[0]!r}, checkpoint='path/to/file')."
+        )
+    return entry.path
+
+
+def published(path: str | Path) -> IndexEntry | None:
+    """The row of the index whose digest a file has, or None."""
+    path = Path(path)
+    if not path.is_file():
+        return None
+    own = sha256_of(path), git_blob_of(path)
+    return next((e for e in load_index().values() if e.sha256 == own[0] or e.git_blob == own[1]), None)
+
+
+def git_blob_of(path: Path) -> str:
+    """Hex digest under which git stores a file."""
+    digest = hashlib.sha1(f"blob {path.stat().st_size}\0".encode(), usedforsecurity=False)
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def sha256_of(path: str | Path) -> str:
+    """Hex digest of a file."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_state_dict(path: str | Path) -> dict[str, Any]:
+    """Reads safetensors, a torch file or a TorchScript archive's weights, never running code from the file.
+
+    Raises:
+        SourceNotFound: no such file.
+        UnsafeCheckpoint: a pickle that would run code.
+        CheckpointMismatch: no file of weights.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise SourceNotFound(f"There is no file of weights at {str(path)!r}. Check the path.")
+    if _is_safetensors(path):
+        return _read_safetensors(path)[0]
+    try:
+        with warnings.catch_warnings(action="ignore"):  # torch on old pickle protocols and on TorchScript's age
+            loaded = _load(path)
+    except pickle.UnpicklingError as error:
+        raise UnsafeCheckpoint(
+            f"{path.name} is a pickle with more than tensors in it, and loading it could run code, so it was not loaded. "
+            "Ask its author for safetensors, or for torch.save of a plain state dict."
+        ) from error
+    except (RuntimeError, EOFError, ValueError, KeyError, OSError, IndexError, SafetensorError) as error:
+        raise CheckpointMismatch(f"{path.name} is no file of weights that can be read: {error}") from error
+    if not isinstance(loaded, Mapping):
+        raise CheckpointMismatch(f"{path.name} holds a {type(loaded).__name__}; a state dict (name -> tensor) is needed.")
+    return dict(loaded)
+
+
+def _load(path: Path) -> Any:
+    """A torch file by the restricted unpickler; a TorchScript archive by torch's own reader, which knows no Python code."""
+    if _is_torchscript(path):
+        return torch.jit.load(str(path), map_location="cpu").state_dict()
+    with path.open("rb") as file:  # a file, for torch judges paths by their ending
+        return torch.load(file, map_location="cpu", weights_only=True)
+
+
+def _is_safetensors(path: Path) -> bool:
+    """safetensors starts with the length of its JSON header (8 bytes, little endian) and the header's brace."""
+    with path.open("rb") as file:
+        head = file.read(9)
+    return len(head) == 9 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") < path.stat().st_size
+
+
+def _is_torchscript(path: Path) -> bool:
+    """OpenAI's CLIP files are TorchScript archives; a plain torch file has no code in it."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(name.endswith("constants.pkl") for name in archive.namelist())
+
+
+def read_header(path: str | Path) -> dict[str, Any]:
+    """The header that ``write_learned`` wrote, or {} for any other file."""
+    path = Path(path)
+    if not path.is_file() or not _is_safetensors(path):
+        return {}
+    return dict(json.loads(_read_safetensors(path, tensors=False)[1].get(_HEADER, "{}")))
+
+
+def _read_safetensors(path: Path, tensors: bool = True) -> tuple[dict[str, Any], dict[str, str]]:
+    """Tensors (if asked for) and metadata."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            keys = file.keys() if tensors else ()
+            return {key: file.get_tensor(key) for key in keys}, dict(file.metadata() or {})
+    except SafetensorError as error:
+        raise CheckpointMismatch(f"{path.name} is a broken safetensors file: {error}. Copy it again.") from error
+
+
+def write_learned(path: str | Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
+    """Writes learned weights as safetensors with a JSON header, aside first and then renamed."""
+    path = Path(path)
+    aside = path.with_name(path.name + ".partial")
+    save_file(
+        {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()},
+        aside,
+        {_HEADER: json.dumps(header, sort_keys=True)},
+    )
+    aside.replace(path)

@@ -1,0 +1,216 @@
+"""Learned weights for others: a folder or a repository of the Hugging Face hub, with a card that says what they are."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from zsad.common.arguments import checked
+from zsad.common.atomic_files import write_aside
+from zsad.errors import CheckpointMismatch, SourceNotFound, UsageError, WeightsUnavailable
+from zsad.registry import create, load_backbone, method_class
+from zsad.weights.checkpoints import read_header
+from zsad.weights.download import announce_download, cached_file
+
+__all__ = ["card", "from_pretrained", "locate", "publish"]
+
+log = logging.getLogger("zsad")
+WEIGHTS, CARD = "model.safetensors", "README.md"
+IN_FOLDERS = ("final.safetensors", WEIGHTS)  # of ``zsad.train``, of ``publish``
+HUB = re.compile(r"hf:/{1,2}(?P<repository>[\w.-]+/[\w.-]+)")  # Path("hf://a/b") has one slash
+REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+NOT_STATED = "not stated"
+SETTINGS = (
+    *("optimizer", "lr", "betas", "weight_decay", "clip", "batch_size", "epochs", "epoch"),
+    *("seed", "synthetic", "precision", "processes", "versions"),
+)
+
+
+# ------------------------------------------------------------------ finding
+def locate(checkpoint: str | Path) -> Path:
+    """The file that a checkpoint's name stands for.
+
+    Args:
+        checkpoint: a file; a folder of ``zsad.train`` or ``publish``; or "hf://org/name", which is downloaded into the hub's
+            cache, after saying so.
+
+    Raises:
+        SourceNotFound: a folder without weights.
+        WeightsUnavailable: no network, no such repository, or no weights in it.
+    """
+    if remote := HUB.fullmatch(str(checkpoint)):
+        return _downloaded(remote["repository"])
+    path = Path(checkpoint)
+    if not path.is_dir():
+        return path
+    found = next((path / name for name in IN_FOLDERS if (path / name).is_file()), None)
+    if found is None:
+        raise SourceNotFound(f"The folder {str(path)!r} has neither {' nor '.join(IN_FOLDERS)}. Name the file of weights.")
+    return found
+
+
+def _downloaded(repository: str) -> Path:
+    from huggingface_hub import hf_hub_download
+
+    if found := cached_file(repository, [WEIGHTS]):
+        return found
+    announce_download(repository, repository, [WEIGHTS])
+    return Path(hf_hub_download(repository, WEIGHTS))
+
+
+@checked
+def from_pretrained(source: str | Path, *, backbone: Any = None, **arguments: Any) -> Any:
+    """Builds the method that a file of learned weights belongs to, on the backbone that it was learned on.
+
+    Args:
+        source: "org/name" or "hf://org/name" on the hub, a folder, or a file that ``Detector.save`` wrote. What exists on
+            disk goes first.
+        backbone: another backbone than the header's, by name or built.
+        **arguments: the method's keywords, instead of those in the header.
+
+    Raises:
+        CheckpointMismatch: the file has no header, or one that names a file of the machine it was written on.
+    """
+    remote = not Path(source).exists() and REPOSITORY.fullmatch(str(source))
+    path = locate(f"hf://{source}" if remote else source)
+    if not path.is_file():
+        raise SourceNotFound(f"There are no weights at {str(source)!r}. Give a file, a folder, or 'org/name' on the hub.")
+    header = read_header(path)
+    if "method" not in header:
+        raise CheckpointMismatch(
+            f"{path.name} does not say which method it belongs to. Use create(method, checkpoint=path), for zsad demo "
+            "--checkpoint METHOD=FILE."
+        )
+    return create(header["method"], backbone=backbone or _backbone_of(header, path.name), checkpoint=path, **arguments)
+
+
+def _backbone_of(header: Mapping[str, Any], file: str) -> Any:
+    facts = header.get("backbone", {})
+    name = str(facts.get("name", method_class(header["method"]).recipe.backbone))
+    if name.startswith("file:"):
+        raise CheckpointMismatch(f"{file} was learned on {name!r}, a file of another machine. Pass backbone=.")
+    keys = ("activation", "position_embedding", "image_size")
+    built = load_backbone(name, **{key: facts[key] for key in keys if key in facts})
+    then, now = facts.get("weights_sha256"), built.weights_sha256
+    if then and now and then != now:
+        log.warning("%s was learned on other weights of %s: %.8s, here %.8s.", file, name, then, now)
+    return built
+
+
+# ------------------------------------------------------------------ publishing
+def publish(weights: str | Path, target: str | Path, *, figures: Mapping[str, Any] | None = None, private: bool = False) -> str:
+    """Puts weights and their card into a folder, or uploads them.
+
+    Args:
+        weights: a file of ``Detector.save``, or the out folder of ``zsad.train``.
+        target: "hf://org/name", or a folder: a ``Path``, a text that begins with ".", "/" or "~", or one whose folder is here
+            or would be made in one that is here. Any other "org/name" is a repository of the hub.
+        figures: results for the card, by name.
+        private: of a repository that is made anew.
+
+    Returns:
+        The folder, or the commit's address.
+
+    Raises:
+        CheckpointMismatch: the weights have no header.
+        UsageError: the target is neither.
+        WeightsUnavailable: the hub refused, or cannot be reached.
+    """
+    path = locate(weights)
+    header = read_header(path)
+    if "method" not in header:
+        raise CheckpointMismatch(f"{path.name} does not say what it is. Run zsad convert first, which writes a header.")
+    if (repository := _repository(target)) is None:
+        folder = Path(target).expanduser()
+        _fill(folder, path, header, f"./{folder.resolve().name}", figures or {})
+        return str(folder)
+    with tempfile.TemporaryDirectory() as folder_name:
+        _fill(Path(folder_name), path, header, repository, figures or {})
+        return _uploaded(Path(folder_name), repository, private)
+
+
+def _repository(target: str | Path) -> str | None:
+    """The hub's "org/name" that a target of ``publish`` means; None where it means a folder."""
+    if remote := HUB.fullmatch(str(target)):
+        return remote["repository"]
+    if isinstance(target, Path) or target.startswith((".", "/", "~")) or Path(target).is_dir():
+        return None
+    if not REPOSITORY.fullmatch(target):
+        raise UsageError(
+            f"{target!r} is no 'org/name' of the hub. A folder begins with ./ or /, or it (or the folder above it) is here."
+        )
+    return None if Path(target).parent.is_dir() else target
+
+
+def _fill(folder: Path, weights: Path, header: Mapping[str, Any], name: str, figures: Mapping[str, Any]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    write_aside(folder / WEIGHTS, weights.read_bytes())
+    write_aside(folder / CARD, card(header, name, figures).encode())
+
+
+def _uploaded(folder: Path, repository: str, private: bool) -> str:
+    from huggingface_hub import HfApi
+
+    try:
+        HfApi().create_repo(repository, private=private, exist_ok=True)
+        done = HfApi().upload_folder(repo_id=repository, folder_path=folder, commit_message="Weights and card")
+    except Exception as error:  # the hub and its transport raise a dozen kinds
+        reason = str(error).strip().partition("\n")[0]
+        raise WeightsUnavailable(
+            f"Nothing was uploaded to {repository}: {reason}. Log in with `hf auth login`, or give a folder: ./name."
+        ) from error
+    return str(done)
+
+
+def card(header: Mapping[str, Any], name: str, figures: Mapping[str, Any]) -> str:
+    """The model card: what it is, how to use it, figures, data, licence, how it was trained. Only what the header says."""
+    tower = header.get("backbone", {})
+    licence = str(header.get("licence") or NOT_STATED)
+    spdx = licence.lower() if re.fullmatch(r"[A-Za-z]+[\w.-]*", licence) else "other"
+    arguments = ", ".join(f"{key}={value!r}" for key, value in header.get("arguments", {}).items()) or "the defaults"
+    front = ["---", f"license: {spdx}", "library_name: zsad", "pipeline_tag: image-segmentation", "tags: [anomaly-detection]"]
+    lines = [*front, "---", "", f"# {Path(name).name}", ""]
+    lines += [
+        f"Learned weights of `{header['method']}` for [zsad](https://pypi.org/project/zsad): zero-shot anomaly detection."
+    ]
+    lines += ["They hold what the method learned and not the backbone, which is loaded from its own source.", ""]
+    lines += [
+        f"- backbone: `{tower.get('name', NOT_STATED)}`, {tower.get('image_size', '?')} px, {tower.get('activation', '?')}"
+    ]
+    lines += [
+        f"- arguments: {arguments}",
+        f"- licence of data and weights, as stated by who trained: {licence}",
+        "",
+        "```python",
+        "import zsad",
+        "",
+    ]
+    lines += [f'detector = zsad.from_pretrained("{name}")', "```", "", "## Figures", ""]
+    lines += _table(("", "value"), [(key, _shown(value)) for key, value in figures.items()]) or ["None were given."]
+    losses = [(number, f"{loss:.4f}") for number, loss in enumerate(header.get("losses", []), 1)]
+    lines += ["", "## Training loss", "", *(_table(("epoch", "mean loss"), losses) or [f"{NOT_STATED}."])]
+    lines += ["", "## Data", "", f"Learned from: {header.get('trained_on', NOT_STATED)}.", ""]
+    lines += _table(("data set", "categories", "pictures", "licence"), [_data_row(one) for one in header.get("data", [])])
+    known = {key: header[key] for key in SETTINGS if key in header}
+    lines += ["", "A SHA-256 per picture is in the header of the file.", "", "## Settings", "", "```json"]
+    return "\n".join([*lines, json.dumps(known, indent=1), "```", ""])
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
+    """A Markdown table; [] where there are no rows."""
+    lines = [head, ["---"] * len(head), *rows]
+    return ["| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines] if rows else []
+
+
+def _shown(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _data_row(data: Mapping[str, Any]) -> tuple[str, str, int, str]:
+    categories = ", ".join(data.get("categories", []))
+    return str(data.get("name")), categories, len(data.get("pictures", {})), str(data.get("licence", NOT_STATED))
