@@ -78,7 +78,7 @@ def test_contents(built: dict[str, Path]) -> None:
         for needed in NEEDED:
             assert (needed if kind == "sdist" else f"zsad/_assets/{needed}") in found, (kind, needed)
         assert not any("solar-cells" in name for name in found), kind
-        assert "zsad/report.css" in found, kind
+        assert "zsad/runs/report.css" in found, kind
         assert path.stat().st_size < 20e6, kind
     assert sorted(names(built["wheel"])) == sorted(names(built["wheel from sdist"]))
     assert not any(name.startswith(("tests/", "benchmarks/", "demo/")) for name in names(built["wheel"]))

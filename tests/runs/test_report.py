@@ -175,7 +175,7 @@ def test_sorting_and_filtering_run() -> None:
         {"rank": "1", "score": "-2", "name": "x9.png", "verdict": "2", "label": "normal", "regions": "12"},
         {"rank": "2", "score": "", "name": "a.png", "verdict": "0", "label": "error", "regions": "0"},
     ]
-    script = (Path(zsad.__file__).parent / "report.js").read_text(encoding="utf-8")
+    script = (Path(zsad.__file__).parent / "runs/report.js").read_text(encoding="utf-8")
     done = subprocess.run(
         ["node", "-e", SHIM.replace("argv[2]", "argv[1]") + script + USE, json.dumps(cells)],
         capture_output=True,

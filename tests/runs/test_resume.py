@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from zsad.cli import app
 
 ROOT = Path(__file__).resolve().parents[2]
-PROGRAM = [sys.executable, str(ROOT / "tests" / "brightness.py"), "predict"]
+PROGRAM = [sys.executable, str(ROOT / "tests/helpers/brightness.py"), "predict"]
 COMMON = ["--method", "brightness", "--target", "lamp", "--batch-size", "3", "--set", "pause=0.15", "--maps", "npy"]
 
 
@@ -269,7 +269,7 @@ def test_memory_does_not_grow(tmp_path: Path) -> None:
         picture(0.3 + index / 2000, (8, 8, 200, 150), (400, 300)).save(source / f"{index}.png", compress_level=1)
     done = subprocess.run(
         [sys.executable, "-c", MEMORY, source, tmp_path / "out"],
-        env=environment() | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"},
+        env=environment() | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests/helpers'}"},
         capture_output=True,
         text=True,
         check=True,
