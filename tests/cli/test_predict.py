@@ -498,7 +498,15 @@ def test_help_is_light_and_a_broken_pipe_is_quiet(good: Path, tmp_path: Path) ->
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
-    program = [sys.executable, str(ROOT / "tests/helpers/brightness.py"), "predict", str(good), "--method", "brightness", "--json"]
+    program = [
+        sys.executable,
+        str(ROOT / "tests/helpers/brightness.py"),
+        "predict",
+        str(good),
+        "--method",
+        "brightness",
+        "--json",
+    ]
     with subprocess.Popen(
         [*program, "--out", str(tmp_path / "out")], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as run:
