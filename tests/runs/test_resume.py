@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from zsad.cli import app
 
 ROOT = Path(__file__).resolve().parents[2]
-PROGRAM = [sys.executable, str(ROOT / "tests" / "brightness.py"), "predict"]
+PROGRAM = [sys.executable, str(ROOT / "tests" / "helpers" / "brightness.py"), "predict"]
 COMMON = ["--method", "brightness", "--target", "lamp", "--batch-size", "3", "--set", "pause=0.15", "--maps", "npy"]
 
 

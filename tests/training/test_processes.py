@@ -18,7 +18,7 @@ from zsad.weights.checkpoints import read_header, read_state_dict
 
 pytest.importorskip("accelerate")
 ROOT = Path(__file__).resolve().parents[2]
-PROGRAM = str(ROOT / "tests" / "tiny_training.py")
+PROGRAM = str(ROOT / "tests" / "helpers" / "tiny_training.py")
 # what `accelerate launch` starts several processes with; on CPUs it does so through MPI alone, and silently starts one without
 LAUNCH = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 # relative: the processes add up in another order, Adam makes much of a gradient's last digits, and AdaCLIP's clusters jump

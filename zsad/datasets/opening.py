@@ -18,7 +18,7 @@ __all__ = ["LAYOUTS", "claims", "open_dataset"]
 
 _ALL = (META, MANIFEST, VISA, REAL_IAD, HEAD_CT, ELPV, MVTEC, MVTEC2, DAGM, KSDD, KSDD2, MTD, GOOD_BAD, YES_NO, PAIRS, FLAT)
 LAYOUTS = {layout.name: layout for layout in _ALL}
-"""The readers by name. A new one is a row here, and a tree in tests/test_datasets.py."""
+"""The readers by name. A new one is a row here, and a tree in tests/helpers/trees.py."""
 
 
 def open_dataset(path: str | Path, layout: str | None = None, split: str | None = "test") -> Dataset:
