@@ -269,14 +269,14 @@ def test_a_bad_picture_is_a_row(good: Path, tmp_path: Path, kind: str, said: str
 
 def test_unreadable_permission_is_a_row(good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As root every file can be read, so opening is made to fail."""
-    from zsad.images import reading
+    from zsad.images import decoding
 
     def refuse(path: Any, *rest: Any, **others: Any) -> Any:
         if str(path).endswith("01.png"):
             raise PermissionError(13, "Permission denied", str(path))
         return open(path, *rest, **others)
 
-    monkeypatch.setattr(reading, "open", refuse, raising=False)
+    monkeypatch.setattr(decoding, "open", refuse, raising=False)
     assert predict(good, tmp_path / "out").exit_code == 3
     assert "Permission denied" in rows(tmp_path / "out")[1]["error"]
 

@@ -315,7 +315,7 @@ def test_one_tile_that_is_not_finite_is_an_error() -> None:
 
 # ------------------------------------------------------------------ what is refused
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "message"),
     [
         ({"tile": 31}, "The tile is 31; its sides have to be at least 32 pixels"),
         ({"tile": "512x8"}, "The tile is '512x8'; its sides have to be at least 32 pixels"),
@@ -329,10 +329,10 @@ def test_one_tile_that_is_not_finite_is_an_error() -> None:
         ({"overlap": 0.5}, "An overlap of 0.5 was given without a tile size"),
     ],
 )
-def test_refusals(settings: dict[str, Any], said: str) -> None:
+def test_refusals(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError) as caught:
         Inspector("brightness", **settings)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
 
 
 def test_too_many_tiles_are_an_error_of_the_picture() -> None:
@@ -340,7 +340,7 @@ def test_too_many_tiles_are_an_error_of_the_picture() -> None:
         read_geometry(32, 0.9).places((3000, 3000))
 
 
-def test_a_canvas_without_tiles_says_so() -> None:
+def test_a_canvas_without_tiles_is_an_error() -> None:
     with pytest.raises(UsageError, match="A canvas without a tile has no map"):
         Canvas(Window((4, 4), (0, 0, 4, 4))).done()
 
