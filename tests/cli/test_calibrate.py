@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from brightness import Brightness, folder_of, known, picture  # noqa: F401
+from brightness import Brightness, folder_of, picture, registered_methods  # noqa: F401
 from PIL import Image
 from typer.testing import CliRunner, Result
 

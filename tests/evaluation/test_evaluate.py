@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 import trees
-from brightness import SIDE, Brightness, Eyes, known, picture  # noqa: F401
+from brightness import SIDE, Brightness, BrightnessBackbone, picture, registered_methods  # noqa: F401
 from noisy_set import CATEGORIES, noisy, truth, write_noisy_set
 from PIL import Image
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
@@ -338,7 +338,7 @@ def test_shots_and_seeds_are_checked(data: Path) -> None:
 # ------------------------------------------------------------------ leakage
 def test_data_that_the_weights_have_seen_is_refused_or_marked(tmp_path: Path) -> None:
     trees.mvtec(tmp_path / "mvtec_anomaly_detection")
-    detector = Brightness(Eyes())
+    detector = Brightness(BrightnessBackbone())
     detector.header = {"trained_on": "MVTec AD, test split (CC BY-NC-SA 4.0)"}
     said = "brightness learned from 'MVTec AD, test split .*', and 'mvtec_anomaly_detection' is MVTec AD. Figures there are not"
     with pytest.raises(UsageError, match=said):
@@ -352,7 +352,7 @@ def test_data_that_the_weights_have_seen_is_refused_or_marked(tmp_path: Path) ->
 
 
 def test_one_picture_that_was_learned_from_is_enough(data: Path) -> None:
-    detector = Brightness(Eyes())
+    detector = Brightness(BrightnessBackbone())
     digest = hashlib.sha256((data / "nut/test/good/003.png").read_bytes()).hexdigest()
     pictures = {"our own/1.png": "0" * 64, "our own/2.png": digest}  # as zsad.train writes it
     detector.header = {"data": [{"name": "our own", "categories": ["part"], "licence": "CC0-1.0", "pictures": pictures}]}
@@ -362,7 +362,7 @@ def test_one_picture_that_was_learned_from_is_enough(data: Path) -> None:
 
 
 def test_unknown_training_data_is_said(data: Path) -> None:
-    detector = Brightness(Eyes())
+    detector = Brightness(BrightnessBackbone())
     assert not zsad.evaluate(detector, data).notes
     detector.learned = True  # type: ignore[misc]
     assert "learned from is not on record" in zsad.evaluate(detector, data).notes[0]
@@ -404,7 +404,7 @@ class Named(Brightness):
 
 
 def test_processes_give_the_same_rows(data: Path, tmp_path: Path) -> None:
-    detector = Named(Eyes())
+    detector = Named(BrightnessBackbone())
     one = zsad.evaluate(detector, data, "image_auroc,pixel_ap", out=tmp_path / "one", keep_maps=True)
     two = zsad.evaluate(detector, data, "image_auroc,pixel_ap", out=tmp_path / "two", keep_maps=True, jobs=2)
     assert [row.as_dict() for row in one.rows] == [row.as_dict() for row in two.rows]
@@ -424,8 +424,8 @@ class Failing(Named):
 
 def test_an_error_in_a_process_arrives_as_its_sentence(data: Path) -> None:
     with pytest.raises(UsageError, match="image_size=30 is no multiple of the patch size 16 of nut"):
-        zsad.evaluate(Failing(Eyes()), data, "image_auroc", jobs=2)
-    bound = Named(Eyes())
+        zsad.evaluate(Failing(BrightnessBackbone()), data, "image_auroc", jobs=2)
+    bound = Named(BrightnessBackbone())
     bound.note = lambda: None
     with pytest.raises(UsageError, match="cannot be handed to other processes .* Give the method by name, or jobs=1"):
         zsad.evaluate(bound, data, "image_auroc", jobs=2)
@@ -434,8 +434,8 @@ def test_an_error_in_a_process_arrives_as_its_sentence(data: Path) -> None:
 # ------------------------------------------------------------------ the detector's ways in
 def test_name_detector_and_inspector_give_the_same(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     built = []
-    monkeypatch.setattr(brightness, "load_eyes", lambda *a, **k: built.append(1) or Eyes())
-    monkeypatch.setitem(zsad.registry._backbones, "eyes", lambda name, **_: built.append(1) or Eyes())
+    monkeypatch.setattr(brightness, "load_backbone", lambda *a, **k: built.append(1) or BrightnessBackbone())
+    monkeypatch.setitem(zsad.registry._backbones, "grey", lambda name, **_: built.append(1) or BrightnessBackbone())
     rows = zsad.evaluate("brightness", data, gain=2.0, batch_size=5).rows
     assert built == [1]  # one load for all categories
     detector = zsad.create("brightness", gain=2.0)

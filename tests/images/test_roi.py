@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from brightness import known, picture  # noqa: F401
+from brightness import picture, registered_methods  # noqa: F401
 from PIL import Image
 
 from zsad.errors import ImageError, UsageError
