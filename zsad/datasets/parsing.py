@@ -1,4 +1,4 @@
-"""What the readers of lists share: JSON and CSV, labels in words, and paths that are not trusted.
+"""Parses files that list a data set: JSON and CSV, labels in words, and paths that are not trusted.
 
 No path that such a file names is followed out of the data set's folder, except the absolute ones of a manifest, which
 its user has written.
@@ -66,7 +66,7 @@ def label_of(value: object, where: str, found: Found) -> int | None:
 
 
 def place_of(text: object, where: str, found: Found, root: Path, *, absolute: bool = False) -> Path | None:
-    """Where a picture or mask lies that a row names; None, told in a problem, where it may not be followed."""
+    """Resolves the path of a picture or mask in a row; None, with a problem, where it may not be followed."""
     if not isinstance(text, str):
         found.problem(where, f"{text!r} is no path.")
         return None
