@@ -19,8 +19,8 @@ from noisy_set import write_noisy_set
 import zsad
 from zsad.datasets import open_dataset
 from zsad.errors import UsageError
+from zsad.evaluation.metrics_table import Row
 from zsad.evaluation.store import Kept
-from zsad.evaluation.table import Row
 from zsad.inference.inspector import Inspector
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -28,7 +28,7 @@ TABLES = ("metrics.csv", "metrics.json", "metrics.md")
 
 
 class Counting(Brightness):
-    """Scores depend on the batch, in the last digits and beyond; counts the pictures, and stops where it is told to."""
+    """Scores depend on the batch, in the last digits and beyond; counts the pictures, and raises after ``stop`` of them."""
 
     name = "counting"
 
@@ -108,7 +108,7 @@ def test_stopped_between_two_answers_of_a_batch(data: Path, whole: Path, tmp_pat
     assert contents(out) == contents(whole)
 
 
-@pytest.mark.parametrize("part", ["pixel_figures", "_move_maps"])
+@pytest.mark.parametrize("part", ["pixel_metrics", "_move_maps"])
 def test_stopped_after_the_scoring_scores_nothing_again(data: Path, whole: Path, tmp_path: Path, part: str) -> None:
     from zsad.evaluation import category
 
@@ -148,14 +148,14 @@ def test_maps_are_kept_exactly_and_only_when_asked_for(data: Path, whole: Path, 
 def test_other_settings_are_refused_by_name(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     zsad.evaluate("brightness", data, "image_auroc", "nut", out=out)
-    for changes, said in (
+    for changes, message in (
         ({"metrics": "image_ap"}, r'metrics was \["image_auroc"\] and is \["image_ap"\]'),
         ({"map_size": 64}, "map_size was null and is 64"),
         ({"gain": 2.0}, "arguments.gain was 1.0 and is 2.0"),
         ({"batch_size": 3}, "batch_size was 8 and is 3"),
         ({"categories": None}, r'categories was \["nut"\] and is \["bolt", "nut"\]; data was'),
     ):
-        with pytest.raises(UsageError, match=f"holds an evaluation with other settings: {said}"):
+        with pytest.raises(UsageError, match=f"holds an evaluation with other settings: {message}"):
             zsad.evaluate(
                 "brightness", data, **({"metrics": "image_auroc", "categories": "nut", "out": out} | changes), resume=True
             )
@@ -179,7 +179,7 @@ def test_folders_of_others_are_left_alone(data: Path, tmp_path: Path) -> None:
         zsad.evaluate("brightness", data, out=tmp_path / "new", resume=True, overwrite=True)
 
 
-def test_a_method_that_judges_a_set_is_scored_as_a_whole(tmp_path: Path) -> None:
+def test_a_method_that_needs_the_set_is_scored_as_a_whole(tmp_path: Path) -> None:
     kept = Kept(tmp_path)
     kept.begin(4, 4)
     for index in range(3):
@@ -222,7 +222,7 @@ def test_killed_and_resumed_equals_uninterrupted(data: Path, tmp_path: Path) -> 
 
 
 class Together(Brightness):
-    """Judges pictures against the mean of their set; counts what it encodes and answers."""
+    """Compares pictures with the mean of their set; counts those that it encodes and scores."""
 
     name = "together"
 
@@ -250,7 +250,7 @@ class Together(Brightness):
             yield zsad.Prediction(found.pred_score - level, found.anomaly_map - level)
 
 
-def test_a_set_is_encoded_once_and_judged_as_a_whole(data: Path, tmp_path: Path) -> None:
+def test_a_set_is_encoded_once_and_scored_as_a_whole(data: Path, tmp_path: Path) -> None:
     calm, torn = tmp_path / "calm", tmp_path / "torn"
     measure(Together(BrightnessBackbone()), data, calm)
     with pytest.raises(RuntimeError, match="the power went"):

@@ -1,4 +1,4 @@
-"""Whether a detector's weights have seen the data set that it is to be measured on."""
+"""Data leakage: finds out whether a detector's weights have learned from the data set that it is evaluated on."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from zsad.datasets import Dataset, Sample
 from zsad.detector import Detector
 from zsad.weights.checkpoints import load_index, published, sha256_of
 
-__all__ = ["Learned", "data_sets_in", "identify", "leakage", "learned_from", "records_of"]
+__all__ = ["TrainingData", "data_sets_in", "identify", "leakage", "learned_from", "records_of"]
 
 
 class Known(NamedTuple):
-    """How a data set is recognised, in a sentence about training data and on disk."""
+    """Names, layouts and categories by which a public data set is recognised, in a text about training data and on disk."""
 
     name: str
     words: str  # pattern on lower-case letters and digits alone, of sentences and of folders' names
@@ -24,8 +24,8 @@ class Known(NamedTuple):
     categories: frozenset[str] = frozenset()  # all of it
 
 
-class Learned(NamedTuple):
-    """What ``zsad.train`` writes into a header of one data set: name, categories, and the SHA-256 of its pictures."""
+class TrainingData(NamedTuple):
+    """One data set in the header that ``zsad.train`` writes: name, categories, and the SHA-256 of its pictures."""
 
     name: str
     categories: frozenset[str]
@@ -63,13 +63,13 @@ CITED = 3  # pictures that are called by name
 
 
 def data_sets_in(text: str) -> set[str]:
-    """The known data sets that a sentence or a folder's name mentions: "VisA, test split" -> {"VisA"}."""
+    """The public data sets that a text or a folder's name mentions: "VisA, test split" -> {"VisA"}."""
     words = [re.sub(r"[^a-z0-9]", "", part) for part in re.split(r"[,;()/]| and ", text.casefold())]
     return {one.name for one in KNOWN if any(re.search(one.words, word) for word in words)}
 
 
 def identify(data: Dataset) -> set[str]:
-    """The known data sets that this one can be: by its folder's name or the one above, its layout, or its categories.
+    """The public data sets that this one can be: by its folder's name or the one above, its layout, or its categories.
 
     A folder that names another known set (BTAD in MVTec's layout) is that one, whatever its categories are called. A single
     category is no sign: many a set of one's own is called "screw".
@@ -83,7 +83,7 @@ def identify(data: Dataset) -> set[str]:
 
 
 def learned_from(detector: Detector, method: str = "", checkpoint: str | Path | None = None) -> list[str]:
-    """What is on record about the data behind a detector's learned weights; [] where nothing is.
+    """Texts on record about the training data of a detector's learned weights; [] where there are none.
 
     Args:
         detector: built.
@@ -95,16 +95,16 @@ def learned_from(detector: Detector, method: str = "", checkpoint: str | Path | 
     rows = [row for row in index.values() if row.sha256 in own]
     rows += [index[method]] if method in index else []
     rows += [row] if checkpoint is not None and (row := published(checkpoint)) else []
-    said = [header.get("trained_on"), *(row.trained_on for row in rows)]
-    return list(dict.fromkeys(str(text) for text in said if text))
+    texts = [header.get("trained_on"), *(row.trained_on for row in rows)]
+    return list(dict.fromkeys(str(text) for text in texts if text))
 
 
-def records_of(header: Mapping[str, Any]) -> list[Learned]:
+def records_of(header: Mapping[str, Any]) -> list[TrainingData]:
     """The data sets in the header of a training run; [] for weights that come from elsewhere."""
     data = header.get("data")
     rows = [row for row in data if isinstance(row, Mapping)] if isinstance(data, (list, tuple)) else []
     return [
-        Learned(
+        TrainingData(
             str(row.get("name", "")),
             frozenset(str(one).casefold() for one in row.get("categories") or ()),
             frozenset(dict(row.get("pictures") or {}).values()),
@@ -113,22 +113,22 @@ def records_of(header: Mapping[str, Any]) -> list[Learned]:
     ]
 
 
-def leakage(detector: Detector, data: Dataset, samples: Sequence[Sample], said: Sequence[str]) -> str:
-    """A sentence where the weights have seen the data; "" where nothing says so.
+def leakage(detector: Detector, data: Dataset, samples: Sequence[Sample], trained_on: Sequence[str]) -> str:
+    """A message where the weights have learned from the data; "" where nothing shows it.
 
-    Two witnesses: the names of the data sets that they learned from, and, where the header is of ``zsad.train`` and so lists
-    the SHA-256 of its pictures, the pictures themselves. In such a header the name of a data set speaks only for the
-    categories that stand beside it: the others were not learned from.
+    Two things are compared: the names of the data sets that they learned from, and, where the header is of ``zsad.train`` and
+    so lists the SHA-256 of its pictures, the pictures themselves. In such a header the name of a data set counts only for the
+    categories beside it: the others were not learned from.
 
     Args:
         detector: with the header of its weights.
         data: the data set.
         samples: the pictures that are to be scored; read only where the header lists pictures.
-        said: of ``learned_from``.
+        trained_on: from ``learned_from``.
     """
     records, known = records_of(detector.header), identify(data)
     tested = {sample.category.casefold() for sample in samples}
-    texts = [text for text in said if not records or text != detector.header.get("trained_on")]
+    texts = [text for text in trained_on if not records or text != detector.header.get("trained_on")]
     texts += [f"{one.name} ({', '.join(shared)})" for one in records if (shared := sorted(one.categories & tested))]
     for text in texts:
         if both := sorted(known & data_sets_in(text)):
