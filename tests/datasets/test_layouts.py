@@ -349,10 +349,10 @@ def test_lists_do_not_lead_out_of_their_folder(tmp_path: Path) -> None:
     inner = ["in.png", "sub/../in.png", str(root / "in.png")]
     items = [{"img_path": name, "mask_path": "", "anomaly": 0} for name in [*wild, *inner]]
     items.append({"img_path": "in.png", "mask_path": "../outside.png", "anomaly": 1})
-    write(root / "meta.json", json.dumps({"test": {"thing": items}}))
+    write(root / "meta.json", json.dumps({"test": {"part": items}}))
     data = open_dataset(root)
     for number in range(len(wild)):
-        assert has_problem(data, f"meta.json test/thing row {number}: ", "leads out of 'set': refused")
+        assert has_problem(data, f"meta.json test/part row {number}: ", "leads out of 'set': refused")
     assert has_problem(data, "row 9: '../outside.png' leads out of 'set': refused")
     assert [sample.path.resolve() for sample in data] == [(root / "in.png").resolve()] * 4
     assert data.samples[-1].mask is None

@@ -20,7 +20,7 @@ TRUE[1:3, 2:5] = True
 
 
 def sample(path: Path | None, label: int | None = 1) -> Sample:
-    return Sample(Path("photo.png"), label, path, "thing")
+    return Sample(Path("photo.png"), label, path, "part")
 
 
 def save(image: Image.Image, path: Path) -> Path:

@@ -21,8 +21,8 @@ SMALL = pytest.mark.filterwarnings("ignore:AUPIMO")
 BOUNDS = (0.3, 1.0)
 
 
-def streamed(maps: Any, masks: Any, **words: Any) -> PixelFigures:
-    metrics = PixelMetrics(**words)
+def streamed(maps: Any, masks: Any, **settings: Any) -> PixelFigures:
+    metrics = PixelMetrics(**settings)
     for one, mask in zip(maps, masks, strict=True):
         metrics.update(one, mask)
     return metrics.result()
@@ -161,13 +161,13 @@ def test_refuses_what_does_not_fit_and_takes_nothing_then() -> None:
         metrics.update(np.array([[1e39]]), np.ones((1, 1)))  # infinite as float32
     with pytest.warns(UserWarning, match="got 6 normal and 0"), pytest.warns(UserWarning, match="AUPIMO"):
         assert metrics.result().pictures == 1
-    for words, message in (
+    for settings, message in (
         ({"bits": 30}, "bits=30 is out of range; give 8"),
         ({"limit": 0}, "limit=0 is no false positive rate"),
         ({"bounds": (1, 0)}, "are no FPR range"),
     ):
         with pytest.raises(UsageError, match=message):
-            PixelMetrics(**words)
+            PixelMetrics(**settings)
 
 
 def test_keys_keep_the_order() -> None:

@@ -10,7 +10,7 @@ from zsad.datasets.names import prompt_name
 from zsad.errors import UnknownName
 from zsad.images.sources import encodable
 
-__all__ = ["Count", "Dataset", "Sample", "shown"]
+__all__ = ["Count", "Dataset", "Sample", "display_path"]
 
 
 @dataclass(frozen=True)
@@ -107,16 +107,16 @@ class Dataset:
         return Count(category, labels.count(0), labels.count(1), labels.count(None), found, len(masks) - found)
 
     def prompt_name(self, category: str, *, raw: bool = False) -> str:
-        """The words that stand for a category in sentences, by ``prompts/classes.toml``; ``raw`` keeps the folder's name."""
+        """The object name of a category in prompts, by ``prompts/classes.toml``; ``raw`` keeps the folder's name."""
         root = self.root.resolve()
         folders = (root.name, root.parent.name) if category == root.name else (root.name,)  # the root may be one category
         return prompt_name(category, folders=folders, layout=self.layout, raw=raw)
 
     def name_of(self, sample: Sample) -> str:
-        """The picture's path below the root, for rows and tables; the whole path of a picture that lies elsewhere."""
-        return shown(sample.path, self.root)
+        """Name of a picture in rows and tables: its path below the root, or its whole path where it lies elsewhere."""
+        return display_path(sample.path, self.root)
 
 
-def shown(path: Path, root: Path) -> str:
+def display_path(path: Path, root: Path) -> str:
     """A path as text for messages: below the root where it lies there, and always printable."""
     return encodable((path.relative_to(root) if path.is_relative_to(root) else path).as_posix())

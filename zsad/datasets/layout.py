@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from zsad.datasets.dataset import Sample, shown
+from zsad.datasets.dataset import Sample, display_path
 from zsad.images.sources import SUFFIXES
 
 __all__ = [
@@ -46,6 +46,7 @@ class Found:
             self.categories.append(name)
 
     def add(self, sample: Sample) -> None:
+        """Adds a sample."""
         self.samples.append(sample)
 
     def inside(self, root: Path, text: str, *, absolute: bool) -> Path | None:
@@ -73,7 +74,8 @@ class Found:
         return self.resolved[folder]
 
     def problem(self, where: Path | str, what: str) -> None:
-        name = shown(where, self.root) if isinstance(where, Path) else where
+        """Adds a problem of a file, row or category."""
+        name = display_path(where, self.root) if isinstance(where, Path) else where
         self.problems.append(f"{name}: {what}")
 
 
@@ -125,14 +127,17 @@ def entries(folder: Path) -> list[Path]:
 
 
 def subfolders(folder: Path) -> list[Path]:
+    """The folders in a folder, sorted by name, without hidden ones."""
     return [folder / name for name, is_folder in sorted(_scan(folder)) if is_folder]
 
 
 def pictures(folder: Path, endings: Collection[str] = SUFFIXES) -> list[Path]:
+    """The picture files in a folder, by their endings, sorted by name."""
     return [folder / name for name, is_folder in sorted(_scan(folder)) if not is_folder and _is_picture(name, endings)]
 
 
 def has_pictures(folder: Path) -> bool:
+    """Whether a folder has a picture file directly inside."""
     return any(not is_folder and _is_picture(name) for name, is_folder in _scan(folder))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
-from zsad.datasets.dataset import Dataset, Sample, shown
+from zsad.datasets.dataset import Dataset, Sample, display_path
 from zsad.datasets.elpv import ELPV, KINDS, installed_elpv
 from zsad.datasets.folders import FLAT, GOOD_BAD, PAIRS, YES_NO
 from zsad.datasets.layout import Found, Layout, entries, subfolders
@@ -83,7 +83,7 @@ def _choose(root: Path, layout: str | None) -> Layout:
 def _holds(root: Path) -> str:
     if not root.is_dir():
         return "It is a file."
-    names = [shown(entry, root) + "/" * entry.is_dir() for entry in entries(root)]
+    names = [display_path(entry, root) + "/" * entry.is_dir() for entry in entries(root)]
     return f"It holds: {', '.join(names[:12]) or 'nothing'}{' ...' if len(names) > 12 else ''}."
 
 
@@ -110,9 +110,11 @@ def _shortcomings(found: Found, samples: list[Sample], layout: Layout, split: st
         elif layout.masks and bare and len(bare) == anomalous:
             messages.append(f"{category}: none of its {anomalous} anomalous pictures has a mask, so it has no pixel metrics.")
         elif layout.masks:
-            messages += [f"{shown(sample.path, found.root)}: is anomalous and has no mask." for sample in bare]
+            messages += [f"{display_path(sample.path, found.root)}: is anomalous and has no mask." for sample in bare]
     listed: dict[Path, list[str]] = {}
     for sample in found.samples:
         listed.setdefault(sample.path, []).append(sample.split)
     twice = {path: splits for path, splits in listed.items() if len(splits) > 1}
-    return messages + [f"{shown(path, found.root)}: is listed {len(s)} times ({', '.join(s)})." for path, s in twice.items()]
+    for path, splits in twice.items():
+        messages.append(f"{display_path(path, found.root)}: is listed {len(splits)} times ({', '.join(splits)}).")
+    return messages

@@ -105,7 +105,7 @@ def _rank(count: int, alpha: float) -> int:
 
 
 def check_rate(rate: float) -> float:
-    """The false-alarm rate itself.
+    """Checks a false-alarm rate and returns it.
 
     Raises:
         UsageError: it does not lie between 0 and 1.
@@ -116,12 +116,12 @@ def check_rate(rate: float) -> float:
 
 
 def percent(share: float, digits: int = 3) -> str:
-    """0.05 as "5 %"."""
+    """A share in per cent: 0.05 as "5 %"."""
     return f"{100 * share:.{digits}g} %"
 
 
 def pictures(count: int) -> str:
-    """ "1 normal picture", "20 normal pictures"."""
+    """A number of normal pictures in words: "1 normal picture", "20 normal pictures"."""
     return f"{count} normal picture{'s' * (count != 1)}"
 
 

@@ -15,7 +15,7 @@ from zsad.weights.checkpoints import load_index, published, sha256_of
 __all__ = ["TrainingData", "data_sets_in", "identify", "leakage", "learned_from", "records_of"]
 
 
-class Known(NamedTuple):
+class PublicDataset(NamedTuple):
     """Names, layouts and categories by which a public data set is recognised, in a text about training data and on disk."""
 
     name: str
@@ -34,29 +34,29 @@ class TrainingData(NamedTuple):
 
 MVTEC_AD = "carpet bottle hazelnut leather cable capsule grid pill transistor metal_nut screw toothbrush zipper tile wood"
 VISA = "candle capsules cashew chewinggum fryum macaroni1 macaroni2 pcb1 pcb2 pcb3 pcb4 pipe_fryum"
-KNOWN = (
-    Known("MVTec AD 2", r"mvtec(ad|anomalydetection)2", ("mvtec2",)),
-    Known("MVTec LOCO AD", r"mvtecloco|locoad"),
-    Known("MVTec AD", r"mvtec(?!3d|loco|(ad|anomalydetection)2)", (), frozenset(MVTEC_AD.split())),
-    Known("VisA", r"(?<![a-z])visa(?!b)", ("visa",), frozenset(VISA.split())),
-    Known("BTAD", r"btad|btech"),
-    Known("MPDD", r"mpdd"),
-    Known("DAGM", r"dagm", ("dagm",)),
-    Known("KolektorSDD2", r"k(olektor)?sdd2", ("ksdd2",)),
-    Known("KolektorSDD", r"k(olektor)?sdd(?!2)|sddanomaly", ("ksdd",)),
-    Known("Magnetic Tile Defects", r"magnetictile", ("mtd",)),
-    Known("Real-IAD", r"realiad", ("real_iad",)),
-    Known("DTD-Synthetic", r"dtdsynth"),
-    Known("ELPV", r"elpv", ("elpv",)),
-    Known("HeadCT", r"headct", ("head_ct",)),
-    Known("BrainMRI", r"brainmri|braintumor"),
-    Known("Br35H", r"br35"),
-    Known("CVC-ColonDB", r"colondb"),
-    Known("CVC-ClinicDB", r"clinicdb"),
-    Known("Kvasir", r"kvasir"),
-    Known("EndoTect", r"endotect"),
-    Known("TN3K", r"tn3k"),
-    Known("ISIC", r"isic(?!a)"),
+PUBLIC_DATASETS = (
+    PublicDataset("MVTec AD 2", r"mvtec(ad|anomalydetection)2", ("mvtec2",)),
+    PublicDataset("MVTec LOCO AD", r"mvtecloco|locoad"),
+    PublicDataset("MVTec AD", r"mvtec(?!3d|loco|(ad|anomalydetection)2)", (), frozenset(MVTEC_AD.split())),
+    PublicDataset("VisA", r"(?<![a-z])visa(?!b)", ("visa",), frozenset(VISA.split())),
+    PublicDataset("BTAD", r"btad|btech"),
+    PublicDataset("MPDD", r"mpdd"),
+    PublicDataset("DAGM", r"dagm", ("dagm",)),
+    PublicDataset("KolektorSDD2", r"k(olektor)?sdd2", ("ksdd2",)),
+    PublicDataset("KolektorSDD", r"k(olektor)?sdd(?!2)|sddanomaly", ("ksdd",)),
+    PublicDataset("Magnetic Tile Defects", r"magnetictile", ("mtd",)),
+    PublicDataset("Real-IAD", r"realiad", ("real_iad",)),
+    PublicDataset("DTD-Synthetic", r"dtdsynth"),
+    PublicDataset("ELPV", r"elpv", ("elpv",)),
+    PublicDataset("HeadCT", r"headct", ("head_ct",)),
+    PublicDataset("BrainMRI", r"brainmri|braintumor"),
+    PublicDataset("Br35H", r"br35"),
+    PublicDataset("CVC-ColonDB", r"colondb"),
+    PublicDataset("CVC-ClinicDB", r"clinicdb"),
+    PublicDataset("Kvasir", r"kvasir"),
+    PublicDataset("EndoTect", r"endotect"),
+    PublicDataset("TN3K", r"tn3k"),
+    PublicDataset("ISIC", r"isic(?!a)"),
 )
 BY_CATEGORIES = ("mvtec", "meta", "manifest")  # layouts of many data sets
 CITED = 3  # pictures that are called by name
@@ -65,7 +65,7 @@ CITED = 3  # pictures that are called by name
 def data_sets_in(text: str) -> set[str]:
     """The public data sets that a text or a folder's name mentions: "VisA, test split" -> {"VisA"}."""
     words = [re.sub(r"[^a-z0-9]", "", part) for part in re.split(r"[,;()/]| and ", text.casefold())]
-    return {one.name for one in KNOWN if any(re.search(one.words, word) for word in words)}
+    return {one.name for one in PUBLIC_DATASETS if any(re.search(one.words, word) for word in words)}
 
 
 def identify(data: Dataset) -> set[str]:
@@ -79,7 +79,7 @@ def identify(data: Dataset) -> set[str]:
         if named := data_sets_in(text):
             return named
     own = {one.casefold() for one in data.categories} if data.layout in BY_CATEGORIES else set()
-    return {one.name for one in KNOWN if data.layout in one.layouts or (len(own) > 1 and own <= one.categories)}
+    return {one.name for one in PUBLIC_DATASETS if data.layout in one.layouts or (len(own) > 1 and own <= one.categories)}
 
 
 def learned_from(detector: Detector, method: str = "", checkpoint: str | Path | None = None) -> list[str]:
@@ -116,8 +116,8 @@ def records_of(header: Mapping[str, Any]) -> list[TrainingData]:
 def leakage(detector: Detector, data: Dataset, samples: Sequence[Sample], trained_on: Sequence[str]) -> str:
     """A message where the weights have learned from the data; "" where nothing shows it.
 
-    Two things are compared: the names of the data sets that they learned from, and, where the header is of ``zsad.train`` and
-    so lists the SHA-256 of its pictures, the pictures themselves. In such a header the name of a data set counts only for the
+    Compared are the names of the data sets that they learned from, and, where the header is of ``zsad.train`` and so lists
+    the SHA-256 of its pictures, the pictures themselves. In such a header the name of a data set counts only for the
     categories beside it: the others were not learned from.
 
     Args:

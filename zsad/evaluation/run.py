@@ -168,7 +168,7 @@ def _leaked(detector: Detector, data: Dataset, todo: Sequence[Job], trained_on: 
     if found and not allowed:
         raise UsageError(
             f"{found} Figures there are not those of data never seen. Choose other data or other weights, or give "
-            "allow_leakage (--allow-leakage) to measure all the same; the table then says so."
+            "allow_leakage (--allow-leakage) to measure all the same; the table is then marked."
         )
     return found
 

@@ -75,7 +75,7 @@ class _Names:
         self.given = 0
 
     def file(self, name: str, path: str | Path, origin: str | Path, data: Any = None) -> ImageRef:
-        """``origin`` is the folder whose own name distinguishes equal names."""
+        """Of a file; ``origin`` is the folder whose own name distinguishes equal names."""
         label, name = encodable(os.path.basename(os.path.realpath(origin))), encodable(name)
         free = chain([name, f"{label}/{name}"], (f"{label}~{k}/{name}" for k in count(2)))
         # A bare number of seven digits and more is kept for pictures in memory.
@@ -85,6 +85,7 @@ class _Names:
         return ImageRef(name, Path(path), data)
 
     def memory(self, data: Any) -> ImageRef:
+        """Of a picture in memory, or of an error: named by its position."""
         self.given += 1
         return ImageRef(f"{self.given - 1:07d}", None, data)
 

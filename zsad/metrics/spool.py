@@ -43,6 +43,7 @@ class Spool:
         return len(self._starts) - 1
 
     def append(self, row: Keys) -> None:
+        """Writes a row behind the others."""
         self._file.seek(self._starts[-1])
         self._file.write(np.ascontiguousarray(row, np.uint32).data)
         self._starts.append(self._starts[-1] + 4 * row.size)
