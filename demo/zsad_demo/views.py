@@ -41,7 +41,7 @@ def summary(session: zsad.Session, labels: list[str], refused: list[str]) -> str
     names = session.inspector.references.names
     references = f" {len(names)} reference{'s' * (len(names) != 1)}." if names else " No references."
     said = f"<p class='soft'>Levels: {escape(levels.source)}.{references}{marks}</p>"
-    promise = f"<p class='promise'>Promise: {escape(levels.promise)}.</p>" if levels.promise else ""
+    promise = f"<p class='promise'>Promise: {escape(levels.false_alarm_rate)}.</p>" if levels.false_alarm_rate else ""
     lost = "".join(f"<li>{escape(one)}</li>" for one in refused)
     left = f"<ul class='refused' role='alert'>{lost}</ul>" if refused else ""
     return f'<div class="summary"><div class="chips">{chips}</div>{strip(session, labels)}{promise}{said}{left}</div>'

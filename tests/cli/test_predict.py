@@ -17,7 +17,7 @@ import brightness
 import numpy as np
 import pytest
 import torch
-from brightness import folder_of, known, picture  # noqa: F401
+from brightness import folder_of, picture, registered_methods  # noqa: F401
 from PIL import Image
 from typer.testing import CliRunner, Result
 
@@ -70,7 +70,7 @@ def test_a_folder_ends_in_a_verdict(tmp_path: Path) -> None:
     assert [line.split()[1:] for line in lines[1:4]] == [["anomalous", f"{i}.png", "7,7-25,25"] for i in (10, 11, 12)]
     assert "13 pictures: 3 anomalous, 0 review, 10 normal." in lines
     assert any(line.startswith("Threshold: 0.") and "more than half of the pictures are normal" in line for line in lines)
-    assert "Judged by brightness on eyes (32 px)." in lines
+    assert "Judged by brightness on grey (32 px)." in lines
     assert lines[-1] == f"Written to {out}: report.html, predictions.jsonl, predictions.csv, run.json, overlays/, masks/"
     assert done.stderr == ""
 
@@ -144,7 +144,8 @@ def test_given_thresholds(tmp_path: Path) -> None:
     done = predict(tmp_path / "in", tmp_path / "out", "--threshold", 0.9, "--review-at", 0.31)
     assert [row["pred_label"] for row in rows(tmp_path / "out")] == ["normal", "review", "anomalous"]
     assert (
-        "Threshold: 0.9; threshold given by the user; regions lie above the maps of all pictures judged normal." in done.stdout
+        "Threshold: 0.9; threshold given by the user; regions lie above the maps of all pictures classified as normal."
+        in done.stdout
     )
     assert (tmp_path / "out" / "masks" / "02.png").exists()
 
@@ -268,14 +269,14 @@ def test_a_bad_picture_is_a_row(good: Path, tmp_path: Path, kind: str, said: str
 
 def test_unreadable_permission_is_a_row(good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As root every file can be read, so opening is made to fail."""
-    from zsad.images import reading
+    from zsad.images import decoding
 
     def refuse(path: Any, *rest: Any, **others: Any) -> Any:
         if str(path).endswith("01.png"):
             raise PermissionError(13, "Permission denied", str(path))
         return open(path, *rest, **others)
 
-    monkeypatch.setattr(reading, "open", refuse, raising=False)
+    monkeypatch.setattr(decoding, "open", refuse, raising=False)
     assert predict(good, tmp_path / "out").exit_code == 3
     assert "Permission denied" in rows(tmp_path / "out")[1]["error"]
 
@@ -369,7 +370,7 @@ def test_empty_folder(tmp_path: Path) -> None:
         (("--target", "word " * 500), "The target has 500 words"),
         (("--target", ""), "The target is empty"),
         (("--method", "winclap"), "No method is called 'winclap'. Did you mean 'winclip'"),
-        (("--backbone", "eies"), "Did you mean 'eyes'"),
+        (("--backbone", "gray"), "Did you mean 'grey'"),
         (("--device", "warp"), "No device is called 'warp'"),
         (("--batch-size", "0"), "batch_size is 0"),
         (("--threshold", "nan"), "The threshold is nan"),
@@ -405,7 +406,7 @@ def test_a_pickle_with_code_is_not_run(good: Path, tmp_path: Path) -> None:
 
 
 def test_a_learned_checkpoint_is_used(good: Path, tmp_path: Path) -> None:
-    detector = brightness.Learner(brightness.Eyes())
+    detector = brightness.Learner(brightness.BrightnessBackbone())
     detector.save(tmp_path / "learned.safetensors")
     arguments = ("--method", "learner", "--checkpoint", tmp_path / "learned.safetensors", "--word", "crack", "--word", "hole")
     assert predict(good, tmp_path / "out", *arguments).exit_code == 0

@@ -343,7 +343,7 @@ def test_predict_and_calibrate_answer_as_the_library_does(client: Any, server: S
     assert str(server.scratch) not in json.dumps(found)
     made = client.predict(files(*BRICKS[:4]), None, "brick", "", "compact", 0.25, api_name="/calibrate")
     assert (made["kind"], made["normal"]) == ("split", 4)
-    assert "on average at most 25 %" in made["thresholds"]["promise"]
+    assert "on average at most 25 %" in made["thresholds"]["false_alarm_rate"]
     assert len(client.predict("nut", "compact", api_name="/prompts")) == 11
     assert client.predict(api_name="/methods")[0]["name"] == "compact"
 

@@ -77,7 +77,7 @@ def test_millions_of_ties_and_extreme_scores() -> None:
 
 
 @pytest.mark.parametrize("metric", RANKING)
-def test_a_missing_class_is_said(metric: Callable[..., Any]) -> None:
+def test_a_missing_class_is_a_warning(metric: Callable[..., Any]) -> None:
     for labels, words in ((0, "2 normal and 0 anomalous"), (1, "0 normal and 2 anomalous")):
         with pytest.warns(UserWarning, match=f"both classes; got {words} items: NaN"):
             assert np.isnan(metric([1.0, 2.0], [labels] * 2)).all()
@@ -95,7 +95,7 @@ def test_refuses_what_does_not_fit(metric: Callable[..., Any]) -> None:
 
 @pytest.mark.parametrize("kind", ["exact", "ties"])
 def test_equals_the_reference_outputs(parity: Path, kind: str) -> None:
-    told = json.loads((parity / "dev" / "metrics.json").read_text())["values"][kind]
+    stored = json.loads((parity / "dev" / "metrics.json").read_text())["values"][kind]
     with np.load(parity / "dev" / "metrics.npz") as file:
         masks, labels = file["masks"], file["labels"]
         maps = file["maps"] if kind == "exact" else (file["maps_ties_uint8"] / 64).astype(np.float32)
@@ -111,18 +111,18 @@ def test_equals_the_reference_outputs(parity: Path, kind: str) -> None:
         "anomalyclip/pixel_aupro_max_step_1000": aupro_legacy(maps, masks, thresholds=1000),
         "anomalyclip/pixel_aupro_float64_maps": aupro_legacy(maps.astype(np.float64), masks),
     }
-    assert expected == {name: pytest.approx(told[name], abs=1e-12) for name in expected}
+    assert expected == {name: pytest.approx(stored[name], abs=1e-12) for name in expected}
 
 
 def test_exact_aupro_lies_half_a_step_below_thresholds_at_normal_pixels(parity: Path) -> None:
     """Crane takes thresholds at normal pixels only and draws straight lines over the rises between them."""
-    told = json.loads((parity / "dev" / "metrics.json").read_text())["values"]["exact"]["crane_openiad/aupro_allpixels"]
+    stored = json.loads((parity / "dev" / "metrics.json").read_text())["values"]["exact"]["crane_openiad/aupro_allpixels"]
     with np.load(parity / "dev" / "metrics.npz") as file:
         maps, masks = file["maps"], file["masks"]
     normal = np.sort(maps[masks == 0])[::-1]
-    assert 0 < told - aupro(maps, masks) < 1 / (2 * 0.3 * normal.size)
+    assert 0 < stored - aupro(maps, masks) < 1 / (2 * 0.3 * normal.size)
     rise = slow_overlap(maps, masks, normal[[0, int(0.3 * normal.size)]])
-    assert told - aupro(maps, masks) == pytest.approx(
+    assert stored - aupro(maps, masks) == pytest.approx(
         (rise[1] - rise[0]) / (2 * 0.3 * normal.size), abs=1e-7
     )  # a few normal pixels tie
 
@@ -150,16 +150,16 @@ def test_aupimo_equals_the_authors(parity: Path, kind: str, bounds: tuple[float,
         maps = file["maps"] if kind == "exact" else (file["maps_ties_uint8"] / 64).astype(np.float32)
     found = aupimo(maps, masks, bounds, thresholds)
     np.testing.assert_allclose(np.nan_to_num(found, nan=-1), expected, rtol=0, atol=1e-7)  # stored in float32
-    told = json.loads((parity / "dev" / "metrics.json").read_text())["values"][kind]
+    stored = json.loads((parity / "dev" / "metrics.json").read_text())["values"][kind]
     levels = pimo._sampled([np.sort(one, axis=None) for one in maps[::2]], thresholds)
-    points = told[f"aupimo_num_thresholds_in_range/{name}/thresholds_{thresholds}"]
+    points = stored[f"aupimo_num_thresholds_in_range/{name}/thresholds_{thresholds}"]
     assert pimo.span(levels, bounds).keys.size == points  # repeated levels at either end included, as theirs
 
 
 @pytest.mark.filterwarnings("ignore:AUPIMO")
 def test_golden(root: Path) -> None:
     """Numbers of scikit-learn and the slow loops, stored: they hold where neither is at hand."""
-    told = json.loads((root / "tests" / "golden" / "metrics.json").read_text())
+    stored = json.loads((root / "tests" / "golden" / "metrics.json").read_text())
     maps, masks = lattice()
     f1, threshold = f1_max(maps, masks)
     found = {
@@ -171,12 +171,12 @@ def test_golden(root: Path) -> None:
         "aupro_legacy": aupro_legacy(maps, masks),
         "aupimo": [None if math.isnan(one) else one for one in aupimo(maps, masks, (5e-3, 1e-1), None)],
     }
-    del told["made_by"]
+    del stored["made_by"]
     assert found == {
         name: [None if one is None else pytest.approx(one, abs=1e-9) for one in value]
         if isinstance(value, list)
         else pytest.approx(value, abs=1e-9)
-        for name, value in told.items()
+        for name, value in stored.items()
     }
 
 

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-from brightness import folder_of, known, picture  # noqa: F401
+from brightness import folder_of, picture, registered_methods  # noqa: F401
 from typer.testing import CliRunner
 
 from zsad.cli import app

@@ -106,7 +106,7 @@ def test_a_calibration_follows_every_change(inspector: zsad.Inspector) -> None:
         sorted(result.pred_score for result in referenced(BRICKS[:4])), abs=1e-5
     )
     session.miss(0, np.ones(session.scored[0].size, bool))
-    assert session.inspector.calibration.judge["corrections"] == 1  # so that no other judge takes it for its own
+    assert session.inspector.calibration.detector["corrections"] == 1  # so that no other judge takes it for its own
 
 
 def test_leave_one_out_judges_each_reference_by_the_others(inspector: zsad.Inspector) -> None:
@@ -124,7 +124,7 @@ def test_leave_one_out_judges_each_reference_by_the_others(inspector: zsad.Inspe
 @pytest.mark.parametrize(
     ("call", "said"),
     [
-        (lambda s: s.calibrate(BRICKS[:3], 0.05), "3 normal pictures cannot promise less than"),
+        (lambda s: s.calibrate(BRICKS[:3], 0.05), "3 normal pictures cannot guarantee less than"),
         (lambda s: s.calibrate(BRICKS[:3], 0.3), "brick-01.png is a reference and would be judged by itself"),
         (lambda s: s.calibrate(BRICKS[4:8], 0.3, left_out=True), "Leave-one-out needs two references or more"),
         (lambda s: s.miss(0, np.zeros((5, 5))), "The drawing is (5, 5), the picture (240, 240)"),

@@ -13,8 +13,8 @@ from tqdm import tqdm
 
 from zsad.cli.console import print_json, say_unreadable
 from zsad.common.file_names import printable
-from zsad.decision.calibration import Calibration, both_shares
-from zsad.decision.conformal import check_size, false_alarm_spread, floor_said, percent, pictures
+from zsad.decision.calibration import Calibration, false_alarm_rates
+from zsad.decision.conformal import check_size, false_alarm_spread, lowest_rate, percent, pictures
 from zsad.decision.thresholds import levels as batch_levels
 from zsad.errors import ImageError, UsageError
 from zsad.images.reading import ImageRef, list_images, load_image
@@ -49,7 +49,7 @@ def calibrate_folder(request: Request) -> int:
     """Scores, writes the file and says what came out; returns the exit code."""
     if request.out.is_dir() or (request.out.exists() and not request.overwrite):
         raise UsageError(f"{str(request.out)!r} is there already. Give --overwrite to replace a file, or another --out.")
-    both_shares(request.max_false_alarms, request.review_false_alarms)
+    false_alarm_rates(request.max_false_alarms, request.review_false_alarms)
     if request.leave_one_out and is_saved(request.normal):
         raise UsageError("Saved references hold no pictures to judge. Give --references the folder of the pictures.")
     count = sum(1 for _ in list_images(request.normal))
@@ -174,7 +174,7 @@ def _said(facts: dict[str, Any], count: int) -> list[str]:
         f"{levels['source']}.",
         f"The rate that comes true depends on which {count} these were: {mean} on average, for nine of ten such sets between "
         f"{low} and {high}.",
-        f"{pictures(count)} cannot promise less than {floor_said(count)}.",
+        f"{pictures(count)} cannot promise less than {lowest_rate(count)}.",
     ]
     return lines + ([_suspicion(facts["outliers"], count)] if facts["outliers"] else [])
 

@@ -14,9 +14,9 @@ from zsad.datasets import Dataset, open_dataset
 from zsad.errors import UsageError
 from zsad.evaluation import evaluate
 from zsad.evaluation.metrics import check_metrics
-from zsad.evaluation.plan import told_problems
+from zsad.evaluation.metrics_table import Evaluation
+from zsad.evaluation.plan import problems_of
 from zsad.evaluation.store import FILES, MAPS
-from zsad.evaluation.table import Evaluation
 
 __all__ = ["Request", "evaluate_data", "numbers_of", "words_of"]
 
@@ -41,7 +41,7 @@ def evaluate_data(request: Request) -> int:
     check_metrics(options["metrics"])  # what is wrong is said before anything is read or loaded
     data = open_dataset(request.data, request.layout, None)
     chosen = data.select(options["categories"], options["split"], options["kinds"])
-    problems, serious = told_problems(data, chosen.categories)
+    problems, serious = problems_of(data, chosen.categories)
     if not request.as_json:
         _say_found(chosen, problems)
     try:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from zsad.common.arguments import checked
-from zsad.decision.calibration import Calibration, settle
+from zsad.decision.calibration import Calibration, resolve_thresholds
 from zsad.decision.thresholds import Thresholds, fixed
 from zsad.detector import Detector
 from zsad.errors import UsageError
@@ -103,7 +103,7 @@ class Inspector:
         self.calibration = Calibration.load(calibration) if isinstance(calibration, (str, Path)) else calibration
         below = None if self.calibration is not None and threshold is None else review_at  # below the calibration's level then
         given, own = fixed(threshold, below, pixel_threshold), None if below is not None else review_at
-        self.thresholds = settle(given, self.calibration, max_false_alarms, review_false_alarms, own)
+        self.thresholds = resolve_thresholds(given, self.calibration, max_false_alarms, review_false_alarms, own)
         self.device = pick_device(device)
         self.precision = pick_precision(precision, self.device)
         self.batch_size = at_least_one("batch_size", default_batch(self.device) if batch_size is None else batch_size)

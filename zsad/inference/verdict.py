@@ -52,7 +52,7 @@ def result_of(scored: Scored, scorer: Scorer, thresholds: Thresholds, calibratio
         threshold=thresholds.anomalous,
         threshold_source=thresholds.source,
         anomaly_map=view.spread(view.hide(judged, low), low),
-        judged=view.judged(),
+        judged=view.roi_mask(),
         pred_mask=mask,
         regions=regions,
         prompts=context.sentences,

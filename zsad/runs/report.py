@@ -100,7 +100,8 @@ def _write_head(
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f'<link rel="icon" href="data:,"><style>{_part("report.css")}</style></head>\n<body><main><h1>{title}</h1>'
-        f'<p class="lead">{escape(verdict_line(counts, thresholds.promise))}.</p>\n<div class="about"><dl>{listed}</dl><div>'
+        f'<p class="lead">{escape(verdict_line(counts, thresholds.false_alarm_rate))}.</p>\n'
+        f'<div class="about"><dl>{listed}</dl><div>'
         f"{_histogram(scores, thresholds)}{_scale(judge['map_range'])}</div></div>\n"
     )
 

@@ -1,4 +1,4 @@
-"""``Evaluation``: rows of metrics, their means, and the tables made of them."""
+"""``Evaluation``: the table of metrics per category, with means, as Markdown, CSV and JSON."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass, field
 from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
+from zsad.common.text_table import csv_text, markdown, number
 from zsad.evaluation.metrics import HEADS, PIXEL, SHORT
-from zsad.evaluation.tables import csv_text, markdown, number
 
 __all__ = ["Evaluation", "Row", "Spread"]
 
@@ -17,7 +17,7 @@ THRESHOLDS = ("image_f1_max", "pixel_f1_max")
 
 
 class Spread(NamedTuple):
-    """The mean of some values, their sample standard deviation (NaN for fewer than two), and how many there were."""
+    """Mean of some values, their sample standard deviation (NaN for fewer than two), and their number."""
 
     mean: float
     std: float
@@ -26,11 +26,11 @@ class Spread(NamedTuple):
 
 @dataclass(frozen=True)
 class Row:
-    """One category, with one draw of references.
+    """Metrics of one category, with one draw of references.
 
     Attributes:
         category: as the data set writes it.
-        target: the words that the method was given for it.
+        target: its object name in prompts.
         seed: of the draw; None without references.
         references: names of the drawn pictures.
         normal: normal pictures that were scored.
@@ -39,7 +39,7 @@ class Row:
         values: metrics by name; NaN where one is undefined.
         bounds: how far the exact pixel metric can be from the binned one at most.
         thresholds: of F1-max: a picture or pixel with a score >= it is called anomalous.
-        notes: what a person should know.
+        notes: remarks on the category.
         errors: pictures and masks that could not be used.
     """
 
@@ -57,13 +57,13 @@ class Row:
     errors: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
-        """As JSON keeps it: NaN is None."""
+        """The row as a JSON object; NaN is None."""
         lists = {key: list(getattr(self, key)) for key in ("references", "notes", "errors")}
         return asdict(self) | lists | {key: _to_json(getattr(self, key)) for key in ("values", "bounds", "thresholds")}
 
     @classmethod
     def from_dict(cls, kept: Mapping[str, Any]) -> Row:
-        """What ``as_dict`` gave, read from JSON."""
+        """Builds a row from what ``as_dict`` gave, read from JSON."""
         numbers = {
             key: {name: math.nan if value is None else value for name, value in kept[key].items()}
             for key in ("values", "bounds", "thresholds")
@@ -74,7 +74,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What ``evaluate`` found.
+    """The result of ``evaluate``: metrics per category, their means, and what is needed to read and repeat them.
 
     Attributes:
         data: the data set's name.
@@ -84,10 +84,10 @@ class Evaluation:
         map_size: side in pixels of the square at which maps and masks were compared.
         shots: references per category.
         seeds: of their draws.
-        leakage: a sentence where the weights have seen the data; "" otherwise.
-        notes: about the whole.
-        problems: of the data set, as its reader said them.
-        about: settings, versions, digests: what is needed to do it again, as a JSON object.
+        leakage: a message where the weights have seen the data; "" otherwise.
+        notes: remarks on the whole evaluation.
+        problems: of the data set, from its reader.
+        about: settings, versions and digests that are needed to repeat it, as a JSON object.
     """
 
     data: str
@@ -104,16 +104,16 @@ class Evaluation:
 
     @property
     def categories(self) -> tuple[str, ...]:
-        """In the data set's order."""
+        """Names of the categories, in the data set's order."""
         return tuple(dict.fromkeys(row.category for row in self.rows))
 
     @property
     def errors(self) -> tuple[str, ...]:
-        """What could not be used, each sentence once."""
+        """Messages about pictures and masks that could not be used, each once."""
         return tuple(dict.fromkeys(text for row in self.rows for text in row.errors))
 
     def figure(self, category: str, metric: str) -> Spread:
-        """A category's metric over the seeds; NaN is left out, and counted out."""
+        """A category's metric over the seeds; NaN is left out and not counted."""
         return _spread([row.values[metric] for row in self.rows if row.category == category])
 
     def mean(self, metric: str) -> Spread:
@@ -129,16 +129,16 @@ class Evaluation:
         return Spread(_spread(means).mean, _spread(means).std, count)
 
     def as_dict(self) -> dict[str, Any]:
-        """Everything, as a JSON object; NaN is None."""
-        table = {one: {name: _said(self.figure(one, name)) for name in self.metrics} for one in self.categories}
+        """The whole evaluation as a JSON object; NaN is None."""
+        table = {one: {name: _spread_to_json(self.figure(one, name)) for name in self.metrics} for one in self.categories}
         kept = {key: getattr(self, key) for key in ("data", "method", "map_size", "shots", "leakage")}
         lists = {key: list(getattr(self, key)) for key in ("metrics", "seeds", "notes", "problems", "errors")}
         rows = [row.as_dict() for row in self.rows]
-        mean = {name: _said(self.mean(name)) for name in self.metrics}
+        mean = {name: _spread_to_json(self.mean(name)) for name in self.metrics}
         return kept | lists | {"mean": mean, "categories": table, "rows": rows, "about": dict(self.about)}
 
     def table(self, *, short: bool = False) -> list[dict[str, str]]:
-        """Cells as text: one row per category, and the mean; ``short`` heads are for a terminal."""
+        """The table's cells as text: one row per category, and the mean; ``short`` headings are for a terminal."""
         lines = []
         for category in self.categories:
             first = next(row for row in self.rows if row.category == category)
@@ -161,36 +161,36 @@ class Evaluation:
         return (SHORT if short else HEADS)[name] + (size if name in PIXEL else "")
 
     def remarks(self) -> list[str]:
-        """Sentences about the whole that belong below the table."""
-        said = [f"Leakage: {self.leakage} These figures are not those of data never seen."] if self.leakage else []
+        """Remarks on the whole evaluation, for below the table."""
+        lines = [f"Leakage: {self.leakage} These figures are not those of data never seen."] if self.leakage else []
         if any(name in PIXEL for name in self.metrics):
             bounds = [value for row in self.rows for value in row.bounds.values() if not math.isnan(value)]
             most = max(bounds, default=0.0)
             how = "exact" if most == 0 else f"binned: exact values differ by at most {most:.1g}"
-            said.append(f"Pixel metrics at {self.map_size} x {self.map_size} pixels, {how}.")
+            lines.append(f"Pixel metrics at {self.map_size} x {self.map_size} pixels, {how}.")
         if self.shots:
             spread = " ± is the sample standard deviation over them." if len(self.seeds) > 1 else ""
             plural = "s" * (self.shots > 1)
-            said.append(
+            lines.append(
                 f"{self.shots} reference picture{plural} per category, seeds {', '.join(map(str, self.seeds))}.{spread}"
             )
-        return [*said, *self.notes]
+        return [*lines, *self.notes]
 
     def row_notes(self) -> list[str]:
-        """Sentences about single categories."""
+        """Remarks on single categories."""
         named = [(row.category if row.seed is None else f"{row.category}, seed {row.seed}", row.notes) for row in self.rows]
         return [f"{where}: {text}" for where, notes in named for text in notes]
 
     def to_markdown(self) -> str:
-        """The table with what has to be known to read it."""
-        judged = self.about.get("judge", {})
-        by = f"{self.method} on {judged.get('backbone', '?')} at {judged.get('image_size', '?')} px"
+        """The table in Markdown, with the remarks below it."""
+        detector = self.about.get("detector", {})
+        by = f"{self.method} on {detector.get('backbone', '?')} at {detector.get('image_size', '?')} px"
         lists = [self.remarks(), self.row_notes(), [f"Error: {text}" for text in self.errors]]
         below = [f"- {' '.join(text.split())}" for part in lists for text in part]
         return "\n".join([f"{self.data}, {by}", "", *markdown(self.table()), "", *below]).rstrip() + "\n"
 
     def to_csv(self) -> str:
-        """One line per category and seed, with every digit, and the mean over categories as the last."""
+        """The table as CSV: one line per category and seed, with every digit, and the mean over categories as the last."""
         rows = [self._line(row) for row in self.rows]
         mean: dict[str, Any] = dict.fromkeys(rows[0], "") | {"category": "mean", "map_size": self.map_size}
         mean |= {name: self.mean(name).mean for name in self.metrics} | {"leakage": bool(self.leakage)}
@@ -210,7 +210,7 @@ def _spread(values: Sequence[float]) -> Spread:
     return Spread(fmean(known) if known else math.nan, stdev(known) if len(known) > 1 else math.nan, len(known))
 
 
-def _said(found: Spread) -> dict[str, Any]:
+def _spread_to_json(found: Spread) -> dict[str, Any]:
     return {**_to_json({"mean": found.mean, "std": found.std}), "over": found.over}
 
 

@@ -1,4 +1,4 @@
-"""Tables of numbers as text: Markdown, CSV, and how a number with its spread is written."""
+"""Formats tables of numbers as text: Markdown, CSV, and numbers with their spread."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["csv_text", "markdown", "number"]
 
 
 def number(mean: float, std: float = math.nan) -> str:
-    """0.912, with a spread 0.912 ± 0.013; "nan" where there is none."""
+    """A number as text: 0.912, with a spread 0.912 ± 0.013; "nan" where it is undefined."""
     return f"{mean:.3f}" + ("" if math.isnan(std) else f" ± {std:.3f}")
 
 

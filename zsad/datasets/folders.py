@@ -1,4 +1,4 @@
-"""Folders that anyone can make: good/ bad/ [masks/], yes/ no/, a flat folder, and pictures beside their masks."""
+"""Readers of plain folders: good/ bad/ [masks/], yes/ no/, a flat folder, and pictures beside their masks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from zsad.datasets.layout import NORMAL, Found, Layout, categories, has_pictures
 from zsad.datasets.masks import read_mask
 from zsad.errors import MaskError
 
-__all__ = ["FLAT", "GOOD_BAD", "PAIRS", "YES_NO", "add_judged_by_mask"]
+__all__ = ["FLAT", "GOOD_BAD", "PAIRS", "YES_NO", "add_labelled_by_mask"]
 
 MASKS = frozenset({"masks", "mask", "ground_truth", "gt"})
 SPLITS = frozenset({"train", "test", "validation", "test_public", "test_private", "test_private_mixed"})  # are no categories
@@ -90,11 +90,11 @@ def _read_pairs(root: Path, found: Found) -> None:
             paths = pictures(images)
             masks = match_masks(paths, pictures(truth), found)
             for path in paths:
-                add_judged_by_mask(found, path, masks.get(path), folder.resolve().name, split)
+                add_labelled_by_mask(found, path, masks.get(path), folder.resolve().name, split)
 
 
-def add_judged_by_mask(found: Found, path: Path, mask: Path | None, category: str, split: str) -> None:
-    """Adds a picture of a set whose only label is the mask: normal where the mask is empty, unlabelled where it cannot tell."""
+def add_labelled_by_mask(found: Found, path: Path, mask: Path | None, category: str, split: str) -> None:
+    """Adds a picture of a set whose only label is the mask: normal where the mask is empty, unlabelled where there is none."""
     label = None
     if mask is None:
         found.problem(path, "has no mask, and in this layout the mask is the label: taken as unlabelled.")

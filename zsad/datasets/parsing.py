@@ -1,4 +1,4 @@
-"""What the readers of lists share: JSON and CSV, labels in words, and paths that are not trusted.
+"""Parses files that list a data set: JSON and CSV, labels in words, and paths that are not trusted.
 
 No path that such a file names is followed out of the data set's folder, except the absolute ones of a manifest, which
 its user has written.
@@ -26,6 +26,7 @@ UNKNOWN = frozenset({"", "none", "nan", "null"})
 
 
 def text_of(path: Path) -> str:
+    """Reads a file as UTF-8 text, with or without a byte order mark. Raises ``UsageError`` where it is none."""
     try:
         return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
@@ -33,6 +34,7 @@ def text_of(path: Path) -> str:
 
 
 def json_of(path: Path) -> dict[str, Any]:
+    """Reads a file with one JSON object. Raises ``UsageError`` where it is none."""
     try:
         found = json.loads(text_of(path))
     except (json.JSONDecodeError, RecursionError) as error:
@@ -43,7 +45,7 @@ def json_of(path: Path) -> dict[str, Any]:
 
 
 def csv_rows(path: Path, needed: str) -> Iterator[tuple[str, dict[str, str]]]:
-    """("line 2", row) of a CSV file; the delimiter (comma, semicolon or tab) is the one of its header."""
+    """Reads a CSV file as ("line 2", row); the delimiter (comma, semicolon or tab) is the one of its header."""
     text = text_of(path)
     delimiter = max(",;\t", key=text.partition("\n")[0].count)
     rows = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
@@ -59,6 +61,7 @@ def csv_rows(path: Path, needed: str) -> Iterator[tuple[str, dict[str, str]]]:
 
 
 def label_of(value: object, where: str, found: Found) -> int | None:
+    """Parses a label: 0, 1, or None where it is unknown; other values are a problem and unknown."""
     word = str(value).strip().casefold()
     if word not in NORMAL | ANOMALOUS | UNKNOWN:
         found.problem(where, f"the label {value!r} is neither 0 (normal) nor 1 (anomalous): taken as unlabelled.")
@@ -66,7 +69,7 @@ def label_of(value: object, where: str, found: Found) -> int | None:
 
 
 def place_of(text: object, where: str, found: Found, root: Path, *, absolute: bool = False) -> Path | None:
-    """Where a picture or mask lies that a row names; None, told in a problem, where it may not be followed."""
+    """Resolves the path of a picture or mask in a row; None, with a problem, where it may not be followed."""
     if not isinstance(text, str):
         found.problem(where, f"{text!r} is no path.")
         return None
@@ -79,13 +82,13 @@ def place_of(text: object, where: str, found: Found, root: Path, *, absolute: bo
 
 
 def mask_of(text: object, where: str, found: Found, root: Path, *, absolute: bool = False) -> Path | None:
-    """As ``place_of``; no mask at all ('' or null) is no problem, and one that is not there is None."""
+    """Resolves the path of a mask as ``place_of``; none at all ('' or null) is no problem, a missing file gives None."""
     path = place_of(text, where, found, root, absolute=absolute) if text not in ("", None) else None
     return path if path is not None and os.path.isfile(path) else None
 
 
 def phases_of(table: Mapping[str, Any], kind: type, path: Path) -> list[tuple[str, Any]]:
-    """("train", ...) and ("test", ...), whatever their capitals (DAGM's list has "Test")."""
+    """The entries "train" and "test" of a list, whatever their capitals (DAGM's list has "Test")."""
     found = [(str(key).casefold(), value) for key, value in table.items() if str(key).casefold() in ("train", "test")]
     if not found or not all(isinstance(value, kind) for _, value in found):
         wanted = {"dict": "objects of lists by category", "list": "lists"}[kind.__name__]
