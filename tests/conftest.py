@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 
 import pytest
@@ -18,14 +17,3 @@ ROOT = Path(__file__).resolve().parents[1]
 def root() -> Path:
     """Top of the checkout."""
     return ROOT
-
-
-@pytest.fixture(scope="session")
-def parity() -> Path:
-    """Folder of the reference outputs, where it is at hand; its ``tiny_clip`` becomes importable."""
-    folder = ROOT.parent / "shared" / "parity"
-    if not folder.is_dir():
-        pytest.skip("the reference outputs are not beside this checkout; tests/golden holds a digest of them")
-    if str(folder) not in sys.path:
-        sys.path.insert(0, str(folder))
-    return folder

@@ -18,7 +18,7 @@ FLOORS = (
     {"weights"},
     {"backbones", "prompts", "detector"},
     {"methods", "inference"},
-    {"training", "evaluation", "runs"},
+    {"training", "evaluation", "runs", "verification"},
     {"cli"},
     {"__init__"},
     {"__main__"},
