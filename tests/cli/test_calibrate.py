@@ -130,7 +130,7 @@ def test_an_outlier_among_the_normals_is_named(tmp_path: Path) -> None:
 
 def test_too_few_are_refused_before_anything_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     grey(tmp_path / "good", range(100, 110))
-    monkeypatch.setattr("zsad.cli.calibrating.Inspector", None)
+    monkeypatch.setattr("zsad.cli.calibrate.Inspector", None)
     done = calibrate(tmp_path / "good", tmp_path / "c.json")
     refused(done, "10 normal pictures cannot promise less than 9.1 % false alarms, and 5 % was asked for. Give at least 19")
     refused(calibrate(tmp_path / "good", tmp_path / "c.json", "--max-false-alarms", "2"), "A share of false alarms is 2.0")

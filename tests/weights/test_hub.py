@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 import zsad
 from zsad.cli import app
-from zsad.cli.finetuning import opened
+from zsad.cli.finetune import opened
 from zsad.errors import CheckpointMismatch, NotTrained, SourceNotFound, UsageError, WeightsUnavailable
 from zsad.methods.april_gan import AprilGAN
 from zsad.weights import hub

@@ -2,7 +2,7 @@
 
 import sys
 
-from zsad.cli import assess, score, show, tell, weights  # noqa: F401  (register their commands)
+from zsad.cli import assess, demo, list, push, score  # noqa: F401  (register their commands)
 from zsad.cli.app import app
 
 __all__ = ["app", "main"]

@@ -71,7 +71,7 @@ def evaluate(
     Layouts are recognised. What cannot be read becomes an error, and the rest is still measured.
     """
     given: dict[str, Any] = dict(locals())
-    from zsad.cli.evaluating import Request, evaluate_data, numbers_of, words_of
+    from zsad.cli.evaluate import Request, evaluate_data, numbers_of, words_of
 
     if not out.strip():
         raise UsageError("--out is empty (an unset variable?). Give the folder for the results; '.' is this one.")

@@ -76,7 +76,7 @@ def predict(
     than half of the pictures are normal; it needs at least 8.
     """
     given = dict(locals())
-    from zsad.cli.predicting import Request, predict_folder
+    from zsad.cli.predict import Request, predict_folder
     from zsad.runs.writers import Options
 
     if not out.strip():
@@ -132,7 +132,7 @@ def calibrate(
     The levels can be chosen anew at every predict, without scoring anything again.
     """
     given = dict(locals())
-    from zsad.cli.calibrating import Request, calibrate_folder
+    from zsad.cli.calibrate import Request, calibrate_folder
 
     settings = settings_of(given, method_arguments(method, set_, word), "references", "coreset")
     if leave_one_out == (normal is not None) or (leave_one_out and references is None):
@@ -167,7 +167,7 @@ def references(
 ) -> None:
     """Makes, shows and changes a folder of references for --references, without encoding anything twice."""
     given = dict(locals())
-    from zsad.cli.referencing import Request, change_references
+    from zsad.cli.references import Request, change_references
 
     settings = settings_of(given, method_arguments(method, set_, None))
     raise typer.Exit(change_references(Request(folder, method, add or (), remove or (), settings, as_json)))

@@ -27,7 +27,7 @@ def convert(
     as_json: Json = False,
 ) -> None:
     """Checks an authors' checkpoint and writes it as safetensors, with a header that says what it is."""
-    from zsad.cli.converting import convert_checkpoint
+    from zsad.cli.convert import convert_checkpoint
 
     target = out or source.with_suffix(".safetensors")
     arguments = method_arguments(method, set_, None)
@@ -97,8 +97,8 @@ def finetune(
     The last epoch is the result: no checkpoint is chosen. Several processes: accelerate launch -m zsad
     finetune ... on GPUs, torchrun --nproc-per-node 2 -m zsad finetune ... on CPUs.
     """
-    from zsad.cli.evaluating import words_of
-    from zsad.cli.finetuning import finetune_method
+    from zsad.cli.evaluate import words_of
+    from zsad.cli.finetune import finetune_method
 
     chosen = {"categories": words_of(categories), "kinds": words_of(kinds)}
     settings: dict[str, Any] = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "lr_schedule": lr_schedule}
@@ -134,6 +134,6 @@ def push(
     TARGET is a folder where it begins with ./ or / or ~, is here, or lies in a folder that is here; else org/name
     is a repository of the hub. hf://org/name is one in any case.
     """
-    from zsad.cli.finetuning import push_weights
+    from zsad.cli.finetune import push_weights
 
     typer.echo(f"Published: {push_weights(out, target, figures, private)}")
