@@ -2,7 +2,19 @@
 
 import sys
 
-from zsad.cli import assess, demo, list, push, score  # noqa: F401  (register their commands)
+from zsad.cli import (  # noqa: F401  (each file registers its command)
+    calibrate,
+    convert,
+    demo,
+    doctor,
+    evaluate,
+    finetune,
+    list,
+    predict,
+    prompts,
+    push,
+    references,
+)
 from zsad.cli.app import app
 
 __all__ = ["app", "main"]

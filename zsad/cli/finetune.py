@@ -1,69 +1,117 @@
-"""``zsad finetune`` and ``zsad push``: from the command line to ``zsad.train`` and ``zsad.weights.hub``."""
+"""``zsad finetune``: annotated pictures of other categories in, learned weights out."""
 
 from __future__ import annotations
 
-import json
 import logging
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Literal
 
 import torch
+import typer
 
+from zsad.cli.app import EXIT_CODES, app, sentence_on_error
+from zsad.cli.console import log_to_stderr, print_json
+from zsad.cli.options import (
+    Backbone,
+    Categories,
+    Checkpoint,
+    Json,
+    Kinds,
+    Layout,
+    Overwrite,
+    Sets,
+    ValueRange,
+    Words,
+    joined,
+    method_arguments,
+    names_in,
+)
+from zsad.common.file_names import many
 from zsad.datasets import Dataset, open_dataset
 from zsad.errors import UnknownName, UsageError
 from zsad.registry import create, method_class
 from zsad.training import train
-from zsad.training.run import FINAL
-from zsad.weights.hub import publish
-
-__all__ = ["finetune_method", "opened", "push_weights"]
+from zsad.training.run import FINAL, PLOT
 
 log = logging.getLogger("zsad")
+# options that are keywords of zsad.train as they are
+TRAINING = (
+    *("epochs", "batch_size", "lr", "lr_schedule", "seed", "synthetic", "parts", "device", "precision"),
+    *("value_range", "licence", "tensorboard", "resume", "overwrite"),
+)
 
 
-def finetune_method(
-    method: str,
-    data: Sequence[str],
-    out: Path,
-    *,
-    backbone: str | None,
-    checkpoint: Path | None,
-    arguments: Mapping[str, Any],
-    settings: Mapping[str, Any],
-    layout: str | None = None,
-    chosen: Mapping[str, Collection[str] | None] | None = None,
-) -> dict[str, Any]:
-    """Builds the method, seeded, and trains it.
+@app.command(epilog=EXIT_CODES)
+@sentence_on_error
+def finetune(
+    method: Annotated[str, typer.Argument(help="A method with learned weights, or method.tag to go on from; see zsad list.")],
+    data: Annotated[list[str], typer.Option(help="A data set of OTHER categories than those to score; repeat for more.")],
+    out: Annotated[Path, typer.Option(help="Folder for checkpoints, metrics.jsonl, loss.png and errors.jsonl.")],
+    epochs: Annotated[int | None, typer.Option(help="Passes over the pictures; the paper's by default.")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Pictures per step over all processes; the paper's by default.")
+    ] = None,
+    lr: Annotated[float | None, typer.Option(help="Learning rate; the paper's by default.")] = None,
+    lr_schedule: Annotated[
+        Literal["constant", "one_cycle"] | None, typer.Option(help="How the rate runs; the paper's by default.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of first values, order and synthetic defects.")] = 111,
+    synthetic: Annotated[
+        int, typer.Option(min=0, help="Synthetic defects per normal picture; unlabelled ones are normal.")
+    ] = 0,
+    split: Annotated[str, typer.Option(help="train, test or what the data has; all.")] = "test",
+    categories: Categories = None,
+    kinds: Kinds = None,
+    layout: Layout = None,
+    parts: Annotated[int, typer.Option(min=1, help="Pieces that a step is cut into, to save memory.")] = 1,
+    backbone: Backbone = None,
+    checkpoint: Checkpoint = None,
+    word: Words = None,
+    set_: Sets = None,
+    device: Annotated[Literal["auto", "cpu"], typer.Option(help="auto is what accelerate finds.")] = "auto",
+    precision: Annotated[Literal["fp32", "bf16", "fp16"], typer.Option(help="Of the forward pass.")] = "fp32",
+    cache: Annotated[Path | None, typer.Option(help="Folder for features, which runs may share; by default OUT/cache.")] = None,
+    no_cache: Annotated[bool, typer.Option("--no-cache", help="Encode the pictures anew in every epoch.")] = False,
+    value_range: ValueRange = None,
+    licence: Annotated[str, typer.Option(help="Licence of the data, for the header and the card.")] = "not stated",
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write OUT/tensorboard too.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on behind the last whole epoch in --out.")] = False,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """Trains a method on annotated pictures, or on normal ones with synthetic defects (--synthetic 1).
 
-    Args:
-        method: a name, or "method.tag" to go on from published weights.
-        data: paths of data sets.
-        out: the run's folder.
-        backbone: instead of the method's own.
-        checkpoint: weights to go on from.
-        arguments: the method's keywords.
-        settings: keywords of ``zsad.train``.
-        layout: of the data sets; None: recognised.
-        chosen: "categories" and "kinds" to learn from, as ``opened`` takes them; None: all.
-
-    Returns:
-        Facts of the finished run: header of the final weights without the hashes, and where they are.
+    The last epoch is the result: no checkpoint is chosen. Several processes: accelerate launch -m zsad
+    finetune ... on GPUs, torchrun --nproc-per-node 2 -m zsad finetune ... on CPUs.
     """
+    given = dict(locals())
+    settings = {key: given[key] for key in TRAINING}
+    settings |= {"split": None if split == "all" else split, "cache": False if no_cache else cache or True}
+    arguments = method_arguments(method, set_, word)
+    joined({**settings, **dict.fromkeys(("backbone", "checkpoint", "categories", "kinds", "layout"))}, arguments)
     if not method_class(method).learned:
         raise UsageError(f"{method} has nothing to train. Choose a method with learned weights; see zsad list methods.")
-    _heard()
-    sets = opened(data, layout, settings.get("split", "test"), **(chosen or {}))
-    seed = int(settings["seed"])
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)  # of the first values of what is learned
-        detector = create(method, backbone=backbone, checkpoint=checkpoint, **arguments)
-    header = train(detector, sets, out, **settings)
-    return {key: value for key, value in header.items() if key != "data"} | {"out": str(out / FINAL), "main": _is_main()}
+    with log_to_stderr():
+        sets = open_sets(data, layout, settings["split"], categories=names_in(categories), kinds=names_in(kinds))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)  # of the first values of what is learned
+            detector = create(method, backbone=backbone, checkpoint=checkpoint, **arguments)
+        header = train(detector, sets, out, **settings)
+    if not _is_main():
+        return
+    facts = {key: value for key, value in header.items() if key != "data"} | {"out": str(out / FINAL)}
+    if as_json:
+        print_json(facts)
+        return
+    losses = facts["losses"]
+    typer.echo(f"Written to {facts['out']}: {facts['method']} after {many(facts['epoch'], 'epoch')}.")
+    typer.echo(f"Mean loss of the first epoch {losses[0]:.4f}, of the last {losses[-1]:.4f}; see {out / PLOT}.")
+    typer.echo(f"Learned from: {facts['trained_on']}. Licence: {facts['licence']}.")
 
 
-def opened(
+def open_sets(
     data: Sequence[str],
     layout: str | None = None,
     split: str | None = "test",
@@ -71,7 +119,7 @@ def opened(
     categories: Collection[str] | None = None,
     kinds: Collection[str] | None = None,
 ) -> list[Dataset]:
-    """The data sets to learn from, and what their readers complain of on stderr.
+    """Opens the data sets to learn from; the first problem of each goes to the log.
 
     Args:
         data: paths, or elpv, elpv:mono, elpv:poly.
@@ -107,31 +155,5 @@ def _shares(sets: Sequence[Dataset], field: str, names: Collection[str] | None) 
 
 
 def _is_main() -> bool:
-    """Whether this process speaks for the run; the others of ``accelerate launch`` stay silent."""
+    """Whether this process prints for the run; the others of ``accelerate launch`` stay silent."""
     return int(os.environ.get("RANK", "0")) == 0
-
-
-def push_weights(out: Path, target: str, figures: Path | None, private: bool) -> str:
-    """Publishes the weights of a run, with figures from a JSON file of names and values.
-
-    Raises:
-        UsageError: the file of figures is none.
-    """
-    found: Any = {}
-    if figures is not None:
-        try:
-            found = json.loads(figures.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise UsageError(f"--figures {str(figures)!r} cannot be read as JSON: {error}.") from error
-        if not isinstance(found, dict) or any(isinstance(value, (dict, list)) for value in found.values()):
-            raise UsageError(f'--figures {str(figures)!r} has to hold one object of names and values: {{"AUROC on x": 0.9}}.')
-    return publish(out, target, figures=found, private=private)
-
-
-def _heard() -> None:
-    """Lets the epochs' lines through to stderr."""
-    log = logging.getLogger("zsad")
-    if log.level == logging.NOTSET:
-        log.setLevel(logging.INFO)
-    if not log.handlers and not logging.getLogger().handlers:
-        log.addHandler(logging.StreamHandler())

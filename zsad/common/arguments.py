@@ -16,7 +16,7 @@ __all__ = ["checked", "fits", "in_words"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
-# as annotations say it: what is taken (a whole number is a number, a truth value is neither), and how a person says it
+# by annotation: the types that are taken (a whole number is a number, a truth value is neither), and the words for them
 KINDS: Mapping[str, tuple[type | tuple[type, ...], str]] = {
     "str": (str, "a text"),
     "bool": (bool, "True or False"),
@@ -32,7 +32,7 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
     """A function whose arguments are compared with its annotations before it runs; it raises ``UsageError`` for others.
 
     Known are the types of ``KINDS``, classes, None, unions, ``Literal`` and what sequences hold. Of a protocol the methods
-    have to be there. Whatever else an annotation says is not checked.
+    have to be there. Other annotations are not checked.
     """
     signature = inspect.signature(function)
     scope: Mapping[str, Any] = getattr(function, "__globals__", {})
@@ -45,9 +45,9 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
             if parameter.kind is parameter.VAR_KEYWORD or parameter.annotation is parameter.empty:
                 continue
             if not fits(value, parameter.annotation, scope):
-                said = repr(value) if len(repr(value)) <= SHOWN else f"{repr(value)[:SHOWN]}..."
+                got = repr(value) if len(repr(value)) <= SHOWN else f"{repr(value)[:SHOWN]}..."
                 wanted = in_words(parameter.annotation)
-                raise UsageError(f"{key} of {name} takes {wanted}; got {said} ({type(value).__name__}).")
+                raise UsageError(f"{key} of {name} takes {wanted}; got {got} ({type(value).__name__}).")
         return function(*args, **kwargs)
 
     return run
@@ -65,7 +65,7 @@ def fits(value: Any, annotation: str, scope: Mapping[str, Any]) -> bool:
 
 
 def in_words(annotation: str) -> str:
-    """An annotation as a person says it: "a number or None"."""
+    """An annotation in plain words: "a number or None"."""
     *parts, last = [_word(node) for node in _members(ast.parse(annotation, mode="eval").body)]
     return f"{', '.join(parts)} or {last}" if parts else last
 
@@ -75,12 +75,12 @@ def _members(node: ast.expr) -> list[ast.expr]:
 
 
 def _word(node: ast.expr) -> str:
-    said = ast.unparse(node)
-    if said in KINDS:
-        return KINDS[said][1]
+    source = ast.unparse(node)
+    if source in KINDS:
+        return KINDS[source][1]
     if isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Tuple) and ast.unparse(node.value) == "Literal":
         return " or ".join(map(ast.unparse, node.slice.elts))
-    return said
+    return source
 
 
 def _fits(value: Any, node: ast.expr, scope: Mapping[str, Any]) -> bool:

@@ -1,4 +1,4 @@
-"""Normal pictures that a session keeps encoded, so that its calibration can follow every change of the judge."""
+"""Normal pictures that a session keeps encoded, so that its calibration can follow every change of the detector."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from zsad.inference.result import shortest
 from zsad.inference.scorer import Scored
 from zsad.references.corrections import Mark
 
-__all__ = ["Normals", "keep_normals"]
+__all__ = ["NormalPictures", "keep_normal_pictures"]
 
 
 @dataclass(frozen=True, eq=False)
-class Normals:
-    """Normal pictures and the share of false alarms that they shall promise.
+class NormalPictures:
+    """Encoded normal pictures and the false-alarm rate that they shall guarantee.
 
     Attributes:
         encoded: the pictures.
         digests: of their pixels, in the same order.
-        left_out: True where the pictures are references and each is judged without itself: approximate.
+        left_out: True where the pictures are references and each is scored without itself: approximate.
         share: of normal pictures that may be called anomalous.
     """
 
@@ -36,7 +36,7 @@ class Normals:
     share: float
 
     def calibration(self, inspector: Inspector, marks: Sequence[Mark] = ()) -> Calibration:
-        """What an inspector with these corrections promises; the encoder does not run.
+        """The calibration of an inspector with these corrections; the encoder does not run.
 
         Raises:
             UsageError: too few of the pictures are left for the share.
@@ -44,9 +44,9 @@ class Normals:
         found = self._scored(inspector, marks)
         good = [(s.score, shortest(s.model_map.max())) for s in found if s.score is not None and s.model_map is not None]
         check_size(len(good), self.share)
-        judge = inspector.describe() | ({"corrections": len(marks)} if marks else {})
+        detector = inspector.describe() | ({"corrections": len(marks)} if marks else {})
         scores, peaks = [score for score, _ in good], [peak for _, peak in good]
-        return Calibration.from_scores(scores, peaks, judge, exact=not self.left_out, max_false_alarms=self.share)
+        return Calibration.from_scores(scores, peaks, detector, exact=not self.left_out, max_false_alarms=self.share)
 
     def _scored(self, inspector: Inspector, marks: Sequence[Mark]) -> Iterator[Scored]:
         if not self.left_out:
@@ -57,7 +57,7 @@ class Normals:
                 yield from inspector.left_out(digest).answers(self.encoded.only([number]), marks)
 
 
-def keep_normals(inspector: Inspector, refs: Sequence[ImageRef], *, left_out: bool, share: float) -> Normals:
+def keep_normal_pictures(inspector: Inspector, refs: Sequence[ImageRef], *, left_out: bool, share: float) -> NormalPictures:
     """Checks and encodes normal pictures.
 
     Args:
@@ -79,7 +79,7 @@ def keep_normals(inspector: Inspector, refs: Sequence[ImageRef], *, left_out: bo
         raise UsageError("Leave-one-out needs two references or more, and their own pictures. Add references first.")
     if not left_out and (twice := [ref.name for ref, digest in zip(refs, digests, strict=True) if digest in own]):
         raise UsageError(
-            f"{twice[0]} is a reference and would be judged by itself. Give other normal pictures, or leave one reference out "
-            "at a time."
+            f"{twice[0]} is a reference and would be compared with itself. Give other normal pictures, or leave one "
+            "reference out at a time."
         )
-    return Normals(inspector.encode_refs(refs), digests, left_out, share)
+    return NormalPictures(inspector.encode_refs(refs), digests, left_out, share)
