@@ -40,9 +40,9 @@ from zsad.decision.thresholds import levels as batch_levels
 from zsad.errors import ImageError, UsageError
 from zsad.images.reading import ImageRef, list_images, load_image
 from zsad.inference.inspector import Inspector
+from zsad.inference.normal_pictures import calibration_of
 from zsad.inference.reference_files import is_saved
 from zsad.inference.reference_set import digest_of
-from zsad.inference.result import shortest
 from zsad.inference.scorer import Scored
 from zsad.runs.summary import levels_of
 
@@ -99,11 +99,11 @@ def calibrate(
     source = normal if normal is not None else str(references)
     if out.is_dir() or (out.exists() and not overwrite):
         raise UsageError(f"{str(out)!r} is there already. Give --overwrite to replace a file, or another --out.")
-    shares = both_shares(max_false_alarms, review_false_alarms)
+    both_shares(max_false_alarms, review_false_alarms)
     if leave_one_out and is_saved(source):
         raise UsageError("Saved references hold no pictures to score. Give --references the folder of the pictures.")
     count = sum(1 for _ in list_images(source))
-    check_size(count, shares[0])  # before any weights are loaded
+    check_size(count, max_false_alarms)  # before any weights are loaded
     inspector = Inspector(method, target, **settings)
     report_unreadable(inspector)
     _require_own_scores(inspector)
@@ -112,17 +112,14 @@ def calibrate(
     errors = {one.name: one.error for one in found if one.error is not None}
     for name, error in errors.items():
         typer.echo(f"zsad: {printable(name)}: {printable(error)}", err=True)
-    good = [one for one in found if one.score is not None]
-    check_size(len(good), max_false_alarms)
-    made = Calibration.from_scores(
-        [one.score for one in good if one.score is not None],
-        [shortest(one.model_map.max()) for one in good if one.model_map is not None],
+    made = calibration_of(
+        found,
         detector := inspector.describe(),
         exact=not leave_one_out,
         max_false_alarms=max_false_alarms,
         review_false_alarms=review_false_alarms,
     )
-    facts = _facts(made, [one.name for one in good]) | {"errors": errors}
+    facts = _facts(made, [one.name for one in found if one.score is not None]) | {"errors": errors}
     out.parent.mkdir(parents=True, exist_ok=True)
     made.save(out)
     if as_json:

@@ -136,7 +136,8 @@ class Inspector:
         """
         scorer = self._scorer(self.context)
         if self.needs_set:
-            yield from answers(scorer, encode_pictures(scorer, refs, folder), keep_images=keep_images)
+            encoded = encode_pictures(scorer, refs, folder)
+            yield from answers(scorer, encoded, keep_images=keep_images)
         else:
             yield from scorer(refs, keep_images=keep_images)
 

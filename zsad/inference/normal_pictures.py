@@ -1,9 +1,10 @@
-"""Normal pictures that a session keeps encoded, so that its calibration can follow every change of the detector."""
+"""Calibration on normal pictures; a session keeps them encoded, so that it can follow every change of the detector."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from zsad.decision.calibration import Calibration
 from zsad.decision.conformal import check_size
@@ -16,7 +17,7 @@ from zsad.inference.result import shortest
 from zsad.inference.scorer import Scored
 from zsad.references.corrections import Mark
 
-__all__ = ["NormalPictures", "keep_normal_pictures"]
+__all__ = ["NormalPictures", "calibration_of", "keep_normal_pictures"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,11 +43,8 @@ class NormalPictures:
             UsageError: too few of the pictures are left for the share.
         """
         found = self._scored(inspector, marks)
-        good = [(s.score, shortest(s.model_map.max())) for s in found if s.score is not None and s.model_map is not None]
-        check_size(len(good), self.share)
         detector = inspector.describe() | ({"corrections": len(marks)} if marks else {})
-        scores, peaks = [score for score, _ in good], [peak for _, peak in good]
-        return Calibration.from_scores(scores, peaks, detector, exact=not self.left_out, max_false_alarms=self.share)
+        return calibration_of(found, detector, exact=not self.left_out, max_false_alarms=self.share)
 
     def _scored(self, inspector: Inspector, marks: Sequence[Mark]) -> Iterator[Scored]:
         if not self.left_out:
@@ -55,6 +53,38 @@ class NormalPictures:
         for number, digest in enumerate(self.digests):
             if digest in inspector.references.digests:
                 yield from inspector.left_out(digest).answers(self.encoded.only([number]), marks)
+
+
+def calibration_of(
+    found: Iterable[Scored],
+    detector: Mapping[str, Any],
+    *,
+    exact: bool,
+    max_false_alarms: float,
+    review_false_alarms: float | None = None,
+) -> Calibration:
+    """The calibration that scored normal pictures give; those that could not be scored are left out.
+
+    Args:
+        found: the pictures.
+        detector: ``Inspector.describe()`` of what scored them.
+        exact: True where none is a reference, False where each is one and was scored without itself.
+        max_false_alarms: share of normal pictures that may be called anomalous.
+        review_false_alarms: share that may be called anomalous or review.
+
+    Raises:
+        UsageError: too few for ``max_false_alarms``.
+    """
+    good = [(one.score, shortest(one.model_map.max())) for one in found if one.score is not None and one.model_map is not None]
+    check_size(len(good), max_false_alarms)
+    return Calibration.from_scores(
+        [score for score, _ in good],
+        [peak for _, peak in good],
+        detector,
+        exact=exact,
+        max_false_alarms=max_false_alarms,
+        review_false_alarms=review_false_alarms,
+    )
 
 
 def keep_normal_pictures(inspector: Inspector, refs: Sequence[ImageRef], *, left_out: bool, share: float) -> NormalPictures:
