@@ -70,7 +70,7 @@ def test_a_folder_ends_in_a_verdict(tmp_path: Path) -> None:
     assert [line.split()[1:] for line in lines[1:4]] == [["anomalous", f"{i}.png", "7,7-25,25"] for i in (10, 11, 12)]
     assert "13 pictures: 3 anomalous, 0 review, 10 normal." in lines
     assert any(line.startswith("Threshold: 0.") and "more than half of the pictures are normal" in line for line in lines)
-    assert "Judged by brightness on grey (32 px)." in lines
+    assert "Detector: brightness on grey (32 px)." in lines
     assert lines[-1] == f"Written to {out}: report.html, predictions.jsonl, predictions.csv, run.json, overlays/, masks/"
     assert done.stderr == ""
 
@@ -96,7 +96,7 @@ def test_what_is_written(tmp_path: Path) -> None:
     assert float(table[-1]["pred_score"]) == row["pred_score"]
     run = json.loads((out / "run.json").read_text(encoding="utf-8"))
     assert run["zsad"] == zsad.__version__
-    assert run["judge"]["sentences"] == {"anomalous": ["a bright object"]}
+    assert run["detector"]["sentences"] == {"anomalous": ["a bright object"]}
     assert run["counts"] == {"anomalous": 1, "normal": 8}
     assert {"versions", "source", "seeds", "device", "batch_size", "thresholds", "times"} < run.keys()
 
@@ -180,8 +180,8 @@ def test_tiles_find_what_is_small(tmp_path: Path) -> None:
     assert row["pred_score"] == 1.0
     assert np.abs(np.subtract(row["regions"][0]["box"], (403, 205, 415, 217))).max() <= 1
     assert np.load(out / row["map"]).shape == pixels(out / row["mask"]).shape == (500, 700)
-    judge = json.loads((out / "run.json").read_text())["judge"]
-    assert judge["geometry"] == {"tile": [64, 48], "overlap": 0.5, "roi": None, "keep_aspect": False}
+    detector = json.loads((out / "run.json").read_text())["detector"]
+    assert detector["geometry"] == {"tile": [64, 48], "overlap": 0.5, "roi": None, "keep_aspect": False}
 
 
 def test_a_region_of_interest(tmp_path: Path) -> None:
@@ -197,7 +197,7 @@ def test_a_region_of_interest(tmp_path: Path) -> None:
     assert [np.abs(np.subtract(region["box"], (60, 40, 80, 60))).max() <= 1 for region in second["regions"]] == [True]
     assert "50 x 50 pixels, and the region of interest box:50,30 90,70 lies outside it" in third["error"]
     overlay = pixels(out / first["overlay"]).astype(int)
-    assert (overlay.shape, abs(overlay[70:, :40].mean() - 51 // 3) < 2) == ((80, 100, 3), True), "dark where it is not judged"
+    assert (overlay.shape, abs(overlay[70:, :40].mean() - 51 // 3) < 2) == ((80, 100, 3), True), "dark where it is not scored"
 
 
 def test_geometry_that_cannot_be(good: Path, tmp_path: Path) -> None:
@@ -263,7 +263,7 @@ def test_a_bad_picture_is_a_row(good: Path, tmp_path: Path, kind: str, said: str
     assert said in bad["error"]
     assert "\n" not in bad["error"]
     assert (bad["pred_score"], bad["pred_label"], bad["overlay"], bad["regions"]) == (None, None, None, [])
-    assert "3 pictures: 2 scored without a verdict, 1 could not be judged." in done.stdout
+    assert "3 pictures: 2 scored without a verdict, 1 could not be scored." in done.stdout
     assert "error    02.png" in done.stdout
 
 
@@ -348,7 +348,7 @@ def test_all_rows_errors_still_writes(tmp_path: Path) -> None:
     (tmp_path / "in" / "a.png").write_bytes(b"")
     done = predict(tmp_path / "in", tmp_path / "out")
     assert done.exit_code == 3
-    assert "1 picture: 1 could not be judged." in done.stdout
+    assert "1 picture: 1 could not be scored." in done.stdout
     for name in ("report.html", "predictions.csv", "predictions.jsonl", "run.json"):
         assert (tmp_path / "out" / name).stat().st_size
 
@@ -411,8 +411,8 @@ def test_a_learned_checkpoint_is_used(good: Path, tmp_path: Path) -> None:
     arguments = ("--method", "learner", "--checkpoint", tmp_path / "learned.safetensors", "--word", "crack", "--word", "hole")
     assert predict(good, tmp_path / "out", *arguments).exit_code == 0
     run = json.loads((tmp_path / "out" / "run.json").read_text())
-    assert run["judge"]["words"] == ["crack", "hole"]
-    assert len(run["judge"]["weights_sha256"]) == 64
+    assert run["detector"]["words"] == ["crack", "hole"]
+    assert len(run["detector"]["weights_sha256"]) == 64
     assert rows(tmp_path / "out")[0]["prompts"] is None
 
 

@@ -92,14 +92,14 @@ def test_a_defect_outside_changes_nothing(roi: Any, tile: int | None) -> None:
     assert region == same
     assert np.abs(np.subtract(region.box, SPOT)).max() <= 3, "in pixels of the whole picture"
     assert min(x for x, _ in region.contour) == region.box[0]
-    assert one.pred_mask.shape == one.judged.shape == one.anomaly_map.shape == (150, 200)
+    assert one.pred_mask.shape == one.roi_mask.shape == one.anomaly_map.shape == (150, 200)
     assert one.pred_mask.sum() == region.area
-    assert (one.anomaly_map[~one.judged] == 0).all()
+    assert (one.anomaly_map[~one.roi_mask] == 0).all()
 
 
 def test_outside_the_roi_is_no_region_at_any_threshold() -> None:
     (result,) = Inspector("brightness", roi=ROIS[2], pixel_threshold=-5)(picture(0.2, size=(200, 150)))
-    assert np.array_equal(result.pred_mask, result.judged)
+    assert np.array_equal(result.pred_mask, result.roi_mask)
 
 
 def test_words_are_read_at_their_place_in_the_crop() -> None:

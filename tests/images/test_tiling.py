@@ -166,7 +166,7 @@ def test_one_tile_and_a_whole_roi_change_nothing(settings: dict[str, Any]) -> No
         same(one, other)
     (result,), (plain,) = Inspector("brightness", **settings)(pictures[0]), Inspector("brightness")(pictures[0])
     assert np.array_equal(result.anomaly_map, plain.anomaly_map)
-    assert result.judged is None
+    assert result.roi_mask is None
 
 
 def test_a_square_picture_keeps_its_aspect_anyway() -> None:

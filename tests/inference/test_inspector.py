@@ -17,8 +17,8 @@ import zsad
 from zsad.common.threads import ahead
 from zsad.errors import NeedsSet, NotTrained, UnknownName, UsageError
 from zsad.inference.inspector import Inspector
-from zsad.inference.scorer import original_size
 from zsad.inference.settings import check_target, pick_device
+from zsad.inference.verdict import original_size
 
 
 def test_scores_labels_regions(tmp_path: Path) -> None:
@@ -231,3 +231,9 @@ def test_precisions_that_are_refused() -> None:
     with pytest.raises(UsageError, match="No precision is called 'int4'"):
         Inspector("brightness", precision="int4")
     assert Inspector("brightness", precision="bf16").describe()["precision"] == "bf16"
+
+
+def test_results_under_another_name_have_its_sentences() -> None:
+    inspector = Inspector("brightness", "lamp")
+    (result,) = inspector.rescore(inspector.encode(picture(0.5)), "bulb")
+    assert result.prompts == {"anomalous": ("a bright bulb",)}

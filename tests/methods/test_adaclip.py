@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 
 import zsad
+from zsad.alignment import semantic_fusion
 from zsad.errors import CheckpointMismatch, UsageError
 from zsad.prompts import hybrid
 from zsad.types import Batch, ImageFeatures, Tap
@@ -108,10 +109,10 @@ def with_noise(features: ImageFeatures, size: float, seed: int) -> ImageFeatures
 def test_clusters_do_not_depend_on_the_order_of_the_rows() -> None:
     rows, places = torch.randn(60, 12, generator=torch.Generator().manual_seed(0)), torch.arange(100, 160)
     turned = torch.randperm(60, generator=torch.Generator().manual_seed(1))
-    found = hybrid.cluster_labels(rows, 8, 111, places)
-    assert torch.equal(hybrid.cluster_labels(rows[turned], 8, 111, places[turned]), found[turned])
-    assert torch.equal(found, hybrid.cluster_labels(rows, 8, 111))
-    assert not torch.equal(found, hybrid.cluster_labels(rows, 8, 5))
+    found = semantic_fusion.cluster_labels(rows, 8, 111, places)
+    assert torch.equal(semantic_fusion.cluster_labels(rows[turned], 8, 111, places[turned]), found[turned])
+    assert torch.equal(found, semantic_fusion.cluster_labels(rows, 8, 111))
+    assert not torch.equal(found, semantic_fusion.cluster_labels(rows, 8, 5))
 
 
 # ------------------------------------------------------------------ the authors' files
@@ -209,17 +210,17 @@ def test_cluster_mean_by_hand() -> None:
     """A slow loop; a label that no row bears does not count."""
     patches, labels = torch.randn(3, 7, 4, generator=torch.Generator().manual_seed(1)), torch.tensor([0, 0, 1, 4, 1, 4, 0])
     centres = [torch.cat([layer[labels == c] for layer in patches]).mean(0) for c in (0, 1, 4)]
-    torch.testing.assert_close(hybrid.cluster_mean(patches, labels), F.normalize(torch.stack(centres).mean(0), dim=-1))
+    torch.testing.assert_close(semantic_fusion.cluster_mean(patches, labels), F.normalize(torch.stack(centres).mean(0), dim=-1))
 
 
 def test_clusters_of_few_and_of_coinciding_rows() -> None:
     """No warning (they are errors here) and nothing but numbers."""
     for rows in (torch.ones(30, 6), torch.ones(3, 6), torch.cat([torch.ones(9, 6), torch.zeros(9, 6)])):
-        labels = hybrid.cluster_labels(rows, 20, 111)
+        labels = semantic_fusion.cluster_labels(rows, 20, 111)
         assert labels.shape == rows.shape[:1]
-        assert torch.isfinite(hybrid.cluster_mean(rows[None], labels)).all()
+        assert torch.isfinite(semantic_fusion.cluster_mean(rows[None], labels)).all()
     blank = F.normalize(torch.ones(2, 4, 25, 8), dim=-1)
-    fused = hybrid.semantic_features(blank, torch.zeros(2, 25), 20, 111)
+    fused = semantic_fusion.semantic_features(blank, torch.zeros(2, 25), 20, 111)
     torch.testing.assert_close(fused, blank[:, 0, 0])
 
 

@@ -153,7 +153,7 @@ def test_one_cycle_is_resumed_to_the_bit(data: Path, tmp_path: Path, monkeypatch
     monkeypatch.setattr(TrainingRun, "save_epoch", stopped)
     with pytest.raises(KeyboardInterrupt):
         zsad.train(tiny("april_gan"), data, tmp_path / "cut", **cycle)
-    with pytest.raises(UsageError, match=r"cannot be resumed: epochs was 3 and is 4"):  # the rate depends on it
+    with pytest.raises(UsageError, match=r"with other settings: epochs was 3 and is 4"):  # the rate depends on it
         zsad.train(tiny("april_gan"), data, tmp_path / "cut", **cycle | {"epochs": 4}, resume=True)
     zsad.train(tiny("april_gan", seed=9), data, tmp_path / "cut", **cycle, resume=True)
     assert saved == [1, 2, 3]
@@ -228,7 +228,7 @@ def test_a_full_disk_before_the_first_epoch(data: Path, tmp_path: Path, monkeypa
     def fails(path: Path, content: bytes) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(feature_store, "write_aside", fails)
+    monkeypatch.setattr(feature_store, "write_atomically", fails)
     with pytest.raises(WriteError, match=r"No epoch was finished; free some space and start again"):
         zsad.train(tiny("april_gan"), data, tmp_path, epochs=1)
     assert not list(tmp_path.rglob("*.safetensors"))
@@ -274,9 +274,9 @@ def test_refusals(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     zsad.train(april, data, tmp_path, epochs=1)
     with pytest.raises(UsageError, match=r"holds a training run already \(epoch_1.*--resume.*--overwrite"):
         zsad.train(april, data, tmp_path, epochs=1)
-    with pytest.raises(UsageError, match=r"cannot be resumed: lr was 0\.001 and is 0\.01\."):
+    with pytest.raises(UsageError, match=r"holds a training run with other settings: lr was 0\.001 and is 0\.01\."):
         zsad.train(april, data, tmp_path, epochs=2, lr=0.01, resume=True)
-    with pytest.raises(UsageError, match=r"resume and overwrite were both given"):
+    with pytest.raises(UsageError, match=r"--resume and --overwrite were both given"):
         zsad.train(april, data, tmp_path, resume=True, overwrite=True)
     zsad.train(april, data, tmp_path, epochs=2, overwrite=True)
     with pytest.raises(UsageError, match=r"has 2 epochs already, and 1 were asked for"):

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from zsad.cli.app import Json, app, sentence_on_error
+from zsad.cli.app import app, sentence_on_error
 from zsad.cli.console import print_json
+from zsad.cli.options import Json
 
 if TYPE_CHECKING:
     from zsad.verification import Verification

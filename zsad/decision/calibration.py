@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from zsad.common.arguments import checked
-from zsad.common.atomic_files import differences, write_aside
+from zsad.common.atomic_files import write_atomically
 from zsad.common.file_names import printable
+from zsad.common.output_folder import differences
 from zsad.decision.conformal import Floats, check_rate, order_statistic, p_values, percent, pictures, threshold
 from zsad.decision.thresholds import Thresholds, fixed
 from zsad.errors import UsageError
@@ -150,7 +151,7 @@ class Calibration:
     # -------------------------------------------------------------- on disk
     def save(self, path: str | Path) -> None:
         """Writes the calibration as JSON."""
-        write_aside(Path(path), (json.dumps({"format": FORMAT} | asdict(self), indent=1) + "\n").encode())
+        write_atomically(Path(path), (json.dumps({"format": FORMAT} | asdict(self), indent=1) + "\n").encode())
 
     @classmethod
     def load(cls, path: str | Path) -> Calibration:

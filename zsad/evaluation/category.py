@@ -96,7 +96,7 @@ def evaluate_category(
 
 
 def _score(inspector: Inspector, job: Job, plan: Plan, kept: Kept, size: int, step: Callable[[int], object]) -> None:
-    done = kept.begin(len(job.samples), len(job.samples) if inspector.judges_sets else inspector.batch_size)
+    done = kept.begin(len(job.samples), len(job.samples) if inspector.needs_set else inspector.batch_size)
     step(done)
     if done == len(job.samples):
         return

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from zsad.common.arguments import checked
-from zsad.common.atomic_files import write_aside
+from zsad.common.atomic_files import write_atomically
 from zsad.common.version import versions
 from zsad.datasets import Dataset, open_dataset
 from zsad.detector import Detector
@@ -208,6 +208,6 @@ def _about(
 
 
 def _write(found: Evaluation, out: Path) -> None:
-    write_aside(out / "metrics.csv", found.to_csv().encode())
-    write_aside(out / "metrics.json", (json.dumps(found.as_dict(), indent=1) + "\n").encode())
-    write_aside(out / "metrics.md", found.to_markdown().encode())
+    write_atomically(out / "metrics.csv", found.to_csv().encode())
+    write_atomically(out / "metrics.json", (json.dumps(found.as_dict(), indent=1) + "\n").encode())
+    write_atomically(out / "metrics.md", found.to_markdown().encode())

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from zsad.alignment import semantic_fusion
 from zsad.prompts import hybrid
 from zsad.registry import create
 from zsad.types import Batch, Context, ImageFeatures
@@ -140,10 +141,10 @@ def _margin_by_stored_clusters(
     suspicion = detector.margins(features, context)[1].mean(dim=1)  # (1, L)
     own = suspicion.topk(len(chosen), dim=1).indices[0]
     check.equal("inputs", f"{stem}hsf_topk_indices", set(own.tolist()), set(chosen.tolist()))
-    fused = hybrid.cluster_mean(patches[:, chosen], check.reference.tensor(f"{stem}hsf_labels"))[None]
+    fused = semantic_fusion.cluster_mean(patches[:, chosen], check.reference.tensor(f"{stem}hsf_labels"))[None]
     check("features", f"{stem}hsf_feature", fused)
     normal, anomalous = detector.text_features(features, context).unbind(dim=1)
-    return (100 * (anomalous - normal) * hybrid.fuse(features.image, fused)).sum(dim=-1)
+    return (100 * (anomalous - normal) * semantic_fusion.fuse(features.image, fused)).sum(dim=-1)
 
 
 def _training(check: Comparisons, detector: Any, step: Batch, stem: str) -> None:

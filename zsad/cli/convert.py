@@ -3,16 +3,56 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+import typer
 
 from zsad.backbones import openclip
+from zsad.cli.app import EXIT_CODES, app, sentence_on_error
+from zsad.cli.console import print_json
+from zsad.cli.options import Backbone, Json, Replace, Sets, method_arguments
 from zsad.errors import UsageError
 from zsad.registry import create, list_backbones, load_by_recipe, method_class
 from zsad.weights.checkpoints import published
 
-__all__ = ["convert_checkpoint"]
+
+@app.command(epilog=EXIT_CODES)
+@sentence_on_error
+def convert(
+    source: Annotated[Path, typer.Argument(help="A checkpoint as its authors publish it.")],
+    method: Annotated[str, typer.Option(help="The method that it belongs to; see zsad list methods.")],
+    out: Annotated[Path | None, typer.Option(help="The file to write; by default beside the source.")] = None,
+    backbone: Backbone = None,
+    set_: Sets = None,
+    trained_on: Annotated[str | None, typer.Option(help="What it learned from; known of the published files.")] = None,
+    licence: Annotated[str | None, typer.Option(help="Its licence; known of the published files.")] = None,
+    overwrite: Replace = False,
+    as_json: Json = False,
+) -> None:
+    """Checks an authors' checkpoint and writes it as safetensors, with a header that says what it is."""
+    target = out or source.with_suffix(".safetensors")
+    header = convert_checkpoint(
+        source,
+        method,
+        target,
+        backbone=backbone,
+        arguments=method_arguments(method, set_, None),
+        trained_on=trained_on,
+        licence=licence,
+        overwrite=overwrite,
+    )
+    if as_json:
+        print_json(header | {"out": str(target)})
+        return
+    tower = header["backbone"]
+    sizes = ", ".join(f"{key}={value!r}" for key, value in header["arguments"].items())
+    typer.echo(f"Written to {target}: {header['size'] / 1e6:.1f} MB, method {header['method']} ({sizes}).")
+    geometry = f"{tower['image_size']} px, {tower['activation']}, positions {tower['position_embedding']}"
+    typer.echo(f"Learned on {tower['name']} at {geometry}.")
+    typer.echo(f"Learned from: {header['trained_on']}. Licence: {header['licence']}.")
+    if not header["compared"]:
+        typer.echo(f"The weights of {tower['name']} are not here, so names and shapes were compared, and no values.")
 
 
 def convert_checkpoint(

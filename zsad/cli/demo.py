@@ -1,4 +1,4 @@
-"""``zsad demo``: the page for people."""
+"""``zsad demo``: a web page for people."""
 
 from __future__ import annotations
 
