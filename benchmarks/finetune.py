@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import resource
 import sys
 import tempfile
 from pathlib import Path
@@ -25,6 +24,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from memory import peak_mb
 from PIL import Image
 from scipy import ndimage
 
@@ -171,10 +171,8 @@ def full() -> None:
             zsad.train(detector, data, out, epochs=2, batch_size=1, cache=cache, device="cpu")
             rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
             seconds[cache] = rows[-1]["seconds"] / 2
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-            print(
-                f"- cache {'on' if cache else 'off'}: {seconds[cache]:.2f} s per picture, peak so far {peak:.2f} GB", flush=True
-            )
+            figures = f"{seconds[cache]:.2f} s per picture, peak so far {peak_mb() / 1000:.2f} GB"
+            print(f"- cache {'on' if cache else 'off'}: {figures}", flush=True)
     print(f"- {seconds[False] / seconds[True]:.1f} times the pictures per second with the cache, at batch 1")
 
 
