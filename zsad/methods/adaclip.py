@@ -8,7 +8,7 @@ prompts rounded to float16 (``half_prompts``); text prompts overwrite the first 
 ``depth``, so the first static text prompt is dead; every cluster weighs the same; training fuses too, and its dice losses take
 each row of pixels for a picture. Dropped: one picture per batch; NaN where a cluster has no member.
 Decision: their KMeans draws from the global generator; here it starts from ``seed`` at every picture. A score draws in the
-order of the patches' places, which noise does not change (``semantic_fusion.cluster_labels``), a loss in the published order. What the
+order of the patches' places, which noise does not change (``cluster_labels``), a loss in the published order. What the
 draw changes in the reference outputs: a score of 0.086 lies in 0.084..0.089 over eight seeds, one of 0.319 in 0.301..0.328.
 """
 
