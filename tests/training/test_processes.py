@@ -18,15 +18,15 @@ from zsad.weights.checkpoints import read_header, read_state_dict
 
 pytest.importorskip("accelerate")
 ROOT = Path(__file__).resolve().parents[2]
-PROGRAM = str(ROOT / "tests" / "tiny_training.py")
+PROGRAM = str(ROOT / "tests" / "helpers" / "tiny_training.py")
 # what `accelerate launch` starts several processes with; on CPUs it does so through MPI alone, and silently starts one without
 LAUNCH = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-# relative: the processes add up in another order, Adam makes much of a gradient's last digits, and AdaCLIP's clusters jump
+# relative: the processes sum in another order, Adam amplifies a gradient's last digits, and AdaCLIP's clusters jump
 CURVE = {"anomalyclip": 5e-5, "adaclip": 1e-3}
 
 
 def environment() -> dict[str, str]:
-    paths = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "tests" / "helpers")])
     return os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
 
 
