@@ -232,7 +232,7 @@ import os, sys
 from pathlib import Path
 import psutil, torch
 import brightness
-brightness.enlist()
+brightness.register_methods()
 from zsad.inference.inspector import Inspector
 from zsad.runs.drawing import Options
 from zsad.runs.folder import RunFolder
