@@ -43,6 +43,7 @@ def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "maps").iterdir()] == ["a.npz"]
 
 
+@pytest.mark.slow
 def test_processes_that_write_the_same_file_leave_a_whole_one(tmp_path: Path) -> None:
     """As two runs of training do that share a cache of features. Both begin at the same moment."""
     code = (
