@@ -13,12 +13,12 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import resource
 import statistics
 import time
 from collections.abc import Callable, Iterator
 
 import torch
+from memory import peak_mb
 from torch import Tensor
 from tqdm import tqdm
 
@@ -46,11 +46,6 @@ def blocks(given: argparse.Namespace, count: int) -> Iterator[Tensor]:
     for start in tqdm(starts, unit="block", mininterval=10):
         numbers = range(start, min(start + given.block, count))
         yield torch.cat([picture(number, given.patches, given.channels) for number in numbers])
-
-
-def peak_mb() -> float:
-    """Peak resident memory of this process so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def timed(search: Callable[[Tensor], Tensor], asked: list[Tensor]) -> tuple[float, Tensor]:

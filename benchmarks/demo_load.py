@@ -1,10 +1,11 @@
-"""Ten users at once on the demo's embedded default: requests answered, answers mixed up, memory of the server.
+"""Ten users at once on the demo, with the embedded default: requests answered, answers mixed up, memory of the server.
 
     python benchmarks/demo_load.py [--users 10] [--rounds 6] [--pictures 6]
 
 Starts ``zsad demo`` on a free port. Every user has pictures of its own (a brick wall with a square of the user's own
-brightness, so that no two users' scores are the same), and asks for them again and again. An answer is mixed up where its names
-or scores are not those that the library gives for this user's pictures in this process. Memory is the server's resident set.
+brightness, so that no two users' scores are the same), and requests their scores in every round. An answer is mixed up where
+its names or scores differ from those that the library gives for this user's pictures in this process. Memory is the server's
+resident set.
 """
 
 from __future__ import annotations
@@ -42,8 +43,8 @@ def pictures_of(user: int, count: int, folder: Path) -> list[Path]:
     return made
 
 
-def work(url: str, files: list[Path], wanted: dict[str, float], said: dict[str, Any], lock: threading.Lock) -> None:
-    """One user: asks once, and compares what comes back."""
+def request(url: str, files: list[Path], wanted: dict[str, float], outcomes: dict[str, Any], lock: threading.Lock) -> None:
+    """One request of one user; compares the answer with the scores of the library."""
     from gradio_client import Client, handle_file
 
     client = Client(url, verbose=False)
@@ -52,15 +53,15 @@ def work(url: str, files: list[Path], wanted: dict[str, float], said: dict[str, 
         answer = client.predict([handle_file(path) for path in files], "brick", None, "", "compact", api_name="/predict")
     except Exception as error:  # counted and shown
         with lock:
-            said["failed"].append(str(error))
+            outcomes["failed"].append(str(error))
         return
     finally:
         client.close()
     found = {row["name"]: row["pred_score"] for row in answer["results"]}
     right = found.keys() == wanted.keys() and all(abs(found[name] - wanted[name]) < CLOSE for name in wanted)
     with lock:
-        said["seconds"].append(time.perf_counter() - begun)
-        said["mixed"] += not right
+        outcomes["seconds"].append(time.perf_counter() - begun)
+        outcomes["mixed"] += not right
 
 
 def main() -> None:
@@ -76,16 +77,16 @@ def main() -> None:
         inspector = zsad.Inspector()
         users = [pictures_of(user, given.pictures, folder) for user in range(given.users)]
         wanted = [{one.name: float(one.pred_score or 0) for one in inspector(files)} for files in users]
-        levels = [tuple(sorted(one.values())) for one in wanted]
-        assert len(set(levels)) == len(levels), "two users' pictures score alike, so a mix-up could not be seen"
-        said: dict[str, Any] = {"seconds": [], "mixed": 0, "failed": []}
+        scores = [tuple(sorted(one.values())) for one in wanted]
+        assert len(set(scores)) == len(scores), "two users' pictures score alike, so a mix-up could not be seen"
+        outcomes: dict[str, Any] = {"seconds": [], "mixed": 0, "failed": []}
         with served(folder / "served") as server:
             process = psutil.Process(server.pid)
             memory = [("before", process.memory_info().rss)]
             for turn in range(1, given.rounds + 1):
                 lock = threading.Lock()
                 jobs = [
-                    threading.Thread(target=work, args=(server.url, files, one, said, lock))
+                    threading.Thread(target=request, args=(server.url, files, one, outcomes, lock))
                     for files, one in zip(users, wanted, strict=True)
                 ]
                 for job in jobs:
@@ -94,14 +95,14 @@ def main() -> None:
                     job.join()
                 memory.append((f"after round {turn}", process.memory_info().rss))
     total = given.users * given.rounds
-    seconds = sorted(said["seconds"]) or [float("nan")]
+    seconds = sorted(outcomes["seconds"]) or [float("nan")]
     print(f"users at once: {given.users}, requests: {total} of {given.pictures} pictures each")
-    print(f"answered: {len(said['seconds'])} of {total}; mixed up: {said['mixed']}; failed: {len(said['failed'])}")
+    print(f"answered: {len(outcomes['seconds'])} of {total}; mixed up: {outcomes['mixed']}; failed: {len(outcomes['failed'])}")
     print(f"seconds per request: median {seconds[len(seconds) // 2]:.1f}, longest {seconds[-1]:.1f}")
     print("resident memory: " + ", ".join(f"{when} {size / 1e6:.0f} MB" for when, size in memory))
-    for error in said["failed"][:3]:
+    for error in outcomes["failed"][:3]:
         print(f"failed: {error}")
-    raise SystemExit(0 if len(said["seconds"]) == total and not said["mixed"] else 1)
+    raise SystemExit(0 if len(outcomes["seconds"]) == total and not outcomes["mixed"] else 1)
 
 
 if __name__ == "__main__":

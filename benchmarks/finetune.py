@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import resource
 import sys
 import tempfile
 from pathlib import Path
@@ -25,6 +24,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from memory import peak_mb
 from PIL import Image
 from scipy import ndimage
 
@@ -129,13 +129,13 @@ def default(cache: Path, seeds: list[int], against: list[Path]) -> None:
     """
     sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
     from auxiliary_set import CHOOSING, REPORTING
-    from compact_rules import combine, kept_out_quality, look, part_of
-    from train_compact import EPOCHS, PICTURES, Workshop, compared
+    from compact_rules import combine, head_outputs, kept_out_quality, part_of
+    from train_compact import EPOCHS, PICTURES, Experiment, compared
 
-    workshop = Workshop(cache, PICTURES)
+    experiment = Experiment(cache, PICTURES)
 
     def show(name: str, detector: Any, data: Any, head: bool = True, whole: bool = True) -> None:
-        kept, parts = part_of(data, look(detector, data, workshop.synonyms), REPORTING)
+        kept, parts = part_of(data, head_outputs(detector, data, experiment.synonyms), REPORTING)
         values = []
         for wanted, grid in ((head, parts.logit), (whole, combine(parts, detector.weights))):
             values += [f"{value:.3f}" if wanted else "-" for value in kept_out_quality(kept, grid).values()]
@@ -145,15 +145,15 @@ def default(cache: Path, seeds: list[int], against: list[Path]) -> None:
     print("| head | " + " | ".join(f"{part}: {one}" for part in ("head alone", "detector") for one in what) + " |")
     print("|---" * 9 + "|")
     for seed in seeds:
-        show(f"untrained, seed {seed}", workshop.untrained(seed), workshop.kept, whole=False)
-        detector = workshop.trained(seed, EPOCHS)
-        workshop.finish(detector)
-        show(f"trained, seed {seed}", detector, workshop.kept)
+        show(f"untrained, seed {seed}", experiment.untrained(seed), experiment.kept, whole=False)
+        detector = experiment.trained(seed, EPOCHS)
+        experiment.finish(detector)
+        show(f"trained, seed {seed}", detector, experiment.kept)
     detector.weights[0] = 0
-    show("novelty without a head", detector, workshop.kept, head=False)
+    show("novelty without a head", detector, experiment.kept, head=False)
     for path in (None, *against):
         other = zsad.create("compact", checkpoint=path)
-        show(str(path or "as shipped"), other, compared(other, workshop.kept))
+        show(str(path or "as shipped"), other, compared(other, experiment.kept))
     print(f"\n- AUROC on {', '.join(REPORTING)}; the weights of the parts were chosen on {', '.join(CHOOSING)}")
 
 
@@ -171,10 +171,8 @@ def full() -> None:
             zsad.train(detector, data, out, epochs=2, batch_size=1, cache=cache, device="cpu")
             rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
             seconds[cache] = rows[-1]["seconds"] / 2
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-            print(
-                f"- cache {'on' if cache else 'off'}: {seconds[cache]:.2f} s per picture, peak so far {peak:.2f} GB", flush=True
-            )
+            figures = f"{seconds[cache]:.2f} s per picture, peak so far {peak_mb() / 1000:.2f} GB"
+            print(f"- cache {'on' if cache else 'off'}: {figures}", flush=True)
     print(f"- {seconds[False] / seconds[True]:.1f} times the pictures per second with the cache, at batch 1")
 
 

@@ -45,9 +45,9 @@ def measure(folder: Path, method: str, backbone: str | None, full: bool) -> dict
     for _ in tqdm(stream, disable=None):
         done += 1
         if done == 100:
-            memory["resident_mb_after_100"] = process.memory_info().rss / 2**20
+            memory["resident_mb_after_100"] = process.memory_info().rss / 1e6
     seconds = time.perf_counter() - begun
-    memory["resident_mb_at_the_end"] = process.memory_info().rss / 2**20
+    memory["resident_mb_at_the_end"] = process.memory_info().rss / 1e6
     rate = {"pictures_per_second": done / seconds}
     return {"method": method, "backbone": inspector.detector.backbone.name, "pictures": done} | rate | memory
 

@@ -14,7 +14,6 @@ import argparse
 import json
 import os
 import platform
-import resource
 import subprocess
 import sys
 import tempfile
@@ -25,6 +24,7 @@ from typing import Any
 import numpy as np
 import scipy
 import sklearn
+from memory import peak_mb
 from scipy.ndimage import gaussian_filter, label
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
 
@@ -133,9 +133,8 @@ def large(kind: str, count: int) -> dict[str, Any]:
             used += seconds
         parts = {name: getattr(found, name) for name in ("auroc", "average_precision", "f1_max", "aupro", "aupimo")}
         figures = ", ".join(f"{name} {value:.6f} +- {error:.1g}" for name, (value, error) in parts.items())
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform == "linux" else 1024**2)
     whole = time.perf_counter() - started
-    return {"kind": kind, "pictures": count, "seconds": used, "with_making": whole, "peak_mb": peak, "figures": figures}
+    return {"kind": kind, "pictures": count, "seconds": used, "with_making": whole, "peak_mb": peak_mb(), "figures": figures}
 
 
 def fresh(kind: str, count: int) -> dict[str, Any]:

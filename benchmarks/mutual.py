@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import platform
 import random
-import resource
 import subprocess
 import sys
 import time
@@ -24,6 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from memory import peak_mb
 from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
@@ -127,7 +127,7 @@ def elpv(pool: int | None, count: int) -> str:
     busy = time.process_time()
     seconds, scores = timed(lambda: torch.cat([one.pred_score for one in detector.score_set(features, context)]))
     busy = time.process_time() - busy
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    peak = peak_mb() / 1000
     again = rerank(scores, torch.cat([one.image for one in features]), (1, 2, 3))
     aurocs = [image_auroc(one.tolist(), labels) for one in (again, scores)]
     return f"| {pool or 'all'} | {aurocs[0]:.3f} | {aurocs[1]:.3f} | {seconds:.0f} ({said[0]:.0f}) | {busy:.0f} | {peak:.2f} |"

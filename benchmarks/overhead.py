@@ -17,7 +17,7 @@ import platform
 from typing import Any
 
 import torch
-from speed import measure, peak_mb
+from speed import fresh_peak_mb, measure
 
 import zsad
 
@@ -50,7 +50,7 @@ def main() -> None:
     for method in given.method or METHODS:
         backbone = backbone_of(method)
         row = measure(method, backbone, 1, given.pairs)
-        row["memory_ratio"] = peak_mb(method, backbone, 1, False) / peak_mb(method, backbone, 1, True)
+        row["memory_ratio"] = fresh_peak_mb(method, backbone, 1, False) / fresh_peak_mb(method, backbone, 1, True)
         rows.append(row)
     if given.json:
         print(json.dumps(rows, indent=1))

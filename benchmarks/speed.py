@@ -13,7 +13,6 @@ import argparse
 import json
 import logging
 import platform
-import resource
 import subprocess
 import sys
 import time
@@ -22,6 +21,7 @@ from statistics import median
 from typing import Any
 
 import torch
+from memory import peak_mb
 
 import zsad
 from zsad.backbones import openclip
@@ -97,7 +97,7 @@ def measure(method: str, backbone: str | None, batch_size: int, pairs: int) -> d
     }
 
 
-def peak_mb(method: str, backbone: str | None, batch_size: int, bare: bool) -> float:
+def fresh_peak_mb(method: str, backbone: str | None, batch_size: int, bare: bool) -> float:
     """Peak resident memory of one fresh process that scores (or only encodes) three batches."""
     words = [
         sys.executable,
@@ -121,7 +121,7 @@ def only(which: str, method: str, backbone: str | None, batch_size: int) -> None
         for seed in range(3):
             images = torch.randn(batch_size, 3, size, size, generator=torch.Generator().manual_seed(seed))
             _ = detector(images, context) if which == "method" else detector.backbone.encode_image(images)
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    print(peak_mb())
 
 
 def main() -> None:
@@ -140,7 +140,7 @@ def main() -> None:
         return
     row = measure(given.method, given.backbone, given.batch_size, given.pairs)
     for key, bare in (("method_peak_mb", False), ("bare_peak_mb", True)):
-        row[key] = peak_mb(given.method, given.backbone, given.batch_size, bare)
+        row[key] = fresh_peak_mb(given.method, given.backbone, given.batch_size, bare)
     row |= {
         "machine": f"{platform.machine()}, {given.threads} threads",
         "torch": torch.__version__,

@@ -1,4 +1,4 @@
-"""The demo: see it, steer it, trust it. ``zsad demo`` starts it; from a checkout, ``python demo/app.py`` does too."""
+"""The demo, a Gradio app. ``zsad demo`` starts it; from a checkout, ``python demo/app.py`` does too."""
 
 from __future__ import annotations
 
@@ -19,104 +19,97 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 os.environ.setdefault("GRADIO_TEMP_DIR", tempfile.mkdtemp(prefix="zsad-demo-"))  # read when gradio is imported
 
 import gradio as gr  # noqa: E402
-from zsad_demo import page  # noqa: E402
+from zsad_demo import layout  # noqa: E402
 from zsad_demo.api import Endpoints  # noqa: E402
-from zsad_demo.desks import Desks  # noqa: E402
-from zsad_demo.events import Events  # noqa: E402
-from zsad_demo.facts import offers  # noqa: E402
-from zsad_demo.rules import polite  # noqa: E402
+from zsad_demo.checkpoints import load  # noqa: E402
+from zsad_demo.checks import errors_as_messages  # noqa: E402
+from zsad_demo.handlers import Handlers  # noqa: E402
+from zsad_demo.methods import method_options  # noqa: E402
 from zsad_demo.uploads import MEGABYTES  # noqa: E402
-from zsad_demo.weights import load  # noqa: E402
+from zsad_demo.workspaces import Workspaces  # noqa: E402
 
 EXAMPLES = {"brick": ("12 brick walls, 2 of them as references", 2), "solar-cells": ("12 solar cells", 0)}
-KEPT = (60, 7200)  # seconds: how often, and from what age on, forgotten files are deleted
-WAITING = 100  # events in the queue
+DELETE_CACHE = (60, 7200)  # seconds: how often, and from what age on, files that were left behind are deleted
+QUEUE_SIZE = 100  # events in the queue
 M_ARENA_MAX = -8  # of mallopt, from malloc.h
-CLICKED = "(...given) => [...given.slice(0, -1), Date.now()]"  # the last input is when the visitor clicked
+CLICKED = "(...inputs) => [...inputs.slice(0, -1), Date.now()]"  # the last input is the time of the click, ms
 
 
 def build(checkpoints: Sequence[str] = ()) -> gr.Blocks:
     """The page, ready to launch; ``checkpoints`` as for ``main``."""
-    given = load(checkpoints)
-    found = offers(given)
-    desks = Desks(Path(os.environ["GRADIO_TEMP_DIR"]), given)
+    loaded = load(checkpoints)
+    options = method_options(loaded)
+    workspaces = Workspaces(Path(os.environ["GRADIO_TEMP_DIR"]), loaded)
     examples = {key: (HERE / "examples" / key, count) for key, (_, count) in EXAMPLES.items()}
     examples = {key: one for key, one in examples.items() if one[0].is_dir()}  # a wheel has those of a permissive licence
-    with gr.Blocks(title="zsad", analytics_enabled=False, delete_cache=KEPT, fill_width=True) as demo:
-        Endpoints(desks, found).add()  # first, so that no event of the page takes their names
-        gr.HTML(page.HEAD)
+    with gr.Blocks(title="zsad", analytics_enabled=False, delete_cache=DELETE_CACHE, fill_width=True) as demo:
+        Endpoints(workspaces, options).add()  # first, so that no event of the page takes their names
+        gr.HTML(layout.HEAD)
         with gr.Row(equal_height=False):
             with gr.Column(scale=4, min_width=300):
-                ui = page.inputs(found, {key: EXAMPLES[key][0] for key in examples})
+                ui = layout.inputs(options, {key: EXAMPLES[key][0] for key in examples})
             with gr.Column(scale=9, min_width=320):
-                page.outputs(ui)
-        wire(ui, Events(ui, desks, found, examples))
-        demo.unload(_closing(desks))
-    demo.desks = desks
-    return demo.queue(max_size=WAITING, default_concurrency_limit=8)
+                layout.outputs(ui)
+        connect(ui, Handlers(ui, workspaces, options, examples))
+        demo.unload(_on_unload(workspaces))
+    demo.workspaces = workspaces
+    return demo.queue(max_size=QUEUE_SIZE, default_concurrency_limit=8)
 
 
-def _closing(desks: Desks) -> Callable[..., None]:
+def _on_unload(workspaces: Workspaces) -> Callable[..., None]:
     def close(request: gr.Request) -> None:
-        desks.close(str(request.session_hash))
+        workspaces.close(str(request.session_hash))
 
     return close
 
 
-def wire(ui: SimpleNamespace, do: Events) -> None:
-    """Connects the components with what they do."""
+def connect(ui: SimpleNamespace, handlers: Handlers) -> None:
+    """Connects the components' events with their handlers."""
     everything = [one for one in vars(ui).values() if not isinstance(one, dict)]
     quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
     model: dict[str, Any] = {"api_visibility": "private", "concurrency_id": "model", "concurrency_limit": 1}
     model |= {"show_progress": "minimal", "show_progress_on": [ui.status]}
-    given = [ui.pictures, ui.target, ui.words, ui.references, ui.method, ui.agree, ui.clicked]
+    request = [ui.pictures, ui.target, ui.words, ui.references, ui.method, ui.agree, ui.clicked]
+    inspect = errors_as_messages(handlers.inspect)
 
-    ui.inspect.click(polite(do.inspect), given, everything, js=CLICKED, **model)
+    ui.inspect.click(inspect, request, everything, js=CLICKED, **model)
     for name, button in ui.examples.items():
-        shown = button.click(_example(do, name), None, [ui.pictures, ui.references, ui.target, ui.status], **quiet)
-        shown.then(polite(do.inspect), given, everything, js=CLICKED, **model)
-    ui.stop.click(polite(do.stop), ui.clicked, None, js=CLICKED, queue=False, **quiet)
+        loaded = button.click(_example(handlers, name), None, [ui.pictures, ui.references, ui.target, ui.status], **quiet)
+        loaded.then(inspect, request, everything, js=CLICKED, **model)
+    ui.stop.click(errors_as_messages(handlers.stop), ui.clicked, None, js=CLICKED, queue=False, **quiet)
     for event in (ui.references.upload, ui.references.delete, ui.references.clear):
-        event(polite(do.set_references), ui.references, everything, **model)
+        event(errors_as_messages(handlers.set_references), ui.references, everything, **model)
     for slider in (ui.anomalous, ui.review):
-        slider.input(polite(do.level), [ui.anomalous, ui.review], everything, trigger_mode="always_last", **quiet)
-    ui.automatic.click(polite(do.automatic), None, everything, **quiet)
+        set_thresholds = errors_as_messages(handlers.set_thresholds)
+        slider.input(set_thresholds, [ui.anomalous, ui.review], everything, trigger_mode="always_last", **quiet)
+    ui.reset.click(errors_as_messages(handlers.reset_thresholds), None, everything, **quiet)
     for table in (ui.gallery, ui.table):
-        table.select(polite(do.select), None, everything, **quiet)
-    ui.method.change(_noted(do), ui.method, [ui.method_note, ui.agree], **quiet)
-    ui.draw.click(polite(do.draw), None, everything, **quiet)
+        table.select(errors_as_messages(handlers.select), None, everything, **quiet)
+    ui.method.change(handlers.show_method, ui.method, [ui.method_note, ui.agree], **quiet)
+    ui.draw.click(errors_as_messages(handlers.draw), None, everything, **quiet)
     for button, handler, needs in (
-        (ui.false_alarm, do.false_alarm, [ui.region]),
-        (ui.miss, do.miss, [ui.editor]),
-        (ui.undo, do.undo, []),
-        (ui.calibrate, do.calibrate, [ui.normals, ui.share]),
-        (ui.leave_out, do.leave_out, [ui.share]),
-        (ui.effects_go, do.effects, []),
-        (ui.compare, do.compare, [ui.first, ui.second]),
-        (ui.zip, do.zip, []),
-        (ui.log, do.log, []),
+        (ui.false_alarm, handlers.false_alarm, [ui.region]),
+        (ui.miss, handlers.miss, [ui.editor]),
+        (ui.undo, handlers.undo, []),
+        (ui.calibrate, handlers.calibrate, [ui.normals, ui.max_false_alarms]),
+        (ui.leave_one_out, handlers.leave_one_out, [ui.max_false_alarms]),
+        (ui.show_effects, handlers.effects, []),
+        (ui.compare, handlers.compare, [ui.first, ui.second]),
+        (ui.zip, handlers.zip, []),
+        (ui.log, handlers.log, []),
     ):
-        button.click(polite(handler), needs, everything, **model)
+        button.click(errors_as_messages(handler), needs, everything, **model)
 
 
-def _example(do: Events, name: str) -> Callable[..., Any]:
+def _example(handlers: Handlers, name: str) -> Callable[..., Any]:
     def example(request: gr.Request) -> Any:
-        return do.example(name, request)
+        return handlers.example(name, request)
 
-    return polite(example)
-
-
-def _noted(do: Events) -> Callable[..., Any]:
-    def noted(method: str) -> Any:
-        offer = do.offers[method]
-        label = f"Download {offer.download:.0f} MB now, once"
-        return {do.ui.method_note: offer.note, do.ui.agree: gr.update(visible=bool(offer.download), value=False, label=label)}
-
-    return noted
+    return errors_as_messages(example)
 
 
-def _few_arenas() -> None:
-    """Events run in many threads, and glibc would keep a heap of its own for each."""
+def _limit_arenas() -> None:
+    """Limits glibc's heaps (arenas) to two: handlers run in many threads, and each would get its own."""
     with contextlib.suppress(OSError, AttributeError):  # another C library
         ctypes.CDLL(None).mallopt(M_ARENA_MAX, 2)
 
@@ -130,12 +123,12 @@ def main(
     Args:
         host: address to listen on; only this machine by default.
         port: of the server; 0 takes the first free one.
-        share: makes a public link; off unless asked.
+        share: makes a public link through a server of Gradio's.
         mcp: serves the endpoints as MCP tools too.
-        wait: returns only when it is stopped.
-        checkpoints: learned weights that visitors may choose: "FILE" that zsad wrote, or "METHOD=FILE" of its authors.
+        wait: returns only when the server is stopped.
+        checkpoints: learned weights that visitors may choose: "FILE" that zsad wrote, or "METHOD=FILE" of a method's authors.
     """
-    _few_arenas()
+    _limit_arenas()
     demo = build(checkpoints)
     css = (HERE / "zsad_demo" / "style.css").read_text(encoding="utf-8")
     try:
@@ -146,7 +139,7 @@ def main(
             mcp_server=mcp,
             prevent_thread_lock=not wait,
             quiet=not wait,
-            theme=page.theme(),
+            theme=layout.theme(),
             css=css,
             max_file_size=MEGABYTES * 1_000_000,
             allowed_paths=[],

@@ -1,8 +1,8 @@
-"""Normal pictures to learn from: procedural textures and objects, and photographs that Python wheels carry.
+"""Normal pictures for training: procedural textures and objects, and photographs inside Python wheels.
 
 Every function takes a generator and a side in pixels and returns RGB uint8 (S, S, 3); objects return their outline too.
-What is drawn: ten families of textures, three of objects (one, several, a circuit board). Photographs: scikit-image (only
-those whose docstring says CC0, public domain or no known copyright), scikit-learn (CC BY 2.0), textiles of
+Drawn: ten families of textures, three of objects (one, several, a circuit board). Photographs: scikit-image (only those
+whose docstring states CC0, public domain or no known copyright), scikit-learn (CC BY 2.0), textiles of
 ``conformal-clip-data`` (MIT).
 """
 
@@ -52,7 +52,7 @@ def _axes(rng: Rng, side: int, turn: float | None = None) -> tuple[Array, Array]
 
 
 def camera(rng: Rng, picture: Array) -> Array:
-    """What a camera adds: uneven light, a little blur, noise; float -> uint8."""
+    """Adds a camera's uneven light, blur and noise; float -> uint8."""
     side = picture.shape[0]
     picture = picture * (1 + rng.uniform(0, 0.14) * smooth_noise(rng, picture.shape[:2], 1.5))[..., None]
     if rng.random() < 0.3:
@@ -240,7 +240,7 @@ def single(rng: Rng, side: int, count: int = 1) -> tuple[Array, Array]:
     skin, look = str(rng.choice(list(TEXTURES))), int(rng.integers(2**31))
     turns, upright = rng.uniform(0, 2 * np.pi, count), rng.random() < 0.4
     for place, turn in zip(places, turns, strict=True):
-        same = np.random.default_rng(look)  # every piece is the same product
+        same = np.random.default_rng(look)  # all objects look alike
         turn = float(turns[0] if upright else turn)
         alpha = _outline(same, side, kind, place, radius, turn)
         paint = TEXTURES[skin](same, side) if same.random() < 0.6 else _tones(same, np.zeros((side, side)))
@@ -257,14 +257,14 @@ def single(rng: Rng, side: int, count: int = 1) -> tuple[Array, Array]:
 
 
 def _spread(rng: Rng, side: int, count: int) -> list[Array]:
-    """Places of several pieces: a jittered grid."""
+    """Positions of several objects: a jittered grid."""
     across = int(np.ceil(count**0.5))
     cells = [(np.array((c, r)) + 0.5) * side / across for r in range(across) for c in range(across)]
     return [cell + rng.normal(0, 0.03 * side / across, 2) for cell in cells[:count]]
 
 
 def several(rng: Rng, side: int) -> tuple[Array, Array]:
-    """Two to nine equal pieces."""
+    """Two to nine equal objects."""
     return single(rng, side, int(rng.integers(2, 10)))
 
 

@@ -1,13 +1,13 @@
-"""Draws an annotated set that anybody may train on and pass on: pictures, synthetic defects and masks, in MVTec AD's layout.
+"""Draws an annotated set under permissive licences: pictures, synthetic defects and masks, in MVTec AD's layout.
 
     pip install 'zsad[train]'
     python scripts/auxiliary_set.py --out auxiliary --pictures 5200
     python scripts/auxiliary_set.py --out kept --pictures 800 --kept-out
 
-A folder per family of pictures (``auxiliary_pictures.py`` says which, and under which licence), in it ``test/good``,
+Every family of pictures (``auxiliary_pictures.py`` lists them with their licences) is a category: a folder with ``test/good``,
 ``test/<kind of defect>`` and ``ground_truth``. Every normal picture comes with two defects of random kinds. ``--kept-out``
-draws the families and the kind that the first command never shows, with one defect each, of every kind in turn.
-Seeded: the same command draws the same pixels, however many processes share the work.
+draws the families and the kind of defect that the first command leaves out, with one defect each, of every kind in turn.
+Seeded: the same command draws the same pixels, whatever the number of processes.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from tqdm import tqdm
 
 from zsad.synthetic.defects import DEFECTS, make_defect
 
-CHOOSING = ("mesh", "several", "brick", "china")  # kept out; what is settled after training comes from them
-REPORTING = ("grains", "brushed", "coffee", "coins")  # kept out; figures come from them
-UNSEEN_KIND = "texture_blend"  # a kind of defect that is kept out
-SIDE, PART, NOMINAL = 256, 50, 500  # pixels; normal pictures drawn in one go; textiles to learn from
+CHOOSING = ("mesh", "several", "brick", "china")  # kept out of training; constants are chosen on them
+REPORTING = ("grains", "brushed", "coffee", "coins")  # kept out of training; figures are measured on them
+UNSEEN_KIND = "texture_blend"  # a kind of defect that is kept out of training
+SIDE, PART, NOMINAL = 256, 50, 500  # pixels; normal pictures per task of a process; textiles for training
 SHARE = dict.fromkeys(TEXTURES, 5.0) | {"single": 22.0, "several": 10.0, "board": 7.0, "textile": 6.0}
 PHOTOGRAPH = 1.5  # share of each photograph
 Array: TypeAlias = np.ndarray[Any, Any]
@@ -46,17 +46,17 @@ def families() -> dict[str, Source]:
     woven = list(itertools.islice(textiles("nominal"), NOMINAL))
     found: dict[str, Source] = {name: lambda rng, f=f: (camera(rng, f(rng, SIDE)), None) for name, f in TEXTURES.items()}
 
-    def thing(rng: np.random.Generator, draw: Any) -> tuple[Array, Array]:
+    def object_picture(rng: np.random.Generator, draw: Any) -> tuple[Array, Array]:
         picture, where = draw(rng, SIDE)
         return camera(rng, picture), where
 
-    found |= {name: partial(thing, draw=draw) for name, draw in OBJECTS.items()}
+    found |= {name: partial(object_picture, draw=draw) for name, draw in OBJECTS.items()}
     found |= {name: lambda rng, p=p: (crop(rng, p, SIDE), None) for name, p in photographs().items()}
     return found | {"textile": lambda rng: (woven[int(rng.integers(len(woven)))], None)}
 
 
 def rows(kept_out: bool, first: int, count: int, seed: int) -> Iterator[Row]:
-    """Each normal picture, then itself with defects; ``first`` is the number of the first normal picture."""
+    """Each normal picture, then the same with defects; ``first`` is the number of the first normal picture."""
     rng, source = np.random.default_rng((seed, kept_out, first)), families()
     names = [name for name in source if (name in CHOOSING + REPORTING) == kept_out]
     share = np.array([1.0 if kept_out else SHARE.get(name, PHOTOGRAPH) for name in names])
@@ -68,9 +68,9 @@ def rows(kept_out: bool, first: int, count: int, seed: int) -> Iterator[Row]:
         for _ in range(1 if kept_out else 2):
             kind = kinds[number % len(kinds)] if kept_out else str(rng.choice(kinds))
             if where is not None and rng.random() < 0.15:
-                where = None  # now and then beside the object too
+                where = None  # sometimes beside the object too
             bad, mask, _ = make_defect(rgb, rng, kind, where, other)
-            while not mask.any():  # a bend or a pasted piece shows nothing on a plain surface: then it is another kind
+            while not mask.any():  # a bend or a pasted patch changes nothing on a plain surface: take another kind
                 kind = str(rng.choice(kinds))
                 bad, mask, _ = make_defect(rgb, rng, kind, where, other)
             yield name, kind, bad, mask
@@ -78,7 +78,7 @@ def rows(kept_out: bool, first: int, count: int, seed: int) -> Iterator[Row]:
 
 
 def write_part(out: Path, kept_out: bool, seed: int, first: int, count: int) -> int:
-    """Draws some pictures into the folder; the file's name tells the normal picture and its versions apart."""
+    """Draws some pictures into the folder, named by the number of the normal picture and of its version (0: normal)."""
     number = version = 0
     for name, kind, rgb, mask in rows(kept_out, first, count, seed):
         good = kind == "good"
@@ -92,7 +92,7 @@ def write_part(out: Path, kept_out: bool, seed: int, first: int, count: int) -> 
 
 
 def draw(out: Path, pictures: int, kept_out: bool, seed: int = 0, processes: int = 2) -> None:
-    """Draws the set, a part after the other in each process; the folder has its name when all is there."""
+    """Draws the set in parallel processes; the folder gets its name when it is complete."""
     aside = out.with_name(f"{out.name}.partial")
     shutil.rmtree(aside, ignore_errors=True)
     firsts, work = range(0, pictures, PART), partial(write_part, aside, kept_out, seed)
@@ -110,7 +110,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="a folder that does not exist yet")
     parser.add_argument("--pictures", type=int, default=5200, help="normal pictures")
-    parser.add_argument("--kept-out", action="store_true", help="draw what the training set never shows")
+    parser.add_argument("--kept-out", action="store_true", help="draw the families that the training set leaves out")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--processes", type=int, default=2)
     given = parser.parse_args()

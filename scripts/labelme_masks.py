@@ -1,8 +1,8 @@
 """Masks and a ``manifest.csv`` from LabelMe annotations: polygons, rectangles and circles in a JSON file per picture.
 
 A picture with a JSON file is anomalous where the file holds a shape, and normal where it holds none. A picture without one is
-normal only where a pattern of --normal fits its path, for a set may hold pictures that nobody looked at; the others are left
-out. The manifest is what ``zsad evaluate --data`` and ``zsad finetune --data`` take.
+normal only where a pattern of --normal fits its path, since a set may hold pictures that were not annotated; the others are
+left out. The manifest is what ``zsad evaluate --data`` and ``zsad finetune --data`` take.
 """
 
 from __future__ import annotations

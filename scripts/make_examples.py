@@ -1,4 +1,4 @@
-"""Makes demo/examples: pictures that are chosen by a rule. The cells were chosen before anything was scored.
+"""Makes demo/examples: pictures selected by a rule. The solar cells were selected before any was scored.
 
     pip install elpv-dataset scikit-image && python scripts/make_examples.py
 
@@ -6,8 +6,8 @@ Solar cells (ELPV, CC BY-NC-SA 4.0): of the monocrystalline cells, in the order 
 whose inactive area is below 0.5 %, and the first four labelled 1 whose inactive area is from 5 to 25 %. Inactive is what is
 darker than half the cell's median brightness, without a border of 5 % and without the busbars (rows that are dark as a whole).
 
-Brick (CC0): one photograph, twelve parts of 240 x 240 pixels on a grid, each with a light of its own; the third, fifth and
-eighth get the first seeded defect of ``zsad.synthetic`` that is plain to see: it changes 2 to 10 % of the picture, by at
+Brick (CC0): one photograph, twelve parts of 240 x 240 pixels on a grid, each with its own brightness; the third, fifth and
+eighth get the first seeded defect of ``zsad.synthetic`` that is easy to see: it changes 2 to 10 % of the picture, by at
 least 40 grey levels on average (a first rule without the 40 levels had made a stain that is hard to see; it ranked low).
 """
 

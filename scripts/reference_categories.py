@@ -1,7 +1,7 @@
-"""Auxiliary categories with references: pictures of one product each, drawn again and again, and the same with defects.
+"""Auxiliary categories with references: many pictures of one product each, normal and with defects.
 
-A category is a texture seen through different windows, or an object or a scene that lies as in a fixture (within 3 degrees
-and 3 % of the side). Half of the categories have a natural variation that no two pieces share (clouds or grains of up to 25 %
+A category is different crops of a texture, or an object or a scene that lies as in a fixture (within 3 degrees and 3 % of the
+side). Half of the categories have a natural variation that differs between pictures (clouds or grains of up to 25 %
 contrast), as wood, leather and cast silicon have. Light, blur and noise are those of one camera.
 """
 
@@ -27,11 +27,11 @@ SIDE, WIDE = 256, 640
 REFERENCES, NORMAL, TIMES = 16, 12, 2  # per category: references, other normal pictures, defects of each kind
 # the head was trained on other pictures of "single" and "board"; the kept-out families have only one kind of object
 FAMILIES = {"choosing": (*CHOOSING, "single", "board"), "reporting": REPORTING}
-SCENES = ("china", "coffee", "coins")  # photographs whose windows differ too much to be one product
+SCENES = ("china", "coffee", "coins")  # photographs whose crops differ too much to be one product
 
 
 def windows(rng: Rng, wide: Array) -> Callable[[Rng], Piece]:
-    """Random windows of one large picture; in a third of the categories by quarter turns too."""
+    """Random crops of one large picture; in a third of the categories also turned by quarters."""
     turns = rng.random() < 1 / 3
 
     def piece(own: Rng) -> Piece:
@@ -58,7 +58,7 @@ def fixture(rng: Rng, picture: Array, where: Array | None) -> Callable[[Rng], Pi
 
 
 def product(rng: Rng, family: str, known: dict[str, Array]) -> Callable[[Rng], Piece]:
-    """Draws one category of a family; what it returns draws one piece."""
+    """Draws one category of a family; the result draws one picture of it."""
     if family in TEXTURES:
         return windows(rng, TEXTURES[family](rng, WIDE))
     if family in OBJECTS:
@@ -75,7 +75,7 @@ def product(rng: Rng, family: str, known: dict[str, Array]) -> Callable[[Rng], P
 
 
 def varied(rng: Rng) -> Callable[[Rng], Array | float]:
-    """What differs from piece to piece by nature: a factor (S, S, 1), or 1 for half of the categories."""
+    """Natural variation between pictures: a factor (S, S, 1), or 1 for half of the categories."""
     if rng.random() < 0.5:
         return lambda own: 1.0
     strength, roughness = rng.uniform(0.05, 0.25), rng.uniform(3, 30)

@@ -1,4 +1,4 @@
-"""Settles how the embedded default weighs references, on auxiliary categories, and measures it on others.
+"""Chooses how the embedded default weighs references, on auxiliary categories, and measures it on others.
 
     pip install 'zsad[train]'
     python scripts/settle_references.py
@@ -48,13 +48,13 @@ class Category:
 
 
 def bank_of(rows: dict[str, Tensor], chosen: Tensor) -> dict[str, Bank]:
-    """Some references' rows as banks."""
+    """Memory banks of some references."""
     return {key: Bank(x[chosen].flatten(0, 1), chosen.repeat_interleave(x.shape[1])) for key, x in rows.items()}
 
 
 @torch.inference_mode()
 def categories(detector: Any, part: str, per_family: int) -> Iterator[Category]:
-    """Draws, encodes and matches, one category at a time."""
+    """Draws and encodes one category at a time, and finds the nearest reference patches."""
     context, kinds, images, masks, before = detector.prepare(), [], [], [], None
     for name, kind, rgb, mask in [*tqdm(pictures(part, per_family, 0), part, mininterval=5), ("", "", None, None)]:
         if before not in (None, name):
@@ -75,7 +75,7 @@ def categories(detector: Any, part: str, per_family: int) -> Iterator[Category]:
 
 
 def joined(detector: Any, one: Category, weight: float) -> Mapped:
-    """The method's map at a weight of the distance, on the scale before the constants."""
+    """The method's map with a weight of the distance, before scaling by the constants."""
     taps, weights = one.features.taps, detector.weights[1:-1]
     return lambda count: departure(one.zero, one.near[count], taps, weights, weight) * (ONE - ZERO) + ZERO
 
@@ -104,10 +104,10 @@ def quality(found: list[Category], mapped: Callable[[Category], Mapped], count: 
 
 
 def constants(detector: Any, found: list[Category]) -> None:
-    """Prints what ``compact_memory`` holds beside what these categories say."""
+    """Prints the constants that these categories give beside those of ``zsad/methods/compact/memory.py``."""
     for stage in SIDES:
         usual = torch.cat([one.near[1][stage][0][~one.bad].flatten() for one in found])
-        print(f"stage {stage}: usual distance {usual.mean():.3f}, deviation {usual.std():.3f} (held: {USUAL[stage]})")
+        print(f"stage {stage}: usual distance {usual.mean():.3f}, std {usual.std():.3f} (in use: {USUAL[stage]})")
     for weight in WEIGHTS:
         both = [quality(found, lambda one, w=weight: joined(detector, one, w), count) for count in COUNTS]  # type: ignore[misc]
         print(f"weight {weight}: " + "  ".join(f"{i:.3f}/{p:.3f}" for i, p in both) + f"  mean {np.mean(both):.4f}")
@@ -116,7 +116,7 @@ def constants(detector: Any, found: list[Category]) -> None:
         normal = torch.cat([x[~one.bad].flatten() for x, one in zip(maps, found, strict=True)])
         defect = torch.cat([x[one.bad][one.fine[one.bad]] for x, one in zip(maps, found, strict=True)])
         high = np.quantile(defect.numpy(), 0.9)
-        print(f"{count} references: median normal {normal.median():.2f}, nine in ten defects {high:.2f} (held: {ZERO}, {ONE})")
+        print(f"{count} references: normal median {normal.median():.2f}, defect 90 % {high:.2f} (in use: {ZERO}, {ONE})")
 
 
 def main() -> None:

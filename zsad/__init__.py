@@ -14,7 +14,7 @@ from zsad.decision.thresholds import Thresholds
 from zsad.detector import Detector
 from zsad.errors import ZsadError
 from zsad.evaluation import evaluate
-from zsad.evaluation.table import Evaluation
+from zsad.evaluation.metrics_table import Evaluation
 from zsad.inference.inspector import Inspector
 from zsad.inference.listing import listings
 from zsad.inference.result import Region, Result

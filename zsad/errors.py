@@ -7,11 +7,11 @@ A message says what is wrong, what it got and what to do. The leaves name the ca
     |   |-- UnknownName                no such method, backbone, checkpoint or argument ("did you mean ...")
     |   |-- SourceNotFound             a path that does not exist, or that holds no picture
     |   |-- SizeMismatch               an image size that is no multiple of the patch size
-    |   |-- NeedsSet                   score() of a method that judges a whole set
+    |   |-- NeedsSet                   score() of a method that compares the pictures of a batch
     |   `-- NotTrained                 a method asked to score without its learned weights
     |-- ImageError                     one picture cannot be read; becomes an error row, never a dead run
     |-- MaskError                      one mask is missing, cannot be read or has another size than its picture
-    |-- WriteError                     what a run has to keep cannot be written: a full disk
+    |-- WriteError                     a file of a run cannot be written: a full disk
     |-- WeightsError                   weights cannot be had or do not fit
     |   |-- WeightsUnavailable         not on disk, and no network (or offline by request)
     |   |-- CheckpointMismatch         wrong keys, shapes or method
@@ -61,7 +61,7 @@ class SizeMismatch(UsageError):
 
 
 class NeedsSet(UsageError):
-    """``score()`` was called on a method that judges pictures against each other."""
+    """``score()`` was called on a method that compares the pictures of a batch with each other."""
 
 
 class NotTrained(UsageError):
@@ -77,7 +77,7 @@ class MaskError(ZsadError):
 
 
 class WriteError(ZsadError):
-    """What a run has to keep cannot be written."""
+    """A file of a run cannot be written."""
 
 
 class WeightsError(ZsadError):

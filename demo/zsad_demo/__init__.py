@@ -1,1 +1,1 @@
-"""The demo's parts: what is taken in, what is judged, what is shown."""
+"""The demo: a Gradio page and an API around ``zsad.Session``."""

@@ -1,4 +1,4 @@
-"""What is taken from visitors: a limited number of files of limited size, copied into the visitor's own folder."""
+"""Uploads: a limited number of files of limited size, copied into the visitor's own folder."""
 
 from __future__ import annotations
 
@@ -15,43 +15,44 @@ MEGAPIXELS = 100  # per picture; decoding takes up to 4 bytes of memory per pixe
 
 
 class Refused(ValueError):
-    """An upload that is not taken; the message is a sentence for the visitor."""
+    """A request that is not carried out; the message is for the visitor."""
 
 
 def take(files: Sequence[str | Path] | None, folder: Path, limit: int, what: str = "pictures") -> tuple[list[Path], list[str]]:
-    """Copies uploads into a folder, each below a number of its own, so that equal names do not meet.
+    """Copies uploads into a folder, each into a numbered subfolder, so that files of the same name do not collide.
 
     Args:
         files: paths of the uploads.
         folder: of the visitor.
-        limit: how many are taken at once.
-        what: they are, for the sentence.
+        limit: the most files at once.
+        what: the files are, for the messages.
 
     Returns:
-        The copies, and a sentence for every file that was refused.
+        The copies, and a message for every file that was refused.
 
     Raises:
-        Refused: none, or more than the limit.
+        Refused: no file, or more than the limit.
     """
-    given = list(files or ())
-    if not given:
-        raise Refused(f"No {what} were given. Drop some files first, or take an example.")
-    if len(given) > limit:
+    files = list(files or ())
+    if not files:
+        raise Refused(f"No {what} were given. Upload some files first, or load an example.")
+    if len(files) > limit:
         raise Refused(
-            f"{len(given)} {what} were given, and {limit} are taken at once. Give fewer; the command line has no limit."
+            f"{len(files)} {what} were given; at most {limit} are accepted at once. Give fewer, or use the command line, which "
+            "has no limit."
         )
-    taken, refused = [], []
+    copies, refused = [], []
     start = sum(1 for _ in folder.iterdir()) if folder.is_dir() else 0
-    for number, source in enumerate(map(Path, given), start=start):
+    for number, source in enumerate(map(Path, files), start=start):
         name = safe_name(source.name)
-        if why := objection(source):
-            refused.append(f"{name} {why}")
+        if reason := objection(source):
+            refused.append(f"{name} {reason}")
             continue
-        place = folder / f"{number:05d}" / name
-        place.parent.mkdir(parents=True)
-        shutil.copyfile(source, place)
-        taken.append(place)
-    return taken, refused
+        copy = folder / f"{number:05d}" / name
+        copy.parent.mkdir(parents=True)
+        shutil.copyfile(source, copy)
+        copies.append(copy)
+    return copies, refused
 
 
 def safe_name(name: str) -> str:
@@ -61,21 +62,21 @@ def safe_name(name: str) -> str:
 
 
 def objection(path: Path) -> str | None:
-    """Why a file is not taken, from its size and its header alone; files that are no pictures become error rows later."""
+    """Why a file is refused, from its size and its header alone; None where it is not. Unreadable pictures fail later."""
     try:
         size = path.stat().st_size
     except OSError:
         return "is not there any more. Upload it again."
     if size > MEGABYTES * 1_000_000:
-        return f"has {size / 1e6:.0f} MB; {MEGABYTES} MB are taken. Save it smaller, or use the command line."
+        return f"has {size / 1e6:.0f} MB; the limit is {MEGABYTES} MB. Save it smaller, or use the command line."
     try:
         with Image.open(path) as image:
             width, height = image.size
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        return f"has far more than {MEGAPIXELS} megapixels. Cut it, or use the command line with --tile."
-    except Exception:  # no kind that Pillow knows, or broken: the reader says what is wrong with it
+        return f"has far more than {MEGAPIXELS} megapixels. Crop it, or use the command line with --tile."
+    except Exception:  # no format that Pillow knows, or broken: zsad's reader has the message
         return None
     if width * height > MEGAPIXELS * 1_000_000:
-        said = f"{width} x {height} = {width * height / 1e6:.0f} megapixels"
-        return f"is too large: {said}; {MEGAPIXELS} are taken. Cut it, or use the command line with --tile."
+        pixels = f"{width} x {height} = {width * height / 1e6:.0f} megapixels"
+        return f"is too large: {pixels}; the limit is {MEGAPIXELS}. Crop it, or use the command line with --tile."
     return None

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from brightness import Brightness, folder_of, known, picture  # noqa: F401
+from brightness import Brightness, folder_of, picture, registered_methods  # noqa: F401
 from PIL import Image
 from typer.testing import CliRunner, Result
 
@@ -90,7 +90,7 @@ def test_what_calibrate_says(normal: Path, tmp_path: Path) -> None:
         "calibration.",
         "The rate that comes true depends on which 40 these were: 4.9 % on average, for nine of ten such sets between 0.9 % "
         "and 11 %.",
-        "40 normal pictures cannot promise less than 2.5 %.",
+        "40 normal pictures cannot guarantee less than 2.5 %.",
         f"Written to {file}; use it with: zsad predict SOURCE --calibration {file}",
     ]
 
@@ -102,7 +102,7 @@ def test_calibrate_as_json(normal: Path, tmp_path: Path) -> None:
     assert (said["max_false_alarms"], said["review_false_alarms"], said["floor"]) == (0.1, 0.3, 1 / 41)
     assert said["expected_false_alarms"]["mean"] == 4 / 41
     kept = zsad.Calibration.load(tmp_path / "c.json")
-    assert kept.judge == said["judge"] == json.loads(json.dumps(Inspector("brightness", "lamp").describe()))
+    assert kept.detector == said["detector"] == json.loads(json.dumps(Inspector("brightness", "lamp").describe()))
     assert said["thresholds"]["anomalous"] == kept.thresholds().anomalous
     assert sorted(kept.scores) == pytest.approx([level / 255 for level in range(100, 140)], abs=1e-6)
     assert kept.peaks == kept.scores  # the brightest place is the score
@@ -130,12 +130,12 @@ def test_an_outlier_among_the_normals_is_named(tmp_path: Path) -> None:
 
 def test_too_few_are_refused_before_anything_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     grey(tmp_path / "good", range(100, 110))
-    monkeypatch.setattr("zsad.cli.calibrating.Inspector", None)
+    monkeypatch.setattr("zsad.cli.calibrate.Inspector", None)
     done = calibrate(tmp_path / "good", tmp_path / "c.json")
-    refused(done, "10 normal pictures cannot promise less than 9.1 % false alarms, and 5 % was asked for. Give at least 19")
-    refused(calibrate(tmp_path / "good", tmp_path / "c.json", "--max-false-alarms", "2"), "A share of false alarms is 2.0")
+    refused(done, "10 normal pictures cannot guarantee less than 9.1 % false alarms, and 5 % was asked for. Give at least 19")
+    refused(calibrate(tmp_path / "good", tmp_path / "c.json", "--max-false-alarms", "2"), "The false-alarm rate is 2.0")
     shares = ("--max-false-alarms", "0.2", "--review-false-alarms", "0.1")
-    refused(calibrate(tmp_path / "good", tmp_path / "c.json", *shares), "lies below that of false alarms")
+    refused(calibrate(tmp_path / "good", tmp_path / "c.json", *shares), "lies below that for anomalous")
     refused(calibrate(tmp_path / "none", tmp_path / "c.json"), "none")
     assert not (tmp_path / "c.json").exists()
 
@@ -145,7 +145,7 @@ def test_too_few_that_can_be_read(tmp_path: Path) -> None:
     (tmp_path / "good" / "100.png").write_bytes(b"")
     done = calibrate(tmp_path / "good", tmp_path / "c.json")
     assert done.exit_code == 2
-    assert "zsad: 18 normal pictures cannot promise less than 5.3 %" in done.stderr
+    assert "zsad: 18 normal pictures cannot guarantee less than 5.3 %" in done.stderr
     assert not (tmp_path / "c.json").exists()
 
 

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 import zsad
 from zsad.cli import app
-from zsad.cli.converting import convert_checkpoint
+from zsad.cli.convert import convert_checkpoint
 from zsad.errors import CheckpointMismatch, UsageError
 from zsad.weights.checkpoints import git_blob_of, published, read_header, write_learned
 

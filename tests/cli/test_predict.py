@@ -17,7 +17,7 @@ import brightness
 import numpy as np
 import pytest
 import torch
-from brightness import folder_of, known, picture  # noqa: F401
+from brightness import folder_of, picture, registered_methods  # noqa: F401
 from PIL import Image
 from typer.testing import CliRunner, Result
 
@@ -70,7 +70,7 @@ def test_a_folder_ends_in_a_verdict(tmp_path: Path) -> None:
     assert [line.split()[1:] for line in lines[1:4]] == [["anomalous", f"{i}.png", "7,7-25,25"] for i in (10, 11, 12)]
     assert "13 pictures: 3 anomalous, 0 review, 10 normal." in lines
     assert any(line.startswith("Threshold: 0.") and "more than half of the pictures are normal" in line for line in lines)
-    assert "Judged by brightness on eyes (32 px)." in lines
+    assert "Detector: brightness on grey (32 px)." in lines
     assert lines[-1] == f"Written to {out}: report.html, predictions.jsonl, predictions.csv, run.json, overlays/, masks/"
     assert done.stderr == ""
 
@@ -96,7 +96,7 @@ def test_what_is_written(tmp_path: Path) -> None:
     assert float(table[-1]["pred_score"]) == row["pred_score"]
     run = json.loads((out / "run.json").read_text(encoding="utf-8"))
     assert run["zsad"] == zsad.__version__
-    assert run["judge"]["sentences"] == {"anomalous": ["a bright object"]}
+    assert run["detector"]["sentences"] == {"anomalous": ["a bright object"]}
     assert run["counts"] == {"anomalous": 1, "normal": 8}
     assert {"versions", "source", "seeds", "device", "batch_size", "thresholds", "times"} < run.keys()
 
@@ -144,7 +144,8 @@ def test_given_thresholds(tmp_path: Path) -> None:
     done = predict(tmp_path / "in", tmp_path / "out", "--threshold", 0.9, "--review-at", 0.31)
     assert [row["pred_label"] for row in rows(tmp_path / "out")] == ["normal", "review", "anomalous"]
     assert (
-        "Threshold: 0.9; threshold given by the user; regions lie above the maps of all pictures judged normal." in done.stdout
+        "Threshold: 0.9; threshold given by the user; regions lie above the maps of all pictures classified as normal."
+        in done.stdout
     )
     assert (tmp_path / "out" / "masks" / "02.png").exists()
 
@@ -179,8 +180,8 @@ def test_tiles_find_what_is_small(tmp_path: Path) -> None:
     assert row["pred_score"] == 1.0
     assert np.abs(np.subtract(row["regions"][0]["box"], (403, 205, 415, 217))).max() <= 1
     assert np.load(out / row["map"]).shape == pixels(out / row["mask"]).shape == (500, 700)
-    judge = json.loads((out / "run.json").read_text())["judge"]
-    assert judge["geometry"] == {"tile": [64, 48], "overlap": 0.5, "roi": None, "keep_aspect": False}
+    detector = json.loads((out / "run.json").read_text())["detector"]
+    assert detector["geometry"] == {"tile": [64, 48], "overlap": 0.5, "roi": None, "keep_aspect": False}
 
 
 def test_a_region_of_interest(tmp_path: Path) -> None:
@@ -196,7 +197,7 @@ def test_a_region_of_interest(tmp_path: Path) -> None:
     assert [np.abs(np.subtract(region["box"], (60, 40, 80, 60))).max() <= 1 for region in second["regions"]] == [True]
     assert "50 x 50 pixels, and the region of interest box:50,30 90,70 lies outside it" in third["error"]
     overlay = pixels(out / first["overlay"]).astype(int)
-    assert (overlay.shape, abs(overlay[70:, :40].mean() - 51 // 3) < 2) == ((80, 100, 3), True), "dark where it is not judged"
+    assert (overlay.shape, abs(overlay[70:, :40].mean() - 51 // 3) < 2) == ((80, 100, 3), True), "dark where it is not scored"
 
 
 def test_geometry_that_cannot_be(good: Path, tmp_path: Path) -> None:
@@ -262,20 +263,20 @@ def test_a_bad_picture_is_a_row(good: Path, tmp_path: Path, kind: str, said: str
     assert said in bad["error"]
     assert "\n" not in bad["error"]
     assert (bad["pred_score"], bad["pred_label"], bad["overlay"], bad["regions"]) == (None, None, None, [])
-    assert "3 pictures: 2 scored without a verdict, 1 could not be judged." in done.stdout
+    assert "3 pictures: 2 scored without a verdict, 1 could not be scored." in done.stdout
     assert "error    02.png" in done.stdout
 
 
 def test_unreadable_permission_is_a_row(good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As root every file can be read, so opening is made to fail."""
-    from zsad.images import reading
+    from zsad.images import decoding
 
     def refuse(path: Any, *rest: Any, **others: Any) -> Any:
         if str(path).endswith("01.png"):
             raise PermissionError(13, "Permission denied", str(path))
         return open(path, *rest, **others)
 
-    monkeypatch.setattr(reading, "open", refuse, raising=False)
+    monkeypatch.setattr(decoding, "open", refuse, raising=False)
     assert predict(good, tmp_path / "out").exit_code == 3
     assert "Permission denied" in rows(tmp_path / "out")[1]["error"]
 
@@ -347,7 +348,7 @@ def test_all_rows_errors_still_writes(tmp_path: Path) -> None:
     (tmp_path / "in" / "a.png").write_bytes(b"")
     done = predict(tmp_path / "in", tmp_path / "out")
     assert done.exit_code == 3
-    assert "1 picture: 1 could not be judged." in done.stdout
+    assert "1 picture: 1 could not be scored." in done.stdout
     for name in ("report.html", "predictions.csv", "predictions.jsonl", "run.json"):
         assert (tmp_path / "out" / name).stat().st_size
 
@@ -369,7 +370,7 @@ def test_empty_folder(tmp_path: Path) -> None:
         (("--target", "word " * 500), "The target has 500 words"),
         (("--target", ""), "The target is empty"),
         (("--method", "winclap"), "No method is called 'winclap'. Did you mean 'winclip'"),
-        (("--backbone", "eies"), "Did you mean 'eyes'"),
+        (("--backbone", "gray"), "Did you mean 'grey'"),
         (("--device", "warp"), "No device is called 'warp'"),
         (("--batch-size", "0"), "batch_size is 0"),
         (("--threshold", "nan"), "The threshold is nan"),
@@ -405,13 +406,13 @@ def test_a_pickle_with_code_is_not_run(good: Path, tmp_path: Path) -> None:
 
 
 def test_a_learned_checkpoint_is_used(good: Path, tmp_path: Path) -> None:
-    detector = brightness.Learner(brightness.Eyes())
+    detector = brightness.Learner(brightness.BrightnessBackbone())
     detector.save(tmp_path / "learned.safetensors")
     arguments = ("--method", "learner", "--checkpoint", tmp_path / "learned.safetensors", "--word", "crack", "--word", "hole")
     assert predict(good, tmp_path / "out", *arguments).exit_code == 0
     run = json.loads((tmp_path / "out" / "run.json").read_text())
-    assert run["judge"]["words"] == ["crack", "hole"]
-    assert len(run["judge"]["weights_sha256"]) == 64
+    assert run["detector"]["words"] == ["crack", "hole"]
+    assert len(run["detector"]["weights_sha256"]) == 64
     assert rows(tmp_path / "out")[0]["prompts"] is None
 
 
@@ -492,6 +493,7 @@ def test_doctor_knows_offline(monkeypatch: pytest.MonkeyPatch) -> None:
     assert weights["HF_HOME"] == "/somewhere (set)"
 
 
+@pytest.mark.slow
 def test_help_is_light_and_a_broken_pipe_is_quiet(good: Path, tmp_path: Path) -> None:
     code = "import sys; from typer.testing import CliRunner; from zsad.cli import app; CliRunner().invoke(app, ['--help']); "
     code += "print({'open_clip', 'transformers', 'sklearn'} & set(sys.modules))"

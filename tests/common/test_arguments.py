@@ -8,7 +8,7 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 import pytest
-from brightness import Brightness, Eyes, known  # noqa: F401
+from brightness import Brightness, BrightnessBackbone, registered_methods  # noqa: F401
 
 import zsad
 from zsad.common.arguments import checked, fits, in_words
@@ -81,7 +81,7 @@ def test_refused(call: Callable[..., Any], key: str, value: Any, said: str) -> N
 def test_what_counts_as_a_number_or_a_path(tmp_path: Path) -> None:
     found = inspector(threshold=np.float32(0.5), batch_size=np.int64(2), review_at=0, value_range=[0, 4095], overlap=None)
     assert (found.thresholds.anomalous, found.batch_size, found.thresholds.review) == (0.5, 2, 0)
-    assert zsad.create("brightness", backbone=Eyes()).name == "brightness"
+    assert zsad.create("brightness", backbone=BrightnessBackbone()).name == "brightness"
     with pytest.raises(UsageError, match="There is no data set at"):
         evaluate(dataset=tmp_path / "none", metrics={"aupro"}, seeds=range(2))
 
@@ -108,7 +108,7 @@ class Square:
         ("Shape", [Square()], [4]),
         ("Any", [1, None, "a"], []),
         ("Unheard | None", [1, None], []),
-        ("zsad.Detector", [Brightness(Eyes())], [Eyes()]),
+        ("zsad.Detector", [Brightness(BrightnessBackbone())], [BrightnessBackbone()]),
     ],
 )
 def test_annotations(annotation: str, good: list[Any], bad: list[Any]) -> None:

@@ -1,67 +1,55 @@
-"""What differs between settings then and now, as a person reads it; files that are written aside; whose folder it is."""
+"""Files that are written atomically: whole or not there, whoever writes and whatever fails."""
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from zsad.common.atomic_files import differences
-from zsad.errors import UsageError
-from zsad.evaluation.store import Store
-from zsad.runs.folder import RunFolder
+from zsad.common.atomic_files import remove_partials, write_atomically
 
 
-def test_of_objects_the_entries_that_differ_are_named() -> None:
-    padded = {"tile": None, "overlap": None, "roi": None, "keep_aspect": True}
-    assert differences({"geometry": None}, {"geometry": padded}) == ["geometry.keep_aspect was null and is true"]
-    cropped = padded | {"keep_aspect": False, "roi": "box:0,0 100,100"}
-    assert differences({"geometry": padded}, {"geometry": cropped}) == [
-        "geometry.keep_aspect was true and is false",
-        'geometry.roi was null and is "box:0,0 100,100"',
-    ]
-    assert differences({"references": {"count": 6, "sha256": "ab"}}, {"references": {"count": 7, "sha256": "ab"}}) == [
-        "references.count was 6 and is 7"
-    ]
+def test_bytes_and_what_a_function_writes(tmp_path: Path) -> None:
+    array = np.arange(6, dtype=np.float32).reshape(2, 3)
+    write_atomically(tmp_path / "a.npy", partial(np.save, arr=array))
+    np.save(memory := io.BytesIO(), array)
+    write_atomically(tmp_path / "b.npy", memory.getvalue())
+    assert (tmp_path / "a.npy").read_bytes() == (tmp_path / "b.npy").read_bytes()
+    assert np.array_equal(np.load(tmp_path / "a.npy"), array)
 
 
-def test_no_difference_is_lost() -> None:
-    """Entries that say the same unset are named by their object where nothing else differs."""
-    assert differences({"a": {"b": None}}, {"a": {"b": False}}) == ['a was {"b": null} and is {"b": false}']
-    assert differences({"a": None}, {"a": {}}) == ["a was null and is {}"]
-    assert differences({"a": {"b": {"c": 1}}}, {"a": {"b": {"c": 2}}}) == ["a.b.c was 1 and is 2"]
-    assert differences({"a": {"b": 0}}, {"a": {"b": None}}) == ['a was {"b": 0} and is {"b": null}']
-    assert differences({"a": [1, 2]}, {"a": (1, 2)}) == []
+def test_what_fails_leaves_the_file_of_before_and_no_half(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"before")
+
+    def fails(file: io.BufferedWriter) -> None:
+        file.write(b"half")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_atomically(tmp_path / "a", fails)
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("a", b"before")]
 
 
-@pytest.mark.parametrize("asked", [{}, {"resume": True}, {"overwrite": True}], ids=str)
-def test_a_folder_of_another_command_is_left_alone(asked: dict[str, bool], tmp_path: Path) -> None:
-    """A run of predict once cleared the hidden folder of an evaluation, so that nothing could be resumed."""
-    evaluation, run = Store(tmp_path / "evaluation"), RunFolder(tmp_path / "run")
-    evaluation.claim()
-    evaluation.begin({"method": "compact"})
-    run.claim()
-    run.records.open({"method": "compact"})
-    before = {path: path.is_file() and path.read_bytes() for path in tmp_path.rglob("*")}
-    with pytest.raises(
-        UsageError, match=r"holds an evaluation \(zsad evaluate\), and nothing in it was changed\. Give another"
-    ):
-        RunFolder(evaluation.out).claim(**asked)
-    with pytest.raises(UsageError, match=r"holds a run of zsad predict, and nothing in it was changed\. Give another --out"):
-        Store(run.out).claim(**asked)
-    assert {path: path.is_file() and path.read_bytes() for path in tmp_path.rglob("*")} == before
-    Store(evaluation.out).claim(overwrite=True)
-    RunFolder(run.out).claim(overwrite=True)
+def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
+    (tmp_path / "maps").mkdir()
+    (tmp_path / "maps" / "a.npz.123.partial").touch()
+    (tmp_path / "maps" / "a.npz").touch()
+    remove_partials(tmp_path)
+    assert [path.name for path in (tmp_path / "maps").iterdir()] == ["a.npz"]
 
 
+@pytest.mark.slow
 def test_processes_that_write_the_same_file_leave_a_whole_one(tmp_path: Path) -> None:
     """As two runs of training do that share a cache of features. Both begin at the same moment."""
     code = (
-        "import sys; from pathlib import Path; from zsad.common.atomic_files import write_aside\n"
+        "import sys; from pathlib import Path; from zsad.common.atomic_files import write_atomically\n"
         "print('ready', flush=True); sys.stdin.readline()\n"
-        "for _ in range(2000): write_aside(Path(sys.argv[1]), sys.argv[2].encode() * 50_000)"
+        "for _ in range(2000): write_atomically(Path(sys.argv[1]), sys.argv[2].encode() * 50_000)"
     )
     pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
     command = [sys.executable, "-c", code, str(tmp_path / "kept")]

@@ -12,7 +12,7 @@ import trees
 from trees import TREES, fill, mask, picture, write
 
 from zsad.datasets import LAYOUTS, Count, Dataset, open_dataset
-from zsad.datasets.opening import claims
+from zsad.datasets.opening import matching_layouts
 from zsad.errors import ImageError, MissingExtra, SourceNotFound, UnknownName, UsageError
 from zsad.images.reading import load_image
 from zsad.images.sources import ImageRef
@@ -25,7 +25,7 @@ def rows(data: Dataset) -> list[trees.Row]:
     return [(below(s.path), s.label, below(s.mask) if s.mask else None, s.category, s.split, s.kind) for s in data]
 
 
-def said(data: Dataset, *parts: str) -> bool:
+def has_problem(data: Dataset, *parts: str) -> bool:
     """Whether exactly one problem has all these parts."""
     return sum(all(part in line for part in parts) for line in data.problems) == 1
 
@@ -52,10 +52,10 @@ def test_a_layout_is_recognised_and_read(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", TREES)
-def test_a_tree_is_claimed_by_one_reader(name: str, tmp_path: Path) -> None:
+def test_a_tree_matches_one_layout(name: str, tmp_path: Path) -> None:
     layout, build = TREES[name]
     build(tmp_path / "the_set")
-    assert [one.name for one in claims(tmp_path / "the_set")] == [layout]
+    assert [one.name for one in matching_layouts(tmp_path / "the_set")] == [layout]
     if name != "meta":  # lists a tree of MVTec's layout, and goes before it
         assert [one.name for one in LAYOUTS.values() if one.recognise(tmp_path / "the_set")] == [layout]
 
@@ -119,11 +119,11 @@ def test_views_of_a_specimen(tmp_path: Path) -> None:
     assert [sample.view for sample in open_dataset(tmp_path, split=None)] == ["C1", "C5"]
 
 
-def test_several_resolutions_are_told(tmp_path: Path) -> None:
+def test_several_resolutions_are_a_problem(tmp_path: Path) -> None:
     trees.real_iad(tmp_path)
     (tmp_path / "realiad_256").mkdir()
     data = open_dataset(tmp_path, split=None)
-    assert said(data, "realiad_1024: taken of realiad_1024, realiad_256")
+    assert has_problem(data, "realiad_1024: taken of realiad_1024, realiad_256")
     assert len(data) == 2
 
 
@@ -222,7 +222,7 @@ def test_masks_are_matched_by_stem_never_by_order(tmp_path: Path) -> None:
     data = open_dataset(tmp_path)
     found = {sample.path.name: sample.mask for sample in data if sample.category == "bottle" and sample.label}
     assert found == {"000.png": None, "001.png": truth / "001_mask.png"}
-    assert said(data, "bottle/ground_truth/crack/777_mask.png: 1 mask(s) in its folder fit no picture")
+    assert has_problem(data, "bottle/ground_truth/crack/777_mask.png: 1 mask(s) in its folder fit no picture")
 
 
 def test_two_masks_for_a_picture_and_two_pictures_for_a_mask(tmp_path: Path) -> None:
@@ -230,9 +230,9 @@ def test_two_masks_for_a_picture_and_two_pictures_for_a_mask(tmp_path: Path) -> 
     mask(tmp_path / "bottle/ground_truth/crack/000.bmp")
     picture(tmp_path / "metal_nut/test/crack/001.jpg")
     data = open_dataset(tmp_path)
-    assert said(data, "bottle/test/crack/000.png: 2 masks fit it (000.bmp, 000_mask.png), so none is used")
+    assert has_problem(data, "bottle/test/crack/000.png: 2 masks fit it (000.bmp, 000_mask.png), so none is used")
     for name in ("001.png", "001.jpg"):
-        assert said(data, f"metal_nut/test/crack/{name}: its mask 001_mask.png fits 2 pictures")
+        assert has_problem(data, f"metal_nut/test/crack/{name}: its mask 001_mask.png fits 2 pictures")
     assert [sample.mask is not None for sample in data if sample.label] == [False, True, True, False, False]
 
 
@@ -267,8 +267,8 @@ def test_a_set_that_is_labelled_by_masks_with_bad_ones(tmp_path: Path) -> None:
     picture(tmp_path / "kos02" / "Part1.jpg")
     write(tmp_path / "kos02" / "Part1_label.bmp", "no bitmap")
     data = open_dataset(tmp_path)
-    assert said(data, "kos02/Part0.jpg: has no mask, and in this layout the mask is the label: taken as unlabelled")
-    assert said(data, "kos02/Part1.jpg: taken as unlabelled. A mask cannot be read: 'Part1_label.bmp'")
+    assert has_problem(data, "kos02/Part0.jpg: has no mask, and in this layout the mask is the label: taken as unlabelled")
+    assert has_problem(data, "kos02/Part1.jpg: taken as unlabelled. A mask cannot be read: 'Part1_label.bmp'")
     assert [sample.label for sample in data] == [0, 1, None, None]
 
 
@@ -276,7 +276,7 @@ def test_mtd_without_pictures_of_a_kind(tmp_path: Path) -> None:
     trees.mtd(tmp_path)
     (tmp_path / "MT_Fray" / "Imgs").mkdir(parents=True)
     data = open_dataset(tmp_path)
-    assert said(data, "MT_Fray/Imgs: holds no JPEG picture")
+    assert has_problem(data, "MT_Fray/Imgs: holds no JPEG picture")
     assert len(data) == 2
 
 
@@ -287,18 +287,18 @@ def test_rows_that_are_wrong_are_named(tmp_path: Path) -> None:
     bad = [{"path": 5}, {"path": "gone.png", "label": 0}, {"path": "a.png", "label": "perhaps"}, good | {"mask": "gone.png"}]
     write(tmp_path / "manifest.jsonl", "\n".join(json.dumps(row) for row in [good, *bad]))
     data = open_dataset(tmp_path)
-    assert said(data, "manifest.jsonl line 2: 5 is no path")
-    assert said(data, "manifest.jsonl line 3: there is no file 'gone.png'")
-    assert said(data, "manifest.jsonl line 4: the label 'perhaps' is neither 0 (normal) nor 1 (anomalous)")
-    assert said(data, "manifest.jsonl line 5: there is no file 'gone.png'")
-    assert said(data, "a.png: is listed 3 times (test, test, test)")
+    assert has_problem(data, "manifest.jsonl line 2: 5 is no path")
+    assert has_problem(data, "manifest.jsonl line 3: there is no file 'gone.png'")
+    assert has_problem(data, "manifest.jsonl line 4: the label 'perhaps' is neither 0 (normal) nor 1 (anomalous)")
+    assert has_problem(data, "manifest.jsonl line 5: there is no file 'gone.png'")
+    assert has_problem(data, "a.png: is listed 3 times (test, test, test)")
     assert [(sample.label, sample.mask is not None) for sample in data] == [(1, True), (0, False), (None, False), (1, False)]
 
 
-def test_a_picture_in_train_and_test_is_told(tmp_path: Path) -> None:
+def test_a_picture_in_train_and_test_is_a_problem(tmp_path: Path) -> None:
     picture(tmp_path / "a.png")
     write(tmp_path / "manifest.csv", "path,label,split\na.png,0,train\na.png,0,test\n")
-    assert said(open_dataset(tmp_path), "a.png: is listed 2 times (train, test)")
+    assert has_problem(open_dataset(tmp_path), "a.png: is listed 2 times (train, test)")
 
 
 @pytest.mark.parametrize(
@@ -349,11 +349,11 @@ def test_lists_do_not_lead_out_of_their_folder(tmp_path: Path) -> None:
     inner = ["in.png", "sub/../in.png", str(root / "in.png")]
     items = [{"img_path": name, "mask_path": "", "anomaly": 0} for name in [*wild, *inner]]
     items.append({"img_path": "in.png", "mask_path": "../outside.png", "anomaly": 1})
-    write(root / "meta.json", json.dumps({"test": {"thing": items}}))
+    write(root / "meta.json", json.dumps({"test": {"part": items}}))
     data = open_dataset(root)
     for number in range(len(wild)):
-        assert said(data, f"meta.json test/thing row {number}: ", "leads out of 'set': refused")
-    assert said(data, "row 9: '../outside.png' leads out of 'set': refused")
+        assert has_problem(data, f"meta.json test/part row {number}: ", "leads out of 'set': refused")
+    assert has_problem(data, "row 9: '../outside.png' leads out of 'set': refused")
     assert [sample.path.resolve() for sample in data] == [(root / "in.png").resolve()] * 4
     assert data.samples[-1].mask is None
 
@@ -365,8 +365,8 @@ def test_only_a_manifest_may_name_absolute_paths(tmp_path: Path) -> None:
     write(tmp_path / "set" / "manifest.csv", "\n".join(["path,label,mask", *lines]))
     data = open_dataset(tmp_path / "set")
     assert [(sample.path, sample.mask) for sample in data] == [(tmp_path / "outside.png", tmp_path / "truth.png")]
-    assert said(data, "manifest.csv line 3: '../outside.png' leads out")
-    assert said(data, "manifest.csv line 4: '../outside.png' leads out")
+    assert has_problem(data, "manifest.csv line 3: '../outside.png' leads out")
+    assert has_problem(data, "manifest.csv line 4: '../outside.png' leads out")
     assert data.name_of(data.samples[0]) == (tmp_path / "outside.png").as_posix()
 
 

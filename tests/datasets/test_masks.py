@@ -20,7 +20,7 @@ TRUE[1:3, 2:5] = True
 
 
 def sample(path: Path | None, label: int | None = 1) -> Sample:
-    return Sample(Path("photo.png"), label, path, "thing")
+    return Sample(Path("photo.png"), label, path, "part")
 
 
 def save(image: Image.Image, path: Path) -> Path:
@@ -58,7 +58,7 @@ def test_soft_masks_share_a_note(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "make", "told"),
+    ("name", "make", "message"),
     [
         ("255.png", lambda p: save(Image.fromarray(grey(255)), p), None),
         ("one.png", lambda p: save(Image.fromarray(grey(1)), p), "mask with 2 values from 0 to 1: all above 0"),
@@ -74,16 +74,16 @@ def test_soft_masks_share_a_note(tmp_path: Path) -> None:
         ("alpha.png", lambda p: save(in_colour(255, 0), p), "all colour is black: opaque pixels are the defect"),
     ],
 )
-def test_every_kind_of_mask(name: str, make: object, told: str | None, tmp_path: Path) -> None:
+def test_every_kind_of_mask(name: str, make: object, message: str | None, tmp_path: Path) -> None:
     assert callable(make)
     notes: list[str] = []
     found = load_mask(sample(make(tmp_path / name)), picture=(6, 8), notes=notes)
     assert found.dtype == np.bool_
     assert np.array_equal(found, TRUE)
-    assert [told in note for note in notes] == [True] if told else not notes
+    assert [message in note for note in notes] == [True] if message else not notes
 
 
-def test_a_jpeg_mask_says_what_it_costs(tmp_path: Path) -> None:
+def test_a_jpeg_mask_is_noted(tmp_path: Path) -> None:
     values = np.zeros((32, 32), np.uint8)
     values[9:20, 11:22] = 255
     notes: list[str] = []
@@ -129,12 +129,12 @@ def test_a_mask_of_another_size(tmp_path: Path) -> None:
 
 
 def test_masks_that_contradict_the_label(tmp_path: Path) -> None:
-    for value, label, told in ((0, 1, "of an anomalous picture is empty"), (255, 0, "a normal picture has a mask")):
+    for value, label, message in ((0, 1, "of an anomalous picture is empty"), (255, 0, "a normal picture has a mask")):
         notes: list[str] = []
         mask(tmp_path / "m.png", value)
         load_mask(sample(tmp_path / "m.png", label), notes=notes)
         assert len(notes) == 1
-        assert told in notes[0]
+        assert message in notes[0]
 
 
 def test_an_inverted_mask_is_suspected(tmp_path: Path) -> None:
@@ -165,16 +165,16 @@ def test_the_rest_of_a_set_is_read_beside_broken_masks(tmp_path: Path) -> None:
     mvtec(tmp_path)
     write(tmp_path / "bottle/ground_truth/crack/000_mask.png", "no mask")
     mask(tmp_path / "metal_nut/ground_truth/crack/001_mask.png", size=(3, 3))
-    told, areas = [], []
+    errors, areas = [], []
     for one in open_dataset(tmp_path):
         try:
             areas.append(int(load_mask(one, picture=(6, 8)).sum()))
         except MaskError as error:
-            told.append(str(error))
+            errors.append(str(error))
     assert areas == [0, 6, 0, 6]
-    assert len(told) == 2
-    assert "A mask cannot be read: '000_mask.png' cannot be decoded" in told[0] or "is no picture" in told[0]
-    assert "The mask of '001.png' is 3 x 3 pixels, the picture 8 x 6" in told[1]
+    assert len(errors) == 2
+    assert "A mask cannot be read: '000_mask.png' cannot be decoded" in errors[0] or "is no picture" in errors[0]
+    assert "The mask of '001.png' is 3 x 3 pixels, the picture 8 x 6" in errors[1]
 
 
 @pytest.mark.parametrize("shape", [(6, 8), (40, 31), (100, 64), (64, 64), (1, 1), (333, 517)])

@@ -1,4 +1,4 @@
-"""Folder names become words; the raw name stays for comparisons with published code."""
+"""Folder names become object names for prompts; the raw name stays for comparisons with published code."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_names_and_the_rule(category: str, name: str) -> None:
         ("mvtec", "btad_beside", "bottle", "bottle"),
     ],
 )
-def test_a_data_set_says_what_its_folders_do_not(tree: str, folder: str, category: str, name: str, tmp_path: Path) -> None:
+def test_the_data_set_names_what_its_folders_do_not(tree: str, folder: str, category: str, name: str, tmp_path: Path) -> None:
     trees.TREES[tree][1](tmp_path / folder)
     data = open_dataset(tmp_path / folder)
     assert category in data.categories
@@ -82,7 +82,7 @@ def test_a_data_set_says_what_its_folders_do_not(tree: str, folder: str, categor
     assert data.prompt_name(category, raw=True) == category
 
 
-def test_one_category_knows_its_data_set_by_the_folder_above(tmp_path: Path) -> None:
+def test_one_category_is_named_by_the_folder_above(tmp_path: Path) -> None:
     trees.btad(tmp_path / "BTAD")
     assert open_dataset(tmp_path / "BTAD" / "01").prompt_name("01") == "product"
     trees.btad(tmp_path / "btad_and_others" / "mine")

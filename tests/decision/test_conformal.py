@@ -1,4 +1,4 @@
-"""The promise against definitions counted by hand and against simulation; a calibration file against hostile content."""
+"""The guaranteed false-alarm rate against counts by hand and simulation; calibration files against hostile content."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from zsad.decision.calibration import Calibration, settle
-from zsad.decision.conformal import check_size, false_alarm_spread, fewest, floor_said, p_values, threshold
+from zsad.decision.calibration import Calibration, resolve_thresholds
+from zsad.decision.conformal import check_size, false_alarm_spread, fewest, lowest_rate, p_values, threshold
 from zsad.decision.thresholds import fixed
 from zsad.errors import UsageError
 
@@ -35,16 +35,16 @@ def test_p_values_count(seed: int) -> None:
 
 @pytest.mark.parametrize("alpha", ALPHAS)
 @pytest.mark.parametrize("count", [1, 2, 9, 19, 20, 99, 100])
-def test_threshold_says_the_same_as_the_p_value(alpha: float, count: int) -> None:
+def test_threshold_and_p_value_agree(alpha: float, count: int) -> None:
     rng = np.random.default_rng(count)
     for normal in (rng.normal(size=count), rng.integers(0, 4, count) / 8):
         around = np.concatenate([normal, np.nextafter(normal, np.inf), np.nextafter(normal, -np.inf), [-9, 9]])
-        judged = p_values(around, normal) <= alpha
-        if not judged.any():  # not even the highest score: no such level
-            with pytest.raises(UsageError, match="cannot promise"):
+        called = p_values(around, normal) <= alpha
+        if not called.any():  # not even the highest score: no such level
+            with pytest.raises(UsageError, match="cannot guarantee"):
                 threshold(normal, alpha)
             continue
-        assert (judged == (around >= threshold(normal, alpha))).all()
+        assert (called == (around >= threshold(normal, alpha))).all()
 
 
 def test_rank_by_hand() -> None:
@@ -54,7 +54,7 @@ def test_rank_by_hand() -> None:
     assert threshold(range(1, 100), 0.29) == math.nextafter(71, math.inf)
 
 
-def test_the_promise_is_exact_for_every_order() -> None:
+def test_the_rate_is_exact_for_every_order() -> None:
     """Of all ways to call one of n + 1 equally likely numbers the new one, a share of floor(alpha (n + 1)) is anomalous."""
     numbers = np.random.default_rng(0).normal(size=20)
     for alpha in (0.05, 0.1, 0.3, 0.37):
@@ -81,7 +81,7 @@ def test_rate_and_spread_are_the_beta_binomials(count: int, alpha: float) -> Non
     assert np.mean(share > high) == pytest.approx(0.05, abs=0.003)
 
 
-def test_one_rank_less_would_break_the_promise() -> None:
+def test_one_rank_less_would_raise_the_rate() -> None:
     """The simulation sees an error of one rank: a level at the order statistic itself, where ties are, is too low."""
     rng, alpha = np.random.default_rng(6), 0.1
     scores = rng.integers(0, 6, (2000, 139)) / 5  # five of six values are shared by many
@@ -90,7 +90,7 @@ def test_one_rank_less_would_break_the_promise() -> None:
     assert np.mean(strict) <= alpha < np.mean(loose)
 
 
-def test_disjoint_splits_of_one_pool_keep_it() -> None:
+def test_disjoint_splits_of_one_pool_keep_the_rate() -> None:
     """What the benchmark does with solar cells: 200 splits of a fixed pool, references and calibration and test apart."""
     rng = np.random.default_rng(7)
     pool = np.round(rng.gamma(2, 1, 1500), 3)
@@ -102,24 +102,24 @@ def test_disjoint_splits_of_one_pool_keep_it() -> None:
         assert np.mean(rates) < alpha + 3 * 0.037 / 200**0.5
 
 
-def test_floor_is_said() -> None:
+def test_too_few_pictures_name_the_lowest_rate() -> None:
     with pytest.raises(UsageError) as caught:
         check_size(20, 0.03)
     assert str(caught.value) == (
-        "20 normal pictures cannot promise less than 4.8 % false alarms, and 3 % was asked for. Give at least 33 normal "
-        "pictures, or a higher share."
+        "20 normal pictures cannot guarantee less than 4.8 % false alarms, and 3 % was asked for. Give at least 33 normal "
+        "pictures, or a higher rate."
     )
-    with pytest.raises(UsageError, match="^1 normal picture cannot promise less than 50 % false alarms, and 5 % was"):
+    with pytest.raises(UsageError, match="^1 normal picture cannot guarantee less than 50 % false alarms, and 5 % was"):
         check_size(1, 0.05)
-    with pytest.raises(UsageError, match="^0 normal pictures cannot promise less than 100 %"):
+    with pytest.raises(UsageError, match="^0 normal pictures cannot guarantee less than 100 %"):
         threshold([], 0.05)
     assert false_alarm_spread(20, 0.03) == (0, 0, 0)
 
 
 @pytest.mark.parametrize("count", [1, 2, 6, 19, 20, 21, 98, 99, 100, 101, 1000, 12345])
-def test_what_is_said_of_the_floor_can_be_asked_for(count: int) -> None:
-    said = float(floor_said(count).removesuffix(" %")) / 100
-    assert 1 / (count + 1) <= said + 1e-12 < 1.1 / (count + 1)
+def test_the_lowest_rate_can_be_asked_for(count: int) -> None:
+    lowest = float(lowest_rate(count).removesuffix(" %")) / 100
+    assert 1 / (count + 1) <= lowest + 1e-12 < 1.1 / (count + 1)
 
 
 @pytest.mark.parametrize("alpha", [*ALPHAS, 0.003, 0.07, 1 / 7, 1 / 49, 1e-8])
@@ -132,7 +132,7 @@ def test_fewest(alpha: float) -> None:
 
 
 @pytest.mark.parametrize("alpha", [0, 1, -0.1, 5, float("nan"), float("inf"), 1e-300])
-def test_a_share_that_is_none(alpha: float) -> None:
+def test_a_rate_that_is_none(alpha: float) -> None:
     with pytest.raises(UsageError, match="give a number between 0 and 1, such as 0.05"):
         threshold([1.0, 2.0], alpha)
 
@@ -147,12 +147,12 @@ def test_levels_of_a_calibration() -> None:
     assert (levels.anomalous, levels.review) == (math.nextafter(95, math.inf), math.nextafter(90, math.inf))
     assert levels.pixel == np.nextafter(np.float32(195), np.float32(np.inf))
     assert [levels.label(score) for score in (90, 90.5, 95, 95.5)] == ["normal", "review", "review", "anomalous"]
-    assert levels.promise == (
+    assert levels.false_alarm_rate == (
         "on average at most 5 % of normal pictures are called anomalous (split-conformal, 99 normal pictures)"
     )
     assert levels.source == (
-        f"{levels.promise}, at most 10 % anomalous or review, and at most 5 % have a region; assumes that the pictures are "
-        "taken like those of the calibration"
+        f"{levels.false_alarm_rate}, at most 10 % anomalous or review, and at most 5 % have a region; assumes that the "
+        "pictures are taken like those of the calibration"
     )
 
 
@@ -173,22 +173,22 @@ def test_shares() -> None:
     assert kept.shares(0.1, 0.1) == (0.1, 0.1)
     assert hundred().shares(0.7) == (0.7, 0.85)
     assert hundred().thresholds(0.1, 0.1).label(89.5) == "normal"
-    with pytest.raises(UsageError, match=r"The share for review, 5 %, lies below that of false alarms, 10 %\."):
+    with pytest.raises(UsageError, match=r"The false-alarm rate for review, 5 %, lies below that for anomalous, 10 %\."):
         kept.thresholds(0.1, 0.05)
-    with pytest.raises(UsageError, match="99 normal pictures cannot promise less than 1 % false alarms, and 0.5 % was"):
+    with pytest.raises(UsageError, match="99 normal pictures cannot guarantee less than 1 % false alarms, and 0.5 % was"):
         kept.thresholds(0.005)
 
 
 def test_leave_one_out_is_called_approximate() -> None:
     levels = hundred(exact=False).thresholds()
     assert levels.anomalous == hundred().thresholds().anomalous
-    assert levels.promise == (
+    assert levels.false_alarm_rate == (
         "about 5 % of normal pictures are called anomalous (approximate: leave-one-out over 99 references)"
     )
     assert "at most" not in levels.source
 
 
-def test_another_judge_is_refused() -> None:
+def test_another_detector_is_refused() -> None:
     hundred().check({"method": "m", "target": "lamp"})
     Calibration.from_scores([1], [1]).check({"method": "any"})
     with pytest.raises(UsageError) as caught:
@@ -199,22 +199,22 @@ def test_another_judge_is_refused() -> None:
     )
 
 
-def test_settle() -> None:
+def test_resolve_thresholds() -> None:
     own = hundred().thresholds(0.1)
-    assert settle(fixed(None), hundred(), 0.1) == own
-    assert settle(fixed(2.0), None) == fixed(2.0)
-    mixed = settle(fixed(None, None, 7.0), hundred(), 0.1)
-    assert (mixed.anomalous, mixed.pixel, mixed.promise) == (own.anomalous, 7.0, own.promise)
+    assert resolve_thresholds(fixed(None), hundred(), 0.1) == own
+    assert resolve_thresholds(fixed(2.0), None) == fixed(2.0)
+    mixed = resolve_thresholds(fixed(None, None, 7.0), hundred(), 0.1)
+    assert (mixed.anomalous, mixed.pixel, mixed.false_alarm_rate) == (own.anomalous, 7.0, own.false_alarm_rate)
     assert mixed.source.endswith("; pixel threshold given by the user")
     with pytest.raises(UsageError, match="A threshold and a calibration were both given"):
-        settle(fixed(2.0), hundred())
+        resolve_thresholds(fixed(2.0), hundred())
     for shares in ((0.1, None), (None, 0.1)):
         with pytest.raises(UsageError, match="without a calibration. Make one with zsad calibrate"):
-            settle(fixed(None), None, *shares)
+            resolve_thresholds(fixed(None), None, *shares)
 
 
 @pytest.mark.parametrize(
-    ("scores", "peaks", "said"),
+    ("scores", "peaks", "message"),
     [
         ([], [], "No score of a normal picture was given"),
         ([1, 2], [1], "2 scores and 1 peaks were given"),
@@ -222,8 +222,8 @@ def test_settle() -> None:
         ([1, 2], [1, float("inf")], "is no finite number"),
     ],
 )
-def test_bad_scores(scores: list[float], peaks: list[float], said: str) -> None:
-    with pytest.raises(UsageError, match=said):
+def test_bad_scores(scores: list[float], peaks: list[float], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
         Calibration.from_scores(scores, peaks)
 
 
@@ -239,13 +239,25 @@ def test_round_trip(tmp_path: Path) -> None:
 
 
 def row(**others: Any) -> dict[str, Any]:
-    base = {"format": "zsad calibration 1", "scores": [1.0, 2], "peaks": [1.0, 2.0], "judge": {}, "kind": "split"}
+    base = {"format": "zsad calibration 1", "scores": [1.0, 2], "peaks": [1.0, 2.0], "detector": {}, "kind": "split"}
     return base | {"max_false_alarms": 0.4, "review_false_alarms": None} | others
 
 
 def test_the_row_below_is_good(tmp_path: Path) -> None:
     (tmp_path / "c.json").write_text(json.dumps(row()))
     assert Calibration.load(tmp_path / "c.json").scores == (1, 2)
+
+
+def test_a_file_of_an_earlier_version_is_read(tmp_path: Path) -> None:
+    """Its key for the detector was "judge"."""
+    old = row(detector={"method": "m"})
+    old["judge"] = old.pop("detector")
+    (tmp_path / "old.json").write_text(json.dumps(old))
+    made = Calibration.load(tmp_path / "old.json")
+    assert made.detector == {"method": "m"}
+    made.save(tmp_path / "new.json")
+    assert "judge" not in json.loads((tmp_path / "new.json").read_text())
+    assert Calibration.load(tmp_path / "new.json") == made
 
 
 @pytest.mark.parametrize(
@@ -268,8 +280,9 @@ def test_the_row_below_is_good(tmp_path: Path) -> None:
         row(scores=[1.0, float("inf")]),
         row(scores=[1.0, 10**400]),
         row(scores=1.0),
-        row(judge=[]),
-        row(judge=None),
+        row(detector=[]),
+        row(detector=None),
+        row(judge={}),  # beside detector
         row(kind="exact"),
         row(kind=["split"]),
         row(max_false_alarms=None),
@@ -280,7 +293,7 @@ def test_the_row_below_is_good(tmp_path: Path) -> None:
         row(review_false_alarms=0.1),
         row(review_false_alarms=False),
         row(extra=1),
-        {key: value for key, value in row().items() if key != "judge"},
+        {key: value for key, value in row().items() if key != "detector"},
     ],
 )
 def test_hostile_content_is_a_sentence(tmp_path: Path, content: Any) -> None:
@@ -302,8 +315,8 @@ def test_no_file_is_a_sentence(tmp_path: Path) -> None:
             Calibration.load(path)
 
 
-def test_a_foreign_judge_cannot_write_to_the_terminal(tmp_path: Path) -> None:
-    (tmp_path / "c.json").write_text(json.dumps(row(judge={"target": "a\x1b[2J\x9b1m", "evil\x1b[2J": 1})))
+def test_a_foreign_detector_cannot_write_to_the_terminal(tmp_path: Path) -> None:
+    (tmp_path / "c.json").write_text(json.dumps(row(detector={"target": "a\x1b[2J\x9b1m", "evil\x1b[2J": 1})))
     with pytest.raises(UsageError) as caught:
         Calibration.load(tmp_path / "c.json").check({"target": "lamp"})
     assert str(caught.value).isprintable()

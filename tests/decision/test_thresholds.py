@@ -80,7 +80,7 @@ def test_fewer_than_eight_gives_no_rule() -> None:
     assert batch_rule([]).anomalous is None
 
 
-def test_source_says_the_assumption() -> None:
+def test_source_states_the_assumption() -> None:
     assert "assumes that more than half of the pictures are normal" in batch_rule(range(9)).source
 
 
@@ -115,7 +115,7 @@ def test_decide_keeps_what_was_given() -> None:
     assert decide(scores, scores, fixed(2.0, 1.0, 3.0)) == fixed(2.0, 1.0, 3.0)
     mixed = decide(scores, scores, fixed(4.0))
     assert (mixed.anomalous, mixed.pixel) == (4.0, pixel_level(scores, scores, 4.0))
-    assert mixed.source == "threshold given by the user; regions lie above the maps of all pictures judged normal"
+    assert mixed.source == "threshold given by the user; regions lie above the maps of all pictures classified as normal"
     pixel = decide(scores, scores, fixed(None, None, 0.7))
     assert (pixel.anomalous, pixel.pixel) == (batch_rule(scores).anomalous, 0.7)
     assert decide([3.0], [1.0], fixed(2.0)).pixel is None
@@ -123,7 +123,7 @@ def test_decide_keeps_what_was_given() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         ((float("nan"),), "The threshold is nan; give a finite number."),
         ((None, 1.0), "A review level was given without a threshold"),
@@ -131,6 +131,6 @@ def test_decide_keeps_what_was_given() -> None:
         ((1.0, None, float("inf")), "The pixel threshold is inf"),
     ],
 )
-def test_bad_levels(arguments: tuple[float, ...], said: str) -> None:
-    with pytest.raises(UsageError, match=said.replace(".", r"\.")):
+def test_bad_levels(arguments: tuple[float, ...], message: str) -> None:
+    with pytest.raises(UsageError, match=message.replace(".", r"\.")):
         fixed(*arguments)

@@ -20,6 +20,7 @@ playwright = pytest.importorskip("playwright.sync_api", reason="playwright is no
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 if CHROMIUM is None:
     pytest.skip("no Chromium is installed (Debian's package: chromium)", allow_module_level=True)
+pytestmark = pytest.mark.slow
 BRICKS = sorted(asset("demo/examples/brick").glob("*.png"))
 DEFECTIVE = {"brick-03.png", "brick-05.png", "brick-08.png"}
 NORMAL = [path for path in BRICKS if path.name[6:8] in ("01", "02", "04", "06")]
@@ -45,15 +46,15 @@ def page(server: Served, browser: Any) -> Iterator[Any]:
     """A page whose console has to stay free of errors."""
     context = browser.new_context(viewport={"width": 1440, "height": 1000}, accept_downloads=True)
     opened = context.new_page()
-    said: list[str] = []
-    opened.on("console", lambda message: said.append(message.text) if message.type == "error" else None)
-    opened.on("pageerror", lambda error: said.append(str(error)))
-    opened.on("dialog", lambda dialog: (said.append(f"dialog: {dialog.message}"), dialog.dismiss()))
+    errors: list[str] = []
+    opened.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+    opened.on("pageerror", lambda error: errors.append(str(error)))
+    opened.on("dialog", lambda dialog: (errors.append(f"dialog: {dialog.message}"), dialog.dismiss()))
     opened.goto(server.url)
     opened.wait_for_selector("#inspect", timeout=LONG)
     yield opened
     context.close()
-    assert said == []
+    assert errors == []
 
 
 def until(happens: Callable[[], Any], seconds: float = 30) -> Any:
@@ -70,11 +71,11 @@ def inspect(page: Any, files: list[Path]) -> None:
     page.set_input_files("#pictures input[type=file]", [str(path) for path in files])
     until(lambda: page.locator("#pictures tr.file").count() == len(files))
     page.click("#inspect")
-    page.wait_for_selector("#facts h3", timeout=LONG)
+    page.wait_for_selector("#details h3", timeout=LONG)
 
 
 def chip(page: Any, kind: str) -> int:
-    """How many pictures have a verdict, as the page says."""
+    """How many pictures have a verdict, read from the page."""
     found = page.locator(f"#status .chip.is-{kind} b")
     return int(found.inner_text()) if found.count() else 0
 
@@ -99,7 +100,7 @@ def test_upload_score_and_a_threshold_that_flips_a_verdict(page: Any) -> None:
     page.keyboard.press("Enter")
     until(lambda: chip(page, "anomalous") == 0)
     assert scores(page) == found  # a threshold scores nothing
-    page.click("#automatic")
+    page.click("#reset")
     until(lambda: "robust rule" in page.inner_text("#status"))
 
 
@@ -118,7 +119,7 @@ def test_the_slider_shows_the_original_and_the_heat_map(page: Any) -> None:
     assert handle.bounding_box()["x"] > before["x"] + 60
     page.locator("#gallery .thumbnail-lg").nth(2).click()
     worst_first = list(scores(page))
-    until(lambda: page.inner_text("#facts h3").startswith(worst_first[2]))
+    until(lambda: page.inner_text("#details h3").startswith(worst_first[2]))
 
 
 def test_references_change_the_scores(page: Any) -> None:
@@ -126,7 +127,7 @@ def test_references_change_the_scores(page: Any) -> None:
     before = scores(page)
     page.click("#more button")
     page.set_input_files("#references input[type=file]", [str(BRICKS[0]), str(BRICKS[1])])
-    until(lambda: "2 references" in page.inner_text("#status"))
+    until(lambda: "2 reference images" in page.inner_text("#status"))
     after = until(lambda: (now := scores(page)) != before and now)
     assert after.keys() == before.keys()
     assert after["brick-08.png"] - after["brick-10.png"] > before["brick-08.png"] - before["brick-10.png"]
@@ -134,17 +135,17 @@ def test_references_change_the_scores(page: Any) -> None:
 
 def test_a_false_alarm_and_a_miss_rescore_the_batch_and_can_be_undone(page: Any) -> None:
     page.click("#example-brick")
-    page.wait_for_selector("#facts h3", timeout=LONG)
+    page.wait_for_selector("#details h3", timeout=LONG)
     before = until(lambda: scores(page))
     worst = next(iter(before))
     page.click("#false-alarm")
-    until(lambda: "1 correction in force" in page.inner_text("#status"))
+    until(lambda: "1 correction applied" in page.inner_text("#status"))
     assert scores(page)[worst] < before[worst] - 0.1
     page.click("#undo")
     until(lambda: scores(page) == before)
     last = list(before)[-1]
     page.locator("#gallery .thumbnail-lg").nth(len(before) - 1).click()
-    until(lambda: page.inner_text("#facts h3").startswith(last))
+    until(lambda: page.inner_text("#details h3").startswith(last))
     page.click("#draw")
     page.wait_for_selector("#editor canvas", timeout=LONG)
     page.wait_for_timeout(1500)  # the canvas fits itself to the picture
@@ -157,9 +158,9 @@ def test_a_false_alarm_and_a_miss_rescore_the_batch_and_can_be_undone(page: Any)
         page.mouse.move(x - 60 + 15 * step, y + 20 * (step % 2), steps=3)
     page.mouse.up()
     page.click("#miss")
-    until(lambda: "1 correction in force" in page.inner_text("#status"))
+    until(lambda: "1 correction applied" in page.inner_text("#status"))
     assert scores(page)[last] > before[last] + 0.1
-    page.get_by_role("tab", name="Take away").click()
+    page.get_by_role("tab", name="Download").click()
     page.click("#log")
     log = json.loads(Path(_downloaded(page)).read_text())
     assert [row["kind"] for row in log if row["what"] in ("correction", "undone")] == ["false alarm", "false alarm", "miss"]
@@ -174,7 +175,7 @@ def _downloaded(page: Any) -> str:
 
 def test_the_zip_holds_what_predict_writes(page: Any) -> None:
     inspect(page, BRICKS)
-    page.get_by_role("tab", name="Take away").click()
+    page.get_by_role("tab", name="Download").click()
     page.click("#zip")
     with zipfile.ZipFile(_downloaded(page)) as archive:
         names = archive.namelist()
@@ -184,7 +185,7 @@ def test_the_zip_holds_what_predict_writes(page: Any) -> None:
     for folder in ("overlays", "masks", "maps"):
         assert sum(name.startswith(f"{folder}/") for name in names) == len(BRICKS), folder
     assert {row["path"] for row in rows} == {path.name for path in BRICKS}  # and no path of the server
-    assert "zsad-desk" not in report
+    assert "zsad-workspace" not in report
 
 
 def test_a_broken_file_has_a_message_and_the_rest_is_scored(page: Any, tmp_path: Path) -> None:
@@ -209,17 +210,17 @@ def test_names_are_text_and_nothing_else(page: Any, tmp_path: Path) -> None:
     assert page.locator("[onerror], [onmouseover]").count() == 0
 
 
-def test_calibration_and_prompt_lab(page: Any) -> None:
+def test_calibration_and_prompt_effects(page: Any) -> None:
     inspect(page, [path for path in BRICKS if path.name in DEFECTIVE])
-    page.get_by_role("tab", name="Calibrate").click()
+    page.get_by_role("tab", name="Calibration").click()
     page.set_input_files("#normals input[type=file]", [str(path) for path in NORMAL])
     until(lambda: page.locator("#normals tr.file").count() == 4)
     page.click("#calibrate")
-    until(lambda: "split-conformal, 4 normal pictures" in page.inner_text("#promise"))
-    assert "at most 20" in page.inner_text("#promise")  # four cannot promise less than one in five
+    until(lambda: "split-conformal, 4 normal pictures" in page.inner_text("#calibration"))
+    assert "at most 20" in page.inner_text("#calibration")  # four cannot guarantee less than one in five
     assert chip(page, "anomalous") == 3
-    page.get_by_role("tab", name="Prompt lab").click()
-    page.click("#effects-go")
+    page.get_by_role("tab", name="Prompt effects").click()
+    page.click("#show-effects")
     until(lambda: "9 prompts" in page.inner_text("#effects"))
     page.fill("#set-a input, #set-a textarea", "scratch")
     page.click("#compare")
@@ -236,7 +237,7 @@ def test_long_work_can_be_stopped_and_the_next_request_is_answered(page: Any, tm
     until(lambda: "Stopped. Nothing was changed." in page.inner_text("#status"))
     page.click("#stop")  # nothing runs: nothing happens, and what is asked for next is not stopped by it
     page.click("#example-brick")
-    page.wait_for_selector("#facts h3", timeout=LONG)
+    page.wait_for_selector("#details h3", timeout=LONG)
     assert chip(page, "anomalous") == 3
     before = scores(page)
     page.set_input_files("#pictures input[type=file]", [str(path) for path in many])
@@ -253,7 +254,7 @@ def test_long_work_can_be_stopped_and_the_next_request_is_answered(page: Any, tm
 def test_a_phone_needs_no_sideways_scrolling(page: Any) -> None:
     page.set_viewport_size({"width": 390, "height": 844})
     page.click("#example-brick")
-    page.wait_for_selector("#facts h3", timeout=LONG)
+    page.wait_for_selector("#details h3", timeout=LONG)
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
 
 

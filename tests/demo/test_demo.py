@@ -1,4 +1,4 @@
-"""The demo without a browser: what is taken in, whose it is, what the endpoints answer, and what hostile uploads get."""
+"""The demo without a browser: uploads, workspaces, what the page shows, the API's answers, and hostile uploads."""
 
 from __future__ import annotations
 
@@ -28,12 +28,13 @@ from zsad.common.assets import asset
 from zsad.weights.checkpoints import sha256_of
 
 sys.path.insert(0, str(asset("demo")))
-from zsad_demo import lab, views
-from zsad_demo.desk import Desk, Key, Models
-from zsad_demo.desks import Desks
-from zsad_demo.facts import offers
+from zsad_demo import prompt_effects, rendering
+from zsad_demo.checkpoints import load
+from zsad_demo.inspectors import InspectorCache, InspectorKey
+from zsad_demo.methods import method_options
 from zsad_demo.uploads import MEGAPIXELS, PICTURES, Refused, safe_name, take
-from zsad_demo.weights import load
+from zsad_demo.workspace import Workspace
+from zsad_demo.workspaces import Workspaces
 
 BRICKS = sorted(asset("demo/examples/brick").glob("*.png"))
 
@@ -92,7 +93,7 @@ def test_bombs_are_refused_from_their_header(name: str, tmp_path: Path) -> None:
 
 
 def test_limits_and_names(tmp_path: Path) -> None:
-    with pytest.raises(Refused, match=f"5000 pictures were given, and {PICTURES} are taken at once"):
+    with pytest.raises(Refused, match=f"5000 pictures were given; at most {PICTURES} are accepted at once"):
         take([BRICKS[0]] * 5000, tmp_path / "own", PICTURES)
     assert not (tmp_path / "own").exists()
     with pytest.raises(Refused, match="No pictures were given"):
@@ -113,92 +114,92 @@ def test_a_picture_at_the_limit_is_taken(tmp_path: Path) -> None:
     assert take([tmp_path / "large.png"], tmp_path / "own", 1)[1] == []
 
 
-# ------------------------------------------------------------------ desks
-def inspected(models: Models, files: list[Path], **key: Any) -> Desk:
-    desk = Desk(models)
-    list(desk.inspect([str(path) for path in files], Key(**key)))
-    return desk
+# ------------------------------------------------------------------ workspaces
+def inspected(inspectors: InspectorCache, files: list[Path], **key: Any) -> Workspace:
+    workspace = Workspace(inspectors)
+    list(workspace.inspect([str(path) for path in files], InspectorKey(**key)))
+    return workspace
 
 
-def test_one_model_serves_all_and_desks_do_not_meet() -> None:
-    models = Models()
-    first, second = inspected(models, BRICKS[:4]), inspected(models, BRICKS[4:6])
-    assert first.opened().inspector.detector is second.opened().inspector.detector
-    before = [one.score for one in second.opened().scored]
+def test_workspaces_share_one_model_and_nothing_else() -> None:
+    inspectors = InspectorCache()
+    first, second = inspected(inspectors, BRICKS[:4]), inspected(inspectors, BRICKS[4:6])
+    assert first.current().inspector.detector is second.current().inspector.detector
+    before = [one.score for one in second.current().scored]
     first.set_references([str(BRICKS[6])])
-    assert first.opened().inspector.references.names == ("00000-brick-07.png",)
-    assert [one.score for one in second.opened().scored] == before
+    assert first.current().inspector.references.names == ("00000-brick-07.png",)
+    assert [one.score for one in second.current().scored] == before
     first.set_references([])
-    assert len(first.opened().inspector.references) == 0
-    for desk in (first, second):
-        desk.close()
-        assert not desk.folder.exists()
+    assert len(first.current().inspector.references) == 0
+    for workspace in (first, second):
+        workspace.close()
+        assert not workspace.folder.exists()
 
 
 def test_a_stopped_inspection_changes_nothing() -> None:
-    desk = inspected(Models(), BRICKS[:3])
-    session = desk.session
-    steps = desk.inspect([str(path) for path in BRICKS], Key())
+    workspace = inspected(InspectorCache(), BRICKS[:3])
+    session = workspace.session
+    steps = workspace.inspect([str(path) for path in BRICKS], InspectorKey())
     assert [next(steps), next(steps)] == [(0, 12), (8, 12)]
     steps.close()
-    assert desk.session is session
-    assert views.labels_of(desk.opened()) == [views.WITHOUT] * 3
-    desk.close()
+    assert workspace.session is session
+    assert rendering.labels_of(workspace.current()) == [rendering.NO_VERDICT] * 3
+    workspace.close()
 
 
-def test_a_share_that_few_pictures_cannot_promise_is_raised_to_what_they_can() -> None:
-    desk = inspected(Models(), BRICKS[6:])
-    made = desk.calibrate([str(path) for path in BRICKS[:4]], 0.05)
+def test_a_false_alarm_rate_that_few_pictures_cannot_guarantee_is_raised() -> None:
+    workspace = inspected(InspectorCache(), BRICKS[6:])
+    made = workspace.calibrate([str(path) for path in BRICKS[:4]], 0.05)
     assert made.max_false_alarms == pytest.approx(0.2)
-    with pytest.raises(Refused, match="Leave-one-out needs two references or more"):
-        desk.leave_one_out(0.05)
-    desk.close()
+    with pytest.raises(Refused, match="Leave-one-out calibration needs two reference images or more"):
+        workspace.leave_one_out(0.05)
+    workspace.close()
 
 
 def test_closing_deletes_own_files_and_spares_the_others(tmp_path: Path) -> None:
-    desks = Desks(tmp_path)
+    workspaces = Workspaces(tmp_path)
     shared, own = tmp_path / "a" / "shared.png", tmp_path / "b" / "own.png"
     for path in (shared, own):
         path.parent.mkdir()
         path.write_bytes(b"x")
-    one, two = desks("one", [str(shared), str(own)]), desks("two", [str(shared)])
+    one, two = workspaces("one", [str(shared), str(own)]), workspaces("two", [str(shared)])
     shown = tmp_path / "c" / f"{one.token}-00001.jpg"
     other = tmp_path / "d" / f"{two.token}-00001.jpg"
     for path in (shown, other):
         path.parent.mkdir()
         path.write_bytes(b"x")
-    desks.close("one")
+    workspaces.close("one")
     assert [path.exists() for path in (shared, own, shown, other)] == [True, False, False, True]
-    desks.close("two")
+    workspaces.close("two")
     assert list(tmp_path.iterdir()) == []
-    desks.close("two")  # a second time is no error
+    workspaces.close("two")  # a second time is no error
 
 
 # ------------------------------------------------------------------ what is shown
 def test_everything_from_outside_is_escaped() -> None:
     evil = "<img src=x onerror=alert(1)>"
     result = zsad.Result(evil, error=evil, prompts={evil: (evil,)}, notes=(evil,))
-    shown = views.facts(result, (0, 1)) + views.prompts(result)
+    shown = rendering.details(result, (0, 1)) + rendering.prompts(result)
     good = zsad.Result(evil, pred_score=1.0, regions=(zsad.Region((0, 0, 1, 1), 1, 1.0, ((0, 0),), evil),), notes=(evil,))
-    desk = inspected(Models(), BRICKS[:2])
-    shown += views.facts(good, (0, 1)) + views.summary(desk.opened(), ["normal", "normal"], [evil])
-    desk.close()
+    workspace = inspected(InspectorCache(), BRICKS[:2])
+    shown += rendering.details(good, (0, 1)) + rendering.summary(workspace.current(), ["normal", "normal"], [evil])
+    workspace.close()
     assert "<img" not in shown
     assert shown.count("&lt;img") == 8
 
 
-def test_the_lab_lists_prompts_and_compares() -> None:
-    desk = inspected(Models(), BRICKS[:3])
-    assert lab.words_of(" a, b\nb,, c ") == ("a", "b", "c")
-    assert "9 prompts" in lab.effects(desk)
-    rows = lab.compare(desk, "scratch", "")
+def test_prompt_effects_and_comparison() -> None:
+    workspace = inspected(InspectorCache(), BRICKS[:3])
+    assert prompt_effects.split_words(" a, b\nb,, c ") == ("a", "b", "c")
+    assert "9 prompts" in prompt_effects.effects_table(workspace)
+    rows = prompt_effects.compare(workspace, "scratch", "")
     assert len(rows) == 3
     assert all(row[3] == pytest.approx(row[2] - row[1], abs=2e-4) for row in rows)
-    desk.close()
+    workspace.close()
 
 
-def test_offers_say_what_a_download_weighs() -> None:
-    found = offers()
+def test_method_options_state_the_size_of_a_download() -> None:
+    found = method_options()
     assert next(iter(found)) == "compact"
     assert set(found) == set(zsad.list_methods())
     assert found["compact"].download == 0
@@ -217,40 +218,42 @@ def learned(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_weights_that_are_given_are_offered_by_name(learned: Path) -> None:
-    given = load([str(learned)])
-    offer = offers(given)["anomalyclip"]
-    assert (offer.usable, offer.download, offer.words) == (True, 0, False)
+def test_loaded_checkpoints_are_listed_by_name(learned: Path) -> None:
+    checkpoints = load([str(learned)])
+    option = method_options(checkpoints)["anomalyclip"]
+    assert (option.usable, option.download, option.words) == (True, 0, False)
     digits = sha256_of(learned)[:8]
-    assert offer.label == f"anomalyclip: prompts.safetensors ({digits})"
-    assert offer.note == f"Weights prompts.safetensors ({digits}) on tiny, here. Learned from: steel & glass."
-    assert "private-folder" not in repr(offer)
-    bare = offers()["anomalyclip"]
+    assert option.label == f"anomalyclip: prompts.safetensors ({digits})"
+    assert (
+        option.note == f"Weights prompts.safetensors ({digits}) with backbone tiny, on this machine. Trained on: steel & glass."
+    )
+    assert "private-folder" not in repr(option)
+    bare = method_options()["anomalyclip"]
     assert (bare.usable, bare.label) == (False, "anomalyclip: needs --checkpoint")
     assert "zsad demo --checkpoint anomalyclip=FILE." in bare.note
 
 
-def test_weights_that_are_given_judge_for_all_targets(learned: Path) -> None:
-    models = Models(load([str(learned)]))
-    nut, bolt = models(Key("anomalyclip", "nut")), models(Key("anomalyclip", "bolt"))
+def test_a_loaded_checkpoint_scores_for_all_targets(learned: Path) -> None:
+    inspectors = InspectorCache(load([str(learned)]))
+    nut, bolt = inspectors(InspectorKey("anomalyclip", "nut")), inspectors(InspectorKey("anomalyclip", "bolt"))
     assert nut.detector is bolt.detector
     wanted = [one.pred_score for one in zsad.Inspector(zsad.from_pretrained(learned), "nut")(BRICKS[:2])]
     assert [one.pred_score for one in nut(BRICKS[:2])] == wanted
 
 
-def test_weights_of_compact_keep_its_words(tmp_path: Path) -> None:
+def test_a_checkpoint_of_compact_takes_defect_words(tmp_path: Path) -> None:
     head = tmp_path / "head.safetensors"
     detector = zsad.create("compact")
     detector.bias += 1
     detector.save(head)
     for text in (str(head), f"compact={head}"):
-        models = Models(load([text]))
-        plain, worded = models(Key()), models(Key(words=("scratch",)))
+        inspectors = InspectorCache(load([text]))
+        plain, worded = inspectors(InspectorKey()), inspectors(InspectorKey(words=("scratch",)))
         assert (plain.detector.words, worded.detector.words) == (None, ("scratch",))
         assert float(plain.detector.bias) == float(worded.detector.bias) == float(detector.bias)
 
 
-def test_weights_that_cannot_be_given(learned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_checkpoints_that_cannot_be_loaded(learned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(
         zsad.ZsadError, match=r"Two checkpoints of anomalyclip were given, prompts\.safetensors .*one per method"
     ):
@@ -264,7 +267,8 @@ def test_weights_that_cannot_be_given(learned: Path, tmp_path: Path, monkeypatch
     assert (done.exit_code, "There are no weights at" in done.output) == (2, True)
 
 
-def test_a_visitor_gets_the_weights_that_were_given_and_no_others(learned: Path, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_a_visitor_can_use_the_loaded_checkpoints_and_no_others(learned: Path, tmp_path: Path) -> None:
     pytest.importorskip("gradio", reason="the extra demo is not installed")
     with served(tmp_path, "--checkpoint", learned) as running:
         client = pytest.importorskip("gradio_client").Client(running.url, verbose=False)
@@ -318,7 +322,7 @@ def post(server: Served, count: int, name: str = "x.png", content: bytes = b"x")
 
 
 def call(server: Served, paths: list[str]) -> str:
-    """The events that /predict answers to paths on the server, as a client without manners gives them."""
+    """The events that /predict answers to paths on the server, without an upload."""
     given = [{"path": path, "meta": {"_type": "gradio.FileData"}} for path in paths]
     body = json.dumps({"data": [given, "brick", None, "", "compact"]}).encode()
     url = f"{server.url}/gradio_api/call/predict"
@@ -328,6 +332,7 @@ def call(server: Served, paths: list[str]) -> str:
         return answer.read().decode()
 
 
+@pytest.mark.slow
 def test_the_endpoints_keep_their_names(client: Any) -> None:
     named = client.view_api(return_format="dict", print_info=False)["named_endpoints"]
     assert set(named) == {"/predict", "/calibrate", "/prompts", "/methods"}
@@ -335,6 +340,7 @@ def test_the_endpoints_keep_their_names(client: Any) -> None:
     assert taken == ["pictures", "target", "references", "words", "method"]
 
 
+@pytest.mark.slow
 def test_predict_and_calibrate_answer_as_the_library_does(client: Any, server: Served) -> None:
     found = client.predict(files(*BRICKS[2:]), "brick", files(*BRICKS[:2]), "", "compact", api_name="/predict")
     wanted = {one.name: one.pred_score for one in zsad.Inspector(references=BRICKS[:2])(BRICKS[2:])}
@@ -343,48 +349,53 @@ def test_predict_and_calibrate_answer_as_the_library_does(client: Any, server: S
     assert str(server.scratch) not in json.dumps(found)
     made = client.predict(files(*BRICKS[:4]), None, "brick", "", "compact", 0.25, api_name="/calibrate")
     assert (made["kind"], made["normal"]) == ("split", 4)
-    assert "on average at most 25 %" in made["thresholds"]["promise"]
+    assert "on average at most 25 %" in made["thresholds"]["false_alarm_rate"]
     assert len(client.predict("nut", "compact", api_name="/prompts")) == 11
     assert client.predict(api_name="/methods")[0]["name"] == "compact"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", HOSTILE)
-def test_hostile_uploads_get_a_sentence_and_the_next_request_an_answer(name: str, client: Any, tmp_path: Path) -> None:
-    content, said = HOSTILE[name]
+def test_hostile_uploads_get_a_message_and_the_next_request_an_answer(name: str, client: Any, tmp_path: Path) -> None:
+    content, message = HOSTILE[name]
     path = tmp_path / name
     path.write_bytes(content)
     found = client.predict(files(path, BRICKS[0]), "brick", None, "", "compact", api_name="/predict")
-    told = found["refused"] + [row["error"] for row in found["results"] if row["error"]]
-    assert len(told) == 1
-    assert said in told[0]
+    messages = found["refused"] + [row["error"] for row in found["results"] if row["error"]]
+    assert len(messages) == 1
+    assert message in messages[0]
     assert [row["name"] for row in found["results"] if row["error"] is None] == ["brick-01.png"]
 
 
-def test_five_thousand_files_are_refused_at_both_doors(client: Any, server: Served) -> None:
-    status, said = post(server, 5000)
-    assert (status >= 400, "Too many files" in said) == (True, True), (status, said[:200])
+@pytest.mark.slow
+def test_five_thousand_files_are_refused_by_the_upload_and_by_the_api(client: Any, server: Served) -> None:
+    status, answer = post(server, 5000)
+    assert (status >= 400, "Too many files" in answer) == (True, True), (status, answer[:200])
     upload = json.loads(post(server, 1, "brick.png", BRICKS[0].read_bytes())[1])[0]
-    said = call(server, [upload] * 5000)
-    assert "event: error" in said
-    assert f"5000 pictures were given, and {PICTURES} are taken at once" in said
+    answer = call(server, [upload] * 5000)
+    assert "event: error" in answer
+    assert f"5000 pictures were given; at most {PICTURES} are accepted at once" in answer
     found = client.predict(files(BRICKS[0]), "brick", None, "", "compact", api_name="/predict")
     assert found["results"][0]["name"] == "brick-01.png"
 
 
+@pytest.mark.slow
 def test_a_name_with_folders_stays_in_the_upload_folder(server: Served) -> None:
-    status, said = post(server, 1, "../../x.png", BRICKS[0].read_bytes())
+    status, answer = post(server, 1, "../../x.png", BRICKS[0].read_bytes())
     if status == 200:
-        place = Path(json.loads(said)[0]).resolve()
+        place = Path(json.loads(answer)[0]).resolve()
         assert place.is_relative_to(server.scratch.resolve())
         assert place.name == "x.png"
     assert not [path for path in (server.scratch.parent, server.scratch.parent.parent) if (path / "x.png").exists()]
 
 
+@pytest.mark.slow
 def test_a_file_that_is_too_large_is_refused(server: Served) -> None:
-    status, said = post(server, 1, "large.png", b"\0" * 51_000_000)
-    assert status == 413, (status, said[:200])
+    status, answer = post(server, 1, "large.png", b"\0" * 51_000_000)
+    assert status == 413, (status, answer[:200])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", ["/etc/passwd", "pyproject.toml", "../../../../etc/passwd", str(asset("demo/app.py"))])
 def test_nothing_else_can_be_read(path: str, server: Served) -> None:
     for route in (f"/gradio_api/file={path}", f"/file={path}"):
@@ -392,20 +403,24 @@ def test_nothing_else_can_be_read(path: str, server: Served) -> None:
             urllib.request.urlopen(server.url + route, timeout=30)
         error.value.close()
         assert error.value.code in (403, 404)
-    said = call(server, [path])
-    assert "event: error" in said
-    assert "root:" not in said
-    assert "pred_score" not in said
+    answer = call(server, [path])
+    assert "event: error" in answer
+    assert "root:" not in answer
+    assert "pred_score" not in answer
     upload = json.loads(post(server, 1, "brick.png", BRICKS[0].read_bytes())[1])[0]
     assert "pred_score" in call(server, [upload])  # the way itself is open
 
 
+@pytest.mark.slow
 def test_what_needs_a_download_is_not_fetched_without_consent(client: Any) -> None:
-    if not offers()["winclip"].download:
+    if not method_options()["winclip"].download:
         pytest.skip("WinCLIP's weights are on this machine")
-    with pytest.raises(Exception, match="winclip needs 8.. MB that are not here"):
+    with pytest.raises(
+        Exception,
+        match="winclip needs 8.. MB of weights that are not on this machine. Tick .Download 8.. MB of weights. below Method",
+    ):
         client.predict(files(BRICKS[0]), "brick", None, "", "winclip", api_name="/predict")
-    with pytest.raises(Exception, match="adaclip: Needs the authors' file of learned weights"):
+    with pytest.raises(Exception, match="adaclip: Needs the authors' checkpoint, which is not on this machine"):
         client.predict(files(BRICKS[0]), "brick", None, "", "adaclip", api_name="/predict")
     with pytest.raises(Exception, match="No method is called 'winclp'"):
         client.predict(files(BRICKS[0]), "brick", None, "", "winclp", api_name="/predict")

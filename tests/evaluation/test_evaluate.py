@@ -1,4 +1,4 @@
-"""evaluate: its numbers beside scikit-learn's, malformed data sets, references, leakage, processes."""
+"""evaluate: its numbers compared with scikit-learn's, malformed data sets, references, leakage, processes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 import trees
-from brightness import SIDE, Brightness, Eyes, known, picture  # noqa: F401
+from brightness import SIDE, Brightness, BrightnessBackbone, picture, registered_methods  # noqa: F401
 from noisy_set import CATEGORIES, noisy, truth, write_noisy_set
 from PIL import Image
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
@@ -28,7 +28,7 @@ from zsad.datasets import Dataset, open_dataset
 from zsad.errors import UnknownName, UsageError
 from zsad.evaluation import category
 from zsad.evaluation.leakage import data_sets_in, identify
-from zsad.evaluation.plan import told_problems
+from zsad.evaluation.plan import problems_of
 from zsad.inference.inspector import Inspector
 from zsad.metrics import aupro, aupro_legacy
 from zsad.types import Context
@@ -73,7 +73,7 @@ def best_f1(truths: Any, scores: Any) -> float:
 
 
 # ------------------------------------------------------------------ numbers
-def test_numbers_equal_scikit_learn_on_what_the_model_says(data: Path) -> None:
+def test_numbers_equal_scikit_learn_on_the_same_scores(data: Path) -> None:
     found = zsad.evaluate("brightness", data, "image_auroc,image_ap,image_f1_max,pixel_auroc,pixel_ap,pixel_f1_max", exact=True)
     assert found.categories == CATEGORIES
     assert found.map_size == SIDE
@@ -90,7 +90,7 @@ def test_numbers_equal_scikit_learn_on_what_the_model_says(data: Path) -> None:
             "pixel_f1_max": best_f1(inside, pixels),
         }
         assert dict(row.values) == pytest.approx(wanted, abs=1e-6)
-        assert 0.5 < row.values["image_auroc"] < 1  # or it would say nothing
+        assert 0.5 < row.values["image_auroc"] < 1  # or the comparison would show nothing
         assert (row.normal, row.anomalous, row.masks) == (7, 5, 5)
         called = np.array(scores) >= np.float32(row.thresholds["image_f1_max"])
         hits = (called & np.array(labels, bool)).sum()
@@ -136,7 +136,7 @@ def test_a_region_of_interest_goes_back_to_its_place(data: Path) -> None:
     assert whole.shape == (64, 64)
     assert (whole[:, 32:] == 0).all()
     assert (whole[:, :32] > 0.1).all()
-    assert "tile" in zsad.evaluate(Inspector("brightness", tile=32), data, "pixel_ap", "nut").about["judge"]["geometry"]
+    assert "tile" in zsad.evaluate(Inspector("brightness", tile=32), data, "pixel_ap", "nut").about["detector"]["geometry"]
 
 
 def test_a_category_without_normal_pictures_is_nan_and_left_out_of_the_mean(own: Path) -> None:
@@ -172,7 +172,7 @@ def test_names_in_words_or_as_they_are(tmp_path: Path) -> None:
 
 # ------------------------------------------------------------------ malformed sets
 def spoil(root: Path) -> None:
-    """Everything that issue and life have to offer, in the first category."""
+    """Puts every kind of malformed file into the first category."""
     tests, masks = root / "bolt/test", root / "bolt/ground_truth/crack"
     (tests / "good/000.png").write_bytes(b"broken")
     (masks / "000_mask.png").unlink()
@@ -186,7 +186,7 @@ def spoil(root: Path) -> None:
     noisy(root / "untested/train/good/000.png", 1)
 
 
-def test_malformed_pictures_and_masks_are_told_and_the_rest_counts(own: Path) -> None:
+def test_malformed_pictures_and_masks_are_listed_and_the_rest_counts(own: Path) -> None:
     spoil(own)
     found = zsad.evaluate("brightness", own, exact=True)
     row = found.rows[0]
@@ -208,7 +208,7 @@ def test_malformed_pictures_and_masks_are_told_and_the_rest_counts(own: Path) ->
 
 
 def test_pixel_metrics_leave_out_what_has_no_mask(own: Path) -> None:
-    """The same figures as by hand over the pictures that are left."""
+    """The same values as by hand over the pictures that are left."""
     (own / "bolt/ground_truth/crack/000_mask.png").unlink()
     (own / "bolt/test/good/000.png").write_bytes(b"broken")
     row = zsad.evaluate("brightness", own, "pixel_ap,image_auroc", "bolt", exact=True).rows[0]
@@ -224,7 +224,7 @@ def test_pixel_metrics_leave_out_what_has_no_mask(own: Path) -> None:
     assert row.values["image_auroc"] == pytest.approx(wanted, abs=1e-6)
 
 
-def test_a_normal_picture_counts_with_an_empty_mask_whatever_its_file_says(tmp_path: Path) -> None:
+def test_a_normal_picture_counts_with_an_empty_mask_whatever_its_file(tmp_path: Path) -> None:
     noisy(tmp_path / "set/a.png", 1)
     noisy(tmp_path / "set/b.png", 2, (8, 8, 24, 24))
     truth(tmp_path / "set/a_truth.png", (0, 0, 20, 20))
@@ -257,9 +257,9 @@ def test_unlabelled_sets_and_wrong_names_are_refused(tmp_path: Path, data: Path)
 def test_problems_of_other_categories_do_not_count(own: Path) -> None:
     spoil(own)
     opened = open_dataset(own, split=None)
-    assert told_problems(opened, ["nut"])[0] == ("empty: has no picture.",)
+    assert problems_of(opened, ["nut"])[0] == ("empty: has no picture.",)
     bare = replace(opened, problems=("nut: none of its 5 anomalous pictures has a mask, so it has no pixel metrics.",))
-    assert told_problems(bare, ["nut"]) == (bare.problems, False)
+    assert problems_of(bare, ["nut"]) == (bare.problems, False)
 
 
 # ------------------------------------------------------------------ references
@@ -338,10 +338,10 @@ def test_shots_and_seeds_are_checked(data: Path) -> None:
 # ------------------------------------------------------------------ leakage
 def test_data_that_the_weights_have_seen_is_refused_or_marked(tmp_path: Path) -> None:
     trees.mvtec(tmp_path / "mvtec_anomaly_detection")
-    detector = Brightness(Eyes())
+    detector = Brightness(BrightnessBackbone())
     detector.header = {"trained_on": "MVTec AD, test split (CC BY-NC-SA 4.0)"}
-    said = "brightness learned from 'MVTec AD, test split .*', and 'mvtec_anomaly_detection' is MVTec AD. Figures there are not"
-    with pytest.raises(UsageError, match=said):
+    text = "brightness learned from 'MVTec AD, test split .*', and 'mvtec_anomaly_detection' is MVTec AD. Figures there are not"
+    with pytest.raises(UsageError, match=text):
         zsad.evaluate(detector, tmp_path / "mvtec_anomaly_detection")
     found = zsad.evaluate(detector, tmp_path / "mvtec_anomaly_detection", allow_leakage=True)
     assert "bottle [LEAKED]" in found.to_markdown()
@@ -352,7 +352,7 @@ def test_data_that_the_weights_have_seen_is_refused_or_marked(tmp_path: Path) ->
 
 
 def test_one_picture_that_was_learned_from_is_enough(data: Path) -> None:
-    detector = Brightness(Eyes())
+    detector = Brightness(BrightnessBackbone())
     digest = hashlib.sha256((data / "nut/test/good/003.png").read_bytes()).hexdigest()
     pictures = {"our own/1.png": "0" * 64, "our own/2.png": digest}  # as zsad.train writes it
     detector.header = {"data": [{"name": "our own", "categories": ["part"], "licence": "CC0-1.0", "pictures": pictures}]}
@@ -361,8 +361,8 @@ def test_one_picture_that_was_learned_from_is_enough(data: Path) -> None:
     assert not zsad.evaluate(detector, data, categories="bolt").leakage
 
 
-def test_unknown_training_data_is_said(data: Path) -> None:
-    detector = Brightness(Eyes())
+def test_unknown_training_data_is_noted(data: Path) -> None:
+    detector = Brightness(BrightnessBackbone())
     assert not zsad.evaluate(detector, data).notes
     detector.learned = True  # type: ignore[misc]
     assert "learned from is not on record" in zsad.evaluate(detector, data).notes[0]
@@ -403,8 +403,9 @@ class Named(Brightness):
     name = "named"
 
 
+@pytest.mark.slow
 def test_processes_give_the_same_rows(data: Path, tmp_path: Path) -> None:
-    detector = Named(Eyes())
+    detector = Named(BrightnessBackbone())
     one = zsad.evaluate(detector, data, "image_auroc,pixel_ap", out=tmp_path / "one", keep_maps=True)
     two = zsad.evaluate(detector, data, "image_auroc,pixel_ap", out=tmp_path / "two", keep_maps=True, jobs=2)
     assert [row.as_dict() for row in one.rows] == [row.as_dict() for row in two.rows]
@@ -422,25 +423,26 @@ class Failing(Named):
         return super().prepare(name)
 
 
+@pytest.mark.slow
 def test_an_error_in_a_process_arrives_as_its_sentence(data: Path) -> None:
     with pytest.raises(UsageError, match="image_size=30 is no multiple of the patch size 16 of nut"):
-        zsad.evaluate(Failing(Eyes()), data, "image_auroc", jobs=2)
-    bound = Named(Eyes())
+        zsad.evaluate(Failing(BrightnessBackbone()), data, "image_auroc", jobs=2)
+    bound = Named(BrightnessBackbone())
     bound.note = lambda: None
     with pytest.raises(UsageError, match="cannot be handed to other processes .* Give the method by name, or jobs=1"):
         zsad.evaluate(bound, data, "image_auroc", jobs=2)
 
 
-# ------------------------------------------------------------------ the detector's ways in
+# ------------------------------------------------------------------ detector by name, built, or in an inspector
 def test_name_detector_and_inspector_give_the_same(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     built = []
-    monkeypatch.setattr(brightness, "load_eyes", lambda *a, **k: built.append(1) or Eyes())
-    monkeypatch.setitem(zsad.registry._backbones, "eyes", lambda name, **_: built.append(1) or Eyes())
+    monkeypatch.setattr(brightness, "load_backbone", lambda *a, **k: built.append(1) or BrightnessBackbone())
+    monkeypatch.setitem(zsad.registry._backbones, "grey", lambda name, **_: built.append(1) or BrightnessBackbone())
     rows = zsad.evaluate("brightness", data, gain=2.0, batch_size=5).rows
     assert built == [1]  # one load for all categories
     detector = zsad.create("brightness", gain=2.0)
     assert zsad.evaluate(detector, data, batch_size=5).rows == rows
-    assert zsad.evaluate(Inspector(detector, "thing", threshold=0.1, batch_size=5), open_dataset(data)).rows == rows
+    assert zsad.evaluate(Inspector(detector, "part", threshold=0.1, batch_size=5), open_dataset(data)).rows == rows
 
 
 # ------------------------------------------------------------------ the command
@@ -469,7 +471,7 @@ def test_the_command_prints_and_writes_its_tables(own: Path, tmp_path: Path) -> 
     assert not list(out.rglob("*.npy"))
 
 
-def test_the_command_says_what_is_wrong_and_leaves_with_three(own: Path, tmp_path: Path) -> None:
+def test_the_command_lists_errors_and_exits_with_three(own: Path, tmp_path: Path) -> None:
     spoil(own)
     for index in range(5, 20):
         noisy(own / "nut/test/crack" / f"{index:03d}.png", index)
@@ -482,8 +484,8 @@ def test_the_command_says_what_is_wrong_and_leaves_with_three(own: Path, tmp_pat
     assert call("--data", own, "--out", tmp_path / "nut", "--categories", "nut", "--kinds", "good", "--json").exit_code == 3
 
 
-def test_an_interrupt_says_how_to_go_on(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(category, "image_figures", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+def test_an_interrupt_names_resume(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(category, "image_metrics", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     done = call("--data", data, "--out", tmp_path / "out")
     assert done.exit_code == 130
     assert f"stopped. What is scored is kept in {tmp_path / 'out'}; give --resume to go on with it." in done.output
@@ -494,7 +496,7 @@ def test_json_alone_and_usage_in_a_sentence(data: Path, tmp_path: Path) -> None:
         "--data", data, "--out", tmp_path / "out", "--json", "--metrics", "image_auroc, image_ap", "--categories", "nut"
     )
     assert json.loads(done.stdout)["metrics"] == ["image_auroc", "image_ap"]
-    for arguments, said in (
+    for arguments, message in (
         (["--seeds", "1,x"], "--seeds takes whole numbers with commas between, such as 0,1,2; got '1,x'."),
         (["--set", "shots=2"], "--set shots was given, but that is an option: --shots."),
         (["--metrics", "auc"], "No metric is called 'auc'"),
@@ -503,7 +505,7 @@ def test_json_alone_and_usage_in_a_sentence(data: Path, tmp_path: Path) -> None:
     ):
         done = call("--data", data, *arguments)
         assert done.exit_code == 2
-        assert said in done.output
+        assert message in done.output
 
 
 def test_a_method_of_the_package_with_references(tmp_path: Path) -> None:

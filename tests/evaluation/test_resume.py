@@ -13,14 +13,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from brightness import Brightness, Eyes, known  # noqa: F401
+from brightness import Brightness, BrightnessBackbone, registered_methods  # noqa: F401
 from noisy_set import write_noisy_set
 
 import zsad
 from zsad.datasets import open_dataset
 from zsad.errors import UsageError
+from zsad.evaluation.metrics_table import Row
 from zsad.evaluation.store import Kept
-from zsad.evaluation.table import Row
 from zsad.inference.inspector import Inspector
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -28,7 +28,7 @@ TABLES = ("metrics.csv", "metrics.json", "metrics.md")
 
 
 class Counting(Brightness):
-    """Scores depend on the batch, in the last digits and beyond; counts the pictures, and stops where it is told to."""
+    """Scores depend on the batch, in the last digits and beyond; counts the pictures, and raises after ``stop`` of them."""
 
     name = "counting"
 
@@ -59,7 +59,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Never stopped; batches of 5 over 12 pictures."""
     out = tmp_path_factory.mktemp("whole") / "out"
-    measure(Counting(Eyes()), data, out)
+    measure(Counting(BrightnessBackbone()), data, out)
     return out
 
 
@@ -75,9 +75,9 @@ def contents(out: Path) -> dict[str, bytes]:
 def test_stopped_anywhere_and_resumed_equals_uninterrupted(data: Path, whole: Path, tmp_path: Path, stop: int) -> None:
     out = tmp_path / "out"
     with pytest.raises(RuntimeError, match="the power went"):
-        measure(Counting(Eyes(), stop), data, out)
+        measure(Counting(BrightnessBackbone(), stop), data, out)
     assert not (out / "metrics.csv").exists()
-    again = Counting(Eyes())
+    again = Counting(BrightnessBackbone())
     measure(again, data, out, resume=True)
     assert contents(out) == contents(whole)
     complete = {0: 0, 3: 0, 5: 5, 10: 10, 12: 12, 17: 17, 22: 21}[stop]  # whole batches; one picture of nut is broken
@@ -97,18 +97,18 @@ def test_stopped_between_two_answers_of_a_batch(data: Path, whole: Path, tmp_pat
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Kept, "add", add)
         with pytest.raises(KeyboardInterrupt):
-            measure(Counting(Eyes()), data, out)
+            measure(Counting(BrightnessBackbone()), data, out)
     [scores] = out.rglob("scores.jsonl")
     assert scores.read_bytes().count(b"\n") == 8
     with scores.open("ab") as file:
         file.write(b'{"name": "torn')
-    again = Counting(Eyes())
+    again = Counting(BrightnessBackbone())
     measure(again, data, out, resume=True)
     assert again.seen == 23 - 5
     assert contents(out) == contents(whole)
 
 
-@pytest.mark.parametrize("part", ["pixel_figures", "_move_maps"])
+@pytest.mark.parametrize("part", ["pixel_metrics", "_move_maps"])
 def test_stopped_after_the_scoring_scores_nothing_again(data: Path, whole: Path, tmp_path: Path, part: str) -> None:
     from zsad.evaluation import category
 
@@ -116,8 +116,8 @@ def test_stopped_after_the_scoring_scores_nothing_again(data: Path, whole: Path,
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(category, part, lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
-            measure(Counting(Eyes()), data, out)
-    again = Counting(Eyes())
+            measure(Counting(BrightnessBackbone()), data, out)
+    again = Counting(BrightnessBackbone())
     measure(again, data, out, resume=True)
     assert again.seen == 11  # of the second category
     assert contents(out) == contents(whole)
@@ -125,7 +125,7 @@ def test_stopped_after_the_scoring_scores_nothing_again(data: Path, whole: Path,
 
 def test_a_finished_evaluation_is_read(data: Path, whole: Path, tmp_path: Path) -> None:
     before = contents(whole)
-    again = Counting(Eyes())
+    again = Counting(BrightnessBackbone())
     found = measure(again, data, whole, resume=True)
     assert again.seen == 0
     assert contents(whole) == before
@@ -138,7 +138,7 @@ def test_maps_are_kept_exactly_and_only_when_asked_for(data: Path, whole: Path, 
     assert len(maps) == 23
     opened = open_dataset(data)
     refs = [zsad.images.reading.ImageRef(opened.name_of(one), one.path) for one in opened if one.category == "bolt"]
-    for one in Inspector(Counting(Eyes()), "bolt", batch_size=5).scored(refs):
+    for one in Inspector(Counting(BrightnessBackbone()), "bolt", batch_size=5).scored(refs):
         assert np.array_equal(maps[one.name.replace(".png", ".npy")], one.model_map)
     assert not list((whole / ".zsad").rglob("*.npy"))
     zsad.evaluate("brightness", data, "image_auroc", out=tmp_path / "out")
@@ -148,14 +148,14 @@ def test_maps_are_kept_exactly_and_only_when_asked_for(data: Path, whole: Path, 
 def test_other_settings_are_refused_by_name(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     zsad.evaluate("brightness", data, "image_auroc", "nut", out=out)
-    for changes, said in (
+    for changes, message in (
         ({"metrics": "image_ap"}, r'metrics was \["image_auroc"\] and is \["image_ap"\]'),
         ({"map_size": 64}, "map_size was null and is 64"),
         ({"gain": 2.0}, "arguments.gain was 1.0 and is 2.0"),
         ({"batch_size": 3}, "batch_size was 8 and is 3"),
         ({"categories": None}, r'categories was \["nut"\] and is \["bolt", "nut"\]; data was'),
     ):
-        with pytest.raises(UsageError, match=f"holds an evaluation with other settings: {said}"):
+        with pytest.raises(UsageError, match=f"holds an evaluation with other settings: {message}"):
             zsad.evaluate(
                 "brightness", data, **({"metrics": "image_auroc", "categories": "nut", "out": out} | changes), resume=True
             )
@@ -179,7 +179,7 @@ def test_folders_of_others_are_left_alone(data: Path, tmp_path: Path) -> None:
         zsad.evaluate("brightness", data, out=tmp_path / "new", resume=True, overwrite=True)
 
 
-def test_a_method_that_judges_a_set_is_scored_as_a_whole(tmp_path: Path) -> None:
+def test_a_method_that_needs_the_set_is_scored_as_a_whole(tmp_path: Path) -> None:
     kept = Kept(tmp_path)
     kept.begin(4, 4)
     for index in range(3):
@@ -193,6 +193,7 @@ def test_a_method_that_judges_a_set_is_scored_as_a_whole(tmp_path: Path) -> None
     assert Kept(tmp_path).begin(4, 1) == 2  # a line without its map does not count
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_equals_uninterrupted(data: Path, tmp_path: Path) -> None:
     program = [
         sys.executable,
@@ -222,7 +223,7 @@ def test_killed_and_resumed_equals_uninterrupted(data: Path, tmp_path: Path) -> 
 
 
 class Together(Brightness):
-    """Judges pictures against the mean of their set; counts what it encodes and answers."""
+    """Compares pictures with the mean of their set; counts those that it encodes and scores."""
 
     name = "together"
 
@@ -250,18 +251,18 @@ class Together(Brightness):
             yield zsad.Prediction(found.pred_score - level, found.anomaly_map - level)
 
 
-def test_a_set_is_encoded_once_and_judged_as_a_whole(data: Path, tmp_path: Path) -> None:
+def test_a_set_is_encoded_once_and_scored_as_a_whole(data: Path, tmp_path: Path) -> None:
     calm, torn = tmp_path / "calm", tmp_path / "torn"
-    measure(Together(Eyes()), data, calm)
+    measure(Together(BrightnessBackbone()), data, calm)
     with pytest.raises(RuntimeError, match="the power went"):
-        measure(Together(Eyes(), 10), data, torn)
+        measure(Together(BrightnessBackbone(), 10), data, torn)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Kept, "map", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-        second = Together(Eyes())
+        second = Together(BrightnessBackbone())
         with pytest.raises(KeyboardInterrupt):
             measure(second, data, torn, resume=True)
     assert (second.encoded, second.answered) == (2, 12)  # ten were encoded before
-    third = Together(Eyes())
+    third = Together(BrightnessBackbone())
     measure(third, data, torn, resume=True)
     assert (third.encoded, third.answered) == (11, 11)  # of the second category
     assert contents(torn) == contents(calm)

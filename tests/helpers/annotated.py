@@ -18,7 +18,7 @@ def texture(rng: np.random.Generator, side: int) -> np.ndarray:
 
 
 def spoil(rgb: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """A dark, saturated disc, and its mask."""
+    """The picture with a dark, saturated disc, and the mask of it."""
     side = len(rgb)
     y, x = np.mgrid[:side, :side]
     radius = rng.uniform(0.1, 0.18) * side

@@ -1,7 +1,7 @@
-"""A detector without weights for tests of what stands around one: a place is as anomalous as it is bright.
+"""A detector without weights, for tests of the code around detectors: a place is as anomalous as it is bright.
 
-The fixture ``known`` registers the methods ``brightness`` and ``learner`` and the backbone ``eyes`` for the file that imports
-it, and for no other. Run as a program this is the command line with them.
+The fixture ``registered_methods`` registers the methods ``brightness`` and ``learner`` and the backbone ``grey`` for the file
+that imports it, and for no other. Run as a program this is the command line with them.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from zsad.types import Context, ImageFeatures, Prediction, Recipe, References, T
 SIDE = 32
 
 
-class Eyes(nn.Module):
-    """Grey values as patches of one channel."""
+class BrightnessBackbone(nn.Module):
+    """Backbone whose patches are the grey values of the pixels, in one channel."""
 
-    name, image_size, activation, position_embedding, weights_sha256 = "eyes", SIDE, "gelu", "bilinear", "0" * 64
+    name, image_size, activation, position_embedding, weights_sha256 = "grey", SIDE, "gelu", "bilinear", "0" * 64
 
     def __init__(self) -> None:
         super().__init__()
@@ -42,20 +42,20 @@ class Eyes(nn.Module):
         return torch.from_numpy(np.array(small)).permute(2, 0, 1).float() / 255
 
 
-def load_eyes(name: str, *, activation: Any = None, position_embedding: Any = None, image_size: Any = None) -> Eyes:
-    return Eyes()
+def load_backbone(name: str, **settings: Any) -> BrightnessBackbone:
+    return BrightnessBackbone()
 
 
 class Brightness(Detector):
-    """The brightest place is the score.
+    """Detector whose anomaly map is the brightness, and whose score is that of the brightest place.
 
     Args:
         gain: multiplies the scores.
-        untrained: stands for a method that has to be trained first.
+        untrained: whether it passes for a method that has to be trained first.
         pause: seconds per batch, for tests that stop a run in the middle.
     """
 
-    recipe = Recipe("eyes", SIDE)
+    recipe = Recipe("grey", SIDE)
     word_margin = 0.1
 
     def __init__(self, backbone: Any, gain: float = 1.0, untrained: bool = False, pause: float = 0.0) -> None:
@@ -90,19 +90,19 @@ class Learner(Brightness):
         return Context(words=self.words)
 
 
-def enlist() -> None:
-    """Makes them known to the registry."""
-    registry.register_backbone("eyes")(load_eyes)
+def register_methods() -> None:
+    """Registers the two methods and their backbone."""
+    registry.register_backbone("grey")(load_backbone)
     registry.register("brightness")(Brightness)
     registry.register("learner")(Learner)
 
 
 @pytest.fixture(scope="module", autouse=True)
-def known() -> Iterator[None]:
-    """Makes them known while one file's tests run; the contract tests go over every method that is known."""
-    enlist()
+def registered_methods() -> Iterator[None]:
+    """Keeps them registered while one file's tests run; the contract tests go over every method that is registered."""
+    register_methods()
     yield
-    registry._backbones.pop("eyes")
+    registry._backbones.pop("grey")
     for name in ("brightness", "learner"):
         registry._methods.pop(name)
 
@@ -124,7 +124,7 @@ def folder_of(path: Any, normal: int, defective: int = 0) -> None:
 
 
 if __name__ == "__main__":
-    enlist()
+    register_methods()
     os.environ["HF_HUB_OFFLINE"] = "1"
     from zsad.cli import main
 

@@ -1,4 +1,4 @@
-"""The demo as a process of its own, as a user starts it; its temporary files are where the test says."""
+"""The demo in its own process, as a user starts it, with its temporary files in a folder of the test."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Served:
     """A running demo."""
 
     url: str
-    scratch: Path  # everything that it writes
+    scratch: Path  # all files that it writes
     pid: int
 
     def pictures_left(self) -> list[Path]:

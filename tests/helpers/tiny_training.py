@@ -1,4 +1,4 @@
-"""What tests of training share. As a program it trains on the tiny backbone: method, data, out, epochs, batch size [resume].
+"""Shared by tests of training. As a program it trains on the tiny backbone: method, data, out, epochs, batch size [resume].
 
 The program is for tests that need a process of their own: to kill it, or to have two of them.
 """

@@ -1,4 +1,4 @@
-"""A tiny tree of files for every layout of a data set, with the rows that a reader should find in it."""
+"""Small data sets in every layout, with the rows that their reader should find."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def fill(root: Path, rows: Sequence[Row]) -> list[Row]:
     return list(rows)
 
 
-# ---------------------------------------------------------------- MVTec's layout and its kin
+# ---------------------------------------------------------------- MVTec's layout and similar ones
 def mvtec_rows(category: str, below: str = "") -> list[Row]:
     return [
         (f"{below}train/good/000.png", 0, None, category, "train", "good"),

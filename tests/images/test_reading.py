@@ -1,4 +1,4 @@
-"""Pictures in: one test per rule of ``zsad.images.reading``."""
+"""Reading pictures: one test per rule of ``zsad.images.reading``."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ import torch
 from PIL import Image, ImageOps
 
 from zsad.errors import ImageError, SourceNotFound, UsageError
-from zsad.images import reading
+from zsad.images import decoding
 from zsad.images.reading import SUFFIXES, ImageRef, Picture, list_images, load_image
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -139,7 +139,7 @@ def test_names_may_be_unicode_long_or_undecodable(tmp_path: Path) -> None:
             load_image(ref)
 
 
-def test_equal_names_of_two_sources_are_told_apart(tmp_path: Path) -> None:
+def test_equal_names_of_two_sources_become_unique(tmp_path: Path) -> None:
     for folder in ("good", "bad", "more/bad"):
         png(tmp_path / folder / "1.png")
     found = names([tmp_path / "good", tmp_path / "bad", tmp_path / "more" / "bad", tmp_path / "bad" / "1.png"])
@@ -255,7 +255,7 @@ def test_lossless_files_round_trip(tmp_path: Path, ending: str) -> None:
 
 def test_every_ending_has_its_decoder() -> None:
     known = Image.registered_extensions()
-    assert {known[ending] for ending in SUFFIXES} == set(reading._KINDS)
+    assert {known[ending] for ending in SUFFIXES} == set(decoding._KINDS)
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "CMYK", "YCbCr", "HSV", "RGBX", "RGB"])
@@ -290,7 +290,7 @@ def test_grey_is_repeated_and_one_pixel_is_enough(tmp_path: Path) -> None:
     assert load(png(tmp_path / "x.png", np.array([[77]], np.uint8))).rgb.tolist() == [[[77, 77, 77]]]
 
 
-def test_alpha_is_composited_on_white_and_told(tmp_path: Path) -> None:
+def test_alpha_is_composited_on_white_and_noted(tmp_path: Path) -> None:
     rgba = np.array([[[10, 20, 30, 255], [10, 20, 30, 0], [0, 0, 0, 51]]], np.uint8)
     wanted = [[[10, 20, 30], [255, 255, 255], [204, 204, 204]]]
     for source in (png(tmp_path / "x.png", rgba), rgba, Image.fromarray(rgba)):
@@ -428,11 +428,11 @@ def test_sixteen_bit_colour_keeps_its_bits(tmp_path: Path, kind: str, channels: 
         path.write_bytes(png16(pixels, kind == "interlaced"))
     elif kind == "lzw":
         tifffile.imwrite(path, pixels, compression="zlib", **options)  # as if tifffile could not undo it
-        data = reading._from_tiff
+        data = decoding._from_tiff
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(reading, "_from_tiff", refuse_compression)
+            patch.setattr(decoding, "_from_tiff", refuse_compression)
             assert np.array_equal(load(path).rgb, expected(pixels[..., :3], 4095))
-        assert reading._from_tiff is data
+        assert decoding._from_tiff is data
         return
     else:
         options |= {"compression": "zlib"} if "zip" in kind else {}
@@ -689,7 +689,7 @@ def test_a_file_without_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         def refuse(name: Any, *_: Any) -> None:
             raise PermissionError(13, "Permission denied", str(name))
 
-        monkeypatch.setattr(reading, "open", refuse, raising=False)
+        monkeypatch.setattr(decoding, "open", refuse, raising=False)
     assert failure(path) == ("'x.png' cannot be read: Permission denied. Check that it is there and that you may read it.")
 
 
@@ -706,7 +706,7 @@ def test_whatever_a_decoder_raises_becomes_an_image_error(
     def broken(*_: Any) -> None:
         raise error
 
-    monkeypatch.setattr(reading, "_identify", broken)
+    monkeypatch.setattr(decoding, "_identify", broken)
     assert failure(png(tmp_path / "x.png")).startswith("'x.png' ")
 
 

@@ -1,4 +1,4 @@
-"""Regions of interest: what lies outside is neither judged nor shown as judged, and places stay those of the picture."""
+"""Regions of interest: what lies outside is neither scored nor shown as scored, and places stay those of the picture."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from brightness import known, picture  # noqa: F401
+from brightness import picture, registered_methods  # noqa: F401
 from PIL import Image
 
 from zsad.errors import ImageError, UsageError
@@ -27,8 +27,8 @@ def inside_by_angles(points: list[tuple[float, float]], x: float, y: float) -> b
 
 
 def full(roi: Any, size: tuple[int, int]) -> np.ndarray:
-    judged = window(read_roi(roi), size).judged()
-    return np.ones(size, bool) if judged is None else judged
+    inside = window(read_roi(roi), size).roi_mask()
+    return np.ones(size, bool) if inside is None else inside
 
 
 # ------------------------------------------------------------------ which pixels
@@ -55,7 +55,7 @@ def test_a_box_is_its_polygon_and_its_mask(tmp_path: Path) -> None:
     assert window(read_roi("10%,20%,90%,50%"), (100, 200)).box == (20, 20, 180, 50)
 
 
-def test_masks_are_told_apart_by_content(tmp_path: Path) -> None:
+def test_masks_differ_by_content(tmp_path: Path) -> None:
     one, other = np.zeros((2, 8, 8))
     one[2, 2] = other[2, 3] = 1
     assert read_roi(one) == read_roi(one * 255)
@@ -92,14 +92,14 @@ def test_a_defect_outside_changes_nothing(roi: Any, tile: int | None) -> None:
     assert region == same
     assert np.abs(np.subtract(region.box, SPOT)).max() <= 3, "in pixels of the whole picture"
     assert min(x for x, _ in region.contour) == region.box[0]
-    assert one.pred_mask.shape == one.judged.shape == one.anomaly_map.shape == (150, 200)
+    assert one.pred_mask.shape == one.roi_mask.shape == one.anomaly_map.shape == (150, 200)
     assert one.pred_mask.sum() == region.area
-    assert (one.anomaly_map[~one.judged] == 0).all()
+    assert (one.anomaly_map[~one.roi_mask] == 0).all()
 
 
-def test_what_is_not_judged_is_no_region_at_any_threshold() -> None:
+def test_outside_the_roi_is_no_region_at_any_threshold() -> None:
     (result,) = Inspector("brightness", roi=ROIS[2], pixel_threshold=-5)(picture(0.2, size=(200, 150)))
-    assert np.array_equal(result.pred_mask, result.judged)
+    assert np.array_equal(result.pred_mask, result.roi_mask)
 
 
 def test_words_are_read_at_their_place_in_the_crop() -> None:
@@ -123,13 +123,13 @@ def test_pictures_that_it_does_not_fit_are_errors() -> None:
     assert (good.error, last.error) == (None, None)
     assert bad.error == (
         "The picture has 80 x 60 pixels, and the region of interest box:60,0 90,50 lies outside it. "
-        "Give it with %, or judge pictures of one size at a time."
+        "Give it with %, or score pictures of one size at a time."
     )
     assert (bad.pred_score, bad.regions) == (None, ())
 
 
 @pytest.mark.parametrize(
-    ("roi", "said"),
+    ("roi", "message"),
     [
         (np.ones((5, 9)), "80 x 60 pixels, and the region of interest is a mask of 9 x 5. Give a mask of its size."),
         ("polygon:0,0 90,0 50,50", "polygon:0,0 90,0 50,50 lies outside it"),
@@ -137,14 +137,14 @@ def test_pictures_that_it_does_not_fit_are_errors() -> None:
         ("10%,0,8,60", "box:10%,0 8,60 holds no pixel of it"),
     ],
 )
-def test_what_does_not_lie_in_a_picture(roi: Any, said: str) -> None:
+def test_what_does_not_lie_in_a_picture(roi: Any, message: str) -> None:
     with pytest.raises(ImageError) as caught:
         window(read_roi(roi), (60, 80))
-    assert said in str(caught.value)
+    assert message in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("roi", "said"),
+    ("roi", "message"),
     [
         ("1,2,3", "'1,2,3' has 3 numbers, and a box has four. Give a box 'x0,y0,x1,y1' in pixels"),
         ("", "'' has 1 numbers"),
@@ -159,13 +159,13 @@ def test_what_does_not_lie_in_a_picture(roi: Any, said: str) -> None:
         ([(1, 2), (3, 4)], "is no polygon"),
         ("nowhere.png", "The region of interest 'nowhere.png' is no file."),
         (3, "The region of interest is 3. Give a box"),
-        (np.zeros((4, 4)), "The mask of the region of interest is black: nothing would be judged"),
+        (np.zeros((4, 4)), "The mask of the region of interest is black: nothing would be scored"),
     ],
 )
-def test_refusals(roi: Any, said: str) -> None:
+def test_refusals(roi: Any, message: str) -> None:
     with pytest.raises(UsageError) as caught:
         Inspector("brightness", roi=roi)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
 
 
 def test_a_mask_that_is_no_picture(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from brightness import SIDE, Brightness, Eyes, known, picture  # noqa: F401
+from brightness import SIDE, Brightness, BrightnessBackbone, picture, registered_methods  # noqa: F401
 from PIL import Image
 
 from zsad.errors import ImageError, UsageError
@@ -166,7 +166,7 @@ def test_one_tile_and_a_whole_roi_change_nothing(settings: dict[str, Any]) -> No
         same(one, other)
     (result,), (plain,) = Inspector("brightness", **settings)(pictures[0]), Inspector("brightness")(pictures[0])
     assert np.array_equal(result.anomaly_map, plain.anomaly_map)
-    assert result.judged is None
+    assert result.roi_mask is None
 
 
 def test_a_square_picture_keeps_its_aspect_anyway() -> None:
@@ -194,8 +194,8 @@ def test_words_follow_the_tiles() -> None:
     assert [(region.box[0], region.suggested_word) for region in result.regions] == [(8, "left"), (40, "right"), (72, "left")]
 
 
-class Looking(Eyes):
-    """Eyes that resize as the real backbones do, and keep the shapes that they were shown."""
+class Recording(BrightnessBackbone):
+    """Resizes as the real backbones do, and keeps the shapes of the pictures that it was given."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -209,13 +209,13 @@ class Looking(Eyes):
 
 @pytest.mark.parametrize("turned", [False, True])
 def test_keep_aspect_shows_a_square_and_finds_the_place(turned: bool) -> None:
-    eyes = Looking()
-    inspector = Inspector(Brightness(eyes), keep_aspect=True, pixel_threshold=0.7)
+    backbone = Recording()
+    inspector = Inspector(Brightness(backbone), keep_aspect=True, pixel_threshold=0.7)
     strip, box = picture(0.2, (160, 16, 192, 32), (256, 64)), (160, 16, 192, 32)
     if turned:
         strip, box = strip.transpose(Image.Transpose.TRANSPOSE), (16, 160, 32, 192)
     (result,) = inspector(strip)
-    assert eyes.seen == [(32, 256, 3) if turned else (256, 32, 3)], "shrunk along the strip, padded across"
+    assert backbone.seen == [(32, 256, 3) if turned else (256, 32, 3)], "shrunk along the strip, padded across"
     assert result.anomaly_map.shape == ((256, 64) if turned else (64, 256))
     assert np.abs(np.subtract(result.regions[0].box, box)).max() <= 4
     assert len(result.regions) == 1, "the mirrored copies in the padding are cut off"
@@ -224,8 +224,8 @@ def test_keep_aspect_shows_a_square_and_finds_the_place(turned: bool) -> None:
 def test_keep_aspect_is_padding_by_hand() -> None:
     wide = noise(64, 192)
     padded = np.pad(wide, ((64, 64), (0, 0), (0, 0)), mode="symmetric")
-    (one,) = Inspector(Brightness(Looking()), keep_aspect=True).scored(list_images([wide]))
-    (square,) = Inspector(Brightness(Looking())).scored(list_images([padded]))
+    (one,) = Inspector(Brightness(Recording()), keep_aspect=True).scored(list_images([wide]))
+    (square,) = Inspector(Brightness(Recording())).scored(list_images([padded]))
     assert one.score == square.score
     rows = square.model_map[10:22]  # cells 10.67 to 21.33 of 32 show the picture
     assert one.model_map.shape == (11, 32)
@@ -255,22 +255,22 @@ def test_shrinking_before_padding_gives_the_same_pixels(size: tuple[int, int]) -
 def test_a_line_scan_takes_memory_by_its_length_not_its_square() -> None:
     """10 000 x 500 pixels, 15 MB: its square has 300 MB, the padded strip of 32 columns 1 MB."""
     strip = picture(0.2, (7000, 100, 7400, 400), (10_000, 500))
-    eyes = Looking()
-    inspector = Inspector(Brightness(eyes), keep_aspect=True, pixel_threshold=0.5)
+    backbone = Recording()
+    inspector = Inspector(Brightness(backbone), keep_aspect=True, pixel_threshold=0.5)
     tracemalloc.start()
     (result,) = inspector(strip)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert eyes.seen == [(10_000, 32, 3)]
+    assert backbone.seen == [(10_000, 32, 3)]
     assert peak < 150e6
     assert np.abs(np.subtract(result.regions[0].box, (7000, 100, 7400, 400))).max() <= 10_000 / 32
 
 
 def test_pieces_fill_batches_and_are_made_when_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes, ahead, made, lock = [], [], [0], threading.Lock()
-    preprocess, encode = Eyes.preprocess, Brightness.encode
+    preprocess, encode = BrightnessBackbone.preprocess, Brightness.encode
 
-    def counted(self: Eyes, rgb: np.ndarray) -> torch.Tensor:
+    def counted(self: BrightnessBackbone, rgb: np.ndarray) -> torch.Tensor:
         with lock:
             made[0] += 1
         return preprocess(self, rgb)
@@ -280,7 +280,7 @@ def test_pieces_fill_batches_and_are_made_when_needed(monkeypatch: pytest.Monkey
         ahead.append(made[0] - sum(sizes))
         return encode(self, images)
 
-    monkeypatch.setattr(Eyes, "preprocess", counted)
+    monkeypatch.setattr(BrightnessBackbone, "preprocess", counted)
     monkeypatch.setattr(Brightness, "encode", watched)
     pictures = [picture(0.2, size=(64 * n, 64)) for n in (1, 40, 3, 1, 2)]
     answers = scored(pictures, tile=64, overlap=0.0, batch_size=4)
@@ -307,7 +307,8 @@ def test_one_tile_that_is_not_finite_is_an_error() -> None:
 
     pixels = np.array(picture(0.5, size=(256, 64)))
     pixels[:, 64:128] = 0
-    good, bad = Inspector(Dark(Eyes()), tile=64, overlap=0.0)([picture(0.5, size=(256, 64)), Image.fromarray(pixels)])
+    inspector = Inspector(Dark(BrightnessBackbone()), tile=64, overlap=0.0)
+    good, bad = inspector([picture(0.5, size=(256, 64)), Image.fromarray(pixels)])
     assert good.error is None
     assert bad.error == "the method gave a score or a map that is no finite number"
     assert (bad.pred_score, bad.anomaly_map) == (None, None)
@@ -315,7 +316,7 @@ def test_one_tile_that_is_not_finite_is_an_error() -> None:
 
 # ------------------------------------------------------------------ what is refused
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "message"),
     [
         ({"tile": 31}, "The tile is 31; its sides have to be at least 32 pixels"),
         ({"tile": "512x8"}, "The tile is '512x8'; its sides have to be at least 32 pixels"),
@@ -329,10 +330,10 @@ def test_one_tile_that_is_not_finite_is_an_error() -> None:
         ({"overlap": 0.5}, "An overlap of 0.5 was given without a tile size"),
     ],
 )
-def test_refusals(settings: dict[str, Any], said: str) -> None:
+def test_refusals(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError) as caught:
         Inspector("brightness", **settings)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
 
 
 def test_too_many_tiles_are_an_error_of_the_picture() -> None:
@@ -340,7 +341,7 @@ def test_too_many_tiles_are_an_error_of_the_picture() -> None:
         read_geometry(32, 0.9).places((3000, 3000))
 
 
-def test_a_canvas_without_tiles_says_so() -> None:
+def test_a_canvas_without_tiles_is_an_error() -> None:
     with pytest.raises(UsageError, match="A canvas without a tile has no map"):
         Canvas(Window((4, 4), (0, 0, 4, 4))).done()
 

@@ -10,15 +10,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from brightness import SIDE, Brightness, Eyes, folder_of, known, picture  # noqa: F401
+from brightness import SIDE, Brightness, BrightnessBackbone, folder_of, picture, registered_methods  # noqa: F401
 from PIL import Image
 
 import zsad
 from zsad.common.threads import ahead
 from zsad.errors import NeedsSet, NotTrained, UnknownName, UsageError
 from zsad.inference.inspector import Inspector
-from zsad.inference.scorer import original_size
 from zsad.inference.settings import check_target, pick_device
+from zsad.inference.verdict import original_size
 
 
 def test_scores_labels_regions(tmp_path: Path) -> None:
@@ -78,7 +78,7 @@ def test_an_error_moves_no_batch(tmp_path: Path) -> None:
             return super().encode(images)
 
     (tmp_path / "01.png").write_bytes(b"")
-    list(Inspector(Counting(Eyes()), batch_size=3)(tmp_path))
+    list(Inspector(Counting(BrightnessBackbone()), batch_size=3)(tmp_path))
     assert sizes == [2, 3]
 
 
@@ -120,7 +120,7 @@ def test_describe_is_what_a_score_depends_on() -> None:
     assert described["method"] == "brightness"
     assert described["arguments"] == {"gain": 2.0, "untrained": False, "pause": 0.0}
     assert described["sentences"] == {"anomalous": ["a bright lamp"]}
-    assert (described["backbone"], described["backbone_sha256"], described["image_size"]) == ("eyes", "0" * 64, SIDE)
+    assert (described["backbone"], described["backbone_sha256"], described["image_size"]) == ("grey", "0" * 64, SIDE)
 
 
 @pytest.mark.parametrize("target", ["", "  ", "word " * 500, "x" * 301, "a\x1b[31m"])
@@ -142,7 +142,7 @@ def test_target_of_500_words_says_what_to_do() -> None:
         ({"workers": 0}, "workers is 0"),
         ({"device": "warp"}, "No device is called 'warp'"),
         ({"gian": 2}, "No argument of 'brightness' is called 'gian'. Did you mean 'gain'"),
-        ({"backbone": "eies"}, "No backbone is called 'eies'. Did you mean 'eyes'"),
+        ({"backbone": "gray"}, "No backbone is called 'gray'. Did you mean 'grey'"),
         ({"untrained": True}, "has no learned weights yet"),
         ({"checkpoint": "w.pt"}, "no learned weights, so there is no checkpoint to load"),
     ],
@@ -155,11 +155,11 @@ def test_refusals(arguments: dict[str, object], said: str) -> None:
 
 def test_refusal_types() -> None:
     with pytest.raises(NotTrained):
-        Inspector(Brightness(Eyes(), untrained=True))
+        Inspector(Brightness(BrightnessBackbone(), untrained=True))
     with pytest.raises(UnknownName, match="Did you mean 'brightness'"):
         Inspector("brightnes")
     with pytest.raises(UsageError, match="A built brightness was given together with backbone, gain"):
-        Inspector(Brightness(Eyes()), backbone="eyes", gain=2)
+        Inspector(Brightness(BrightnessBackbone()), backbone="grey", gain=2)
 
 
 def test_device_that_is_not_there() -> None:
@@ -175,7 +175,7 @@ def test_a_method_that_needs_the_set_has_to_say_how() -> None:
             return True
 
     with pytest.raises(NeedsSet, match="judges pictures against each other and has to say how"):
-        list(Inspector(Mutual(Eyes()))(picture(0.5)))
+        list(Inspector(Mutual(BrightnessBackbone()))(picture(0.5)))
 
 
 # ------------------------------------------------------------------ threads
@@ -231,3 +231,9 @@ def test_precisions_that_are_refused() -> None:
     with pytest.raises(UsageError, match="No precision is called 'int4'"):
         Inspector("brightness", precision="int4")
     assert Inspector("brightness", precision="bf16").describe()["precision"] == "bf16"
+
+
+def test_results_under_another_name_have_its_sentences() -> None:
+    inspector = Inspector("brightness", "lamp")
+    (result,) = inspector.rescore(inspector.encode(picture(0.5)), "bulb")
+    assert result.prompts == {"anomalous": ("a bright bulb",)}

@@ -120,11 +120,25 @@ def test_another_judge_is_refused(compact: Any, good: Path, tmp_path: Path) -> N
     Inspector(compact, "stripes", references=good).save_references(tmp_path / "refs.zsad")
     with pytest.raises(
         UsageError,
-        match=r"another judge: geometry\.overlap was null and is 0\.25; geometry\.tile was null and is \[32, 32\]\. Use",
+        match=r"another detector: geometry\.overlap was null and is 0\.25; geometry\.tile was null and is \[32, 32\]\. Use",
     ):
         Inspector(compact, "stripes", references=tmp_path / "refs.zsad", tile=32)
     with pytest.raises(UsageError, match="method was"):
         Inspector("musc", backbone="compact", references=tmp_path / "refs.zsad")
+
+
+def test_folders_of_earlier_versions_are_read(compact: Any, good: Path, tmp_path: Path) -> None:
+    """Their index calls the detector "judge"."""
+    inspector = Inspector(compact, "stripes", references=good)
+    inspector.save_references(tmp_path / "refs.zsad")
+    index = json.loads((tmp_path / "refs.zsad" / "references.json").read_text())
+    assert list(index) == ["format", "detector", "references"]
+    old = {"format": index["format"], "judge": index["detector"], "references": index["references"]}
+    (tmp_path / "refs.zsad" / "references.json").write_text(json.dumps(old))
+    again = Inspector(compact, "stripes", references=tmp_path / "refs.zsad")
+    assert again.describe() == inspector.describe()
+    with pytest.raises(UsageError, match="another detector: geometry"):
+        Inspector(compact, "stripes", references=tmp_path / "refs.zsad", tile=32)
 
 
 def test_damaged_folders_are_refused(compact: Any, good: Path, tmp_path: Path) -> None:
@@ -166,20 +180,23 @@ def test_one_pass_serves_names_references_thresholds_and_scorings(compact: Any, 
     inspector = Inspector(compact, "stripes", threshold=0.5)
     encoded = inspector.encode([texture(seed, seed > 12) for seed in range(10, 15)])
     assert sum(calls) == 5
-    plain = list(inspector.judge(encoded))
-    named = list(inspector.judge(encoded, "zebra"))
+    plain = list(inspector.rescore(encoded))
+    named = list(inspector.rescore(encoded, "zebra"))
     inspector.thresholds = zsad.Thresholds(anomalous=-5.0)
-    assert {result.pred_label for result in inspector.judge(encoded)} == {"anomalous"}
+    assert {result.pred_label for result in inspector.rescore(encoded)} == {"anomalous"}
     assert [result.pred_score for result in named] == [result.pred_score for result in plain]  # compact reads no name
     assert sum(calls) == 5
     inspector.add_references([texture(0), texture(1)])
     assert sum(calls) == 7  # the references' own pass
-    judged = list(inspector.judge(encoded))
+    rescored = list(inspector.rescore(encoded))
     inspector.remove_references("0000000")
-    assert [r.pred_score for r in inspector.judge(encoded)] != [r.pred_score for r in judged] != [r.pred_score for r in plain]
+    assert (
+        [r.pred_score for r in inspector.rescore(encoded)] != [r.pred_score for r in rescored] != [r.pred_score for r in plain]
+    )
     assert sum(calls) == 7
     direct = scores(inspector, *(texture(seed, seed > 12) for seed in range(10, 15)))
-    assert [r.pred_score for r in inspector.judge(encoded)] == pytest.approx(direct, abs=1e-5)
+    assert [r.pred_score for r in inspector.rescore(encoded)] == pytest.approx(direct, abs=1e-5)
+    assert [r.pred_score for r in inspector.judge(encoded)] == pytest.approx(direct, abs=1e-5)  # the name of earlier versions
 
 
 def test_one_pass_serves_many_names_of_a_method_with_text() -> None:
@@ -218,7 +235,7 @@ def test_references_are_cut_as_pictures_are(compact: Any, good: Path) -> None:
 @pytest.mark.parametrize("tile", [None, 40])
 def test_sets_are_judged_in_the_inspector(tile: int | None) -> None:
     inspector = Inspector("musc", backbone="compact", rscin_k=(), tile=tile)
-    assert inspector.judges_sets
+    assert inspector.needs_set
     pictures = [texture(seed, seed == 3) for seed in range(6)]
     found = list(inspector(pictures))
     assert [result.name for result in found] == [f"{n:07d}" for n in range(6)]
@@ -274,7 +291,7 @@ def test_the_command_line_keeps_and_uses_references(good: Path, tmp_path: Path) 
     found = run.invoke(app, ["predict", str(pile), "--references", str(saved), "--out", str(tmp_path / "out"), "--json"])
     assert found.exit_code == 0, found.output
     said = json.loads(found.stdout)
-    assert said["run"]["judge"]["references"]["count"] == 3
+    assert said["run"]["detector"]["references"]["count"] == 3
     assert max(said["results"], key=lambda row: row["pred_score"])["name"] == "01.png"
     nothing = run.invoke(app, ["references", str(tmp_path / "none.zsad")])
     assert nothing.exit_code == 2
@@ -341,7 +358,7 @@ def test_with_a_coreset_blocks_are_chosen_once(monkeypatch: pytest.MonkeyPatch) 
     members = list(whole._members.values())
 
     def fresh(without: str = "") -> ReferenceSet:
-        made = ReferenceSet(whole.judge, (one for one in members if one.digest != without))
+        made = ReferenceSet(whole.detector, (one for one in members if one.digest != without))
         made._folder = whole._folder
         return made
 
@@ -413,32 +430,34 @@ def test_leaving_out_needs_others(good: Path, tmp_path: Path) -> None:
     one = write(tmp_path / "one", texture(1), texture(1))
     done = CliRunner().invoke(app, [*words, str(one)])
     assert done.exit_code == 2
-    assert "Leaving the only reference out leaves none to judge by." in done.output
+    assert "Leaving the only reference out leaves none to compare with." in done.output
     shutil.copy(good / "01.png", good / "copy.png")
     done = CliRunner().invoke(app, [*words, str(good), "--json"])
     assert json.loads(done.stdout)["normal"] == 4  # a copy counts once
     Inspector("compact", references=good).save_references(tmp_path / "r.zsad")
     done = CliRunner().invoke(app, [*words[:-2], str(tmp_path / "d.json"), "--references", str(tmp_path / "r.zsad")])
-    assert "Saved references hold no pictures to judge. Give --references the folder" in done.output
+    assert "Saved references hold no pictures to score. Give --references the folder" in done.output
 
 
-@pytest.mark.parametrize("judge", [["--set", "batch=True"], ["--method", "musc", "--backbone", "compact"]])
-def test_no_promise_where_the_pictures_judge_each_other(judge: list[str], good: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("detector", [["--set", "batch=True"], ["--method", "musc", "--backbone", "compact"]])
+def test_no_calibration_where_the_pictures_are_compared_with_each_other(
+    detector: list[str], good: Path, tmp_path: Path
+) -> None:
     words = ["calibrate", "--normal", str(good), "--max-false-alarms", "0.4", "--out", str(tmp_path / "c.json")]
-    done = CliRunner().invoke(app, [*words, *judge])
+    done = CliRunner().invoke(app, [*words, *detector])
     assert done.exit_code == 2
-    assert "judges the pictures of a folder against each other here" in done.output
+    assert "compares the pictures of a folder with each other here" in done.output
     assert not (tmp_path / "c.json").exists()
 
 
 def test_encoded_pictures_are_judged_by_their_encoder_alone(compact: Any) -> None:
     encoded = Inspector(compact, roi=(0, 0, 40, 40)).encode(texture(1))
     with pytest.raises(
-        UsageError, match=r"encoded with other settings: geometry.roi was \"box:0,0 40,40\" and is null. Judge them"
+        UsageError, match=r"encoded with other settings: geometry.roi was \"box:0,0 40,40\" and is null. Score them"
     ):
-        next(Inspector(compact).judge(encoded))
+        next(Inspector(compact).rescore(encoded))
     with pytest.raises(UsageError, match=r'precision was "fp32" and is "bf16"'):
-        next(Inspector(compact, roi=(0, 0, 40, 40), precision="bf16").judge(encoded))
+        next(Inspector(compact, roi=(0, 0, 40, 40), precision="bf16").rescore(encoded))
     with pytest.raises(UsageError, match='method was "compact" and is "musc"'):
-        next(Inspector("musc", backbone="compact").judge(encoded))
-    assert next(Inspector(compact, "zebra", threshold=0.1, roi=(0, 0, 40, 40)).judge(encoded)).error is None
+        next(Inspector("musc", backbone="compact").rescore(encoded))
+    assert next(Inspector(compact, "zebra", threshold=0.1, roi=(0, 0, 40, 40)).rescore(encoded)).error is None

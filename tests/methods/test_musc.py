@@ -1,13 +1,11 @@
-"""MuSc against the stored outputs of its authors' code, its maths against slow loops, and its laws."""
+"""MuSc's maths against slow loops, and its laws; that it equals its authors' code is tests/verification's."""
 
 from __future__ import annotations
 
 import gc
-import json
 import logging
 import weakref
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,37 +21,9 @@ from zsad.references import mutual_scoring
 from zsad.synthetic.shapes import smooth_noise
 from zsad.types import ImageFeatures, Prediction, Tap
 
-# parity/README.md: features 1e-5, maps and scores 2e-5 (torch.cdist in their code rounds near 0)
-FEATURES, SCORES = 1e-5, 2e-5
+SCORES = 2e-5  # of scores and maps in float32
 TAPS, RADII = (6, 12, 18, 24), (1, 3, 5)
 STORED_LNAMD = [(3, 6), (3, 12), (3, 18), (1, 24), (3, 24), (5, 24)]
-
-
-# ------------------------------------------------------------------ the authors' outputs
-@pytest.fixture(scope="module")
-def reference(parity: Path) -> tuple[dict[str, Any], Any]:
-    return json.loads((parity / "dev" / "musc.json").read_text()), np.load(parity / "dev" / "musc.npz")
-
-
-@pytest.fixture(scope="module")
-def published(reference: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Built through the public interface from a state dict on disk."""
-    import tiny_clip
-
-    weights = tiny_clip.tiny_clip_state_dict(reference[0]["seed"])
-    assert tiny_clip.fingerprint(weights) == reference[0]["clip"]["fingerprint"]
-    path = tmp_path_factory.mktemp("weights") / "tiny.pt"
-    torch.save(weights, path)
-    backbone = zsad.load_backbone(f"file:{path}", activation="gelu", position_embedding="bicubic", image_size=112)
-    return zsad.create("musc", backbone=backbone)
-
-
-@pytest.fixture(scope="module")
-def features(reference: Any, published: Any) -> ImageFeatures:
-    mean, std = torch.tensor(zsad.images.preprocessing.CLIP_MEAN), torch.tensor(zsad.images.preprocessing.CLIP_STD)
-    raw = torch.from_numpy(reference[1]["input_uint8"]).permute(0, 3, 1, 2).float() / 255
-    with torch.inference_mode():
-        return published.encode((raw - mean[:, None, None]) / std[:, None, None])
 
 
 def close(found: torch.Tensor, stored: Any, tolerance: float) -> None:
@@ -68,41 +38,6 @@ def run(detector: Any, features: Sequence[ImageFeatures]) -> Prediction:
     with torch.inference_mode():
         found = list(detector.score_set(features, detector.prepare()))
     return Prediction(torch.cat([one.pred_score for one in found]), torch.cat([one.anomaly_map for one in found]))
-
-
-def test_features(reference: Any, published: Any, features: ImageFeatures) -> None:
-    arrays = reference[1]
-    assert published.layers == TAPS
-    close(F.normalize(features.image, dim=-1), arrays["class_tokens"], FEATURES)
-    for layer, tap in features.taps.items():
-        assert tap.cls is not None
-        close(torch.cat([tap.cls[:, None], tap.patches], 1)[:2], arrays[f"patch_tokens_{layer}"], FEATURES)
-    for side, layer in STORED_LNAMD:
-        tap = features.taps[layer][:2]
-        close(mutual_scoring.lnamd(tap.patches, tap.grid, (side,))[0], arrays[f"lnamd_r{side}_{layer}"], FEATURES)
-
-
-def test_distances(reference: Any, published: Any, features: ImageFeatures) -> None:
-    """Per layer and neighbourhood, their means, and the map on the patch grid."""
-    arrays, apart, layers = reference[1], one_by_one(features), []
-    for layer in TAPS:
-        near = published.layer_distances(apart, range(10), layer)[0].flatten(2)  # (N, R, L)
-        for number, side in enumerate(RADII):
-            close(near[:, number], arrays[f"msm_r{side}_{layer}"], SCORES)
-        layers.append(near)
-    for number, side in enumerate(RADII):
-        close(torch.stack(layers).mean(0)[:, number], arrays[f"map_r{side}"], SCORES)
-    close(published.distance_grids(apart, features.image)[0].flatten(1), arrays["map_grid"], SCORES)
-
-
-@pytest.mark.parametrize(
-    ("rscin_k", "key"), [((), "raw"), ((1, 2, 3), "rscin_1_2_3"), ((1, 8, 9), "rscin_1_8_9")], ids=["raw", "mvtec", "visa"]
-)
-def test_scores_and_maps(reference: Any, published: Any, features: ImageFeatures, rscin_k: tuple[int, ...], key: str) -> None:
-    detector = zsad.create("musc", backbone=published.backbone, rscin_k=rscin_k)
-    found = run(detector, one_by_one(features))
-    close(found.pred_score, reference[1][f"image_score_{key}"], SCORES)
-    close(found.anomaly_map[:4], reference[1]["anomaly_map"], SCORES)
 
 
 # ------------------------------------------------------------------ the maths, against slow loops
@@ -429,10 +364,3 @@ def test_wrong_arguments(tiny: Any, wrong: dict[str, Any]) -> None:
 
 
 # ------------------------------------------------------------------ what the repository holds itself
-def test_golden(tiny: Any) -> None:
-    """The seeded tiny backbone's outputs, rounded: a change of the numbers is seen without the reference files."""
-    stored = json.loads((Path(__file__).parents[1] / "golden" / "musc.json").read_text())
-    for pool in (None, 4):
-        found, part = run(zsad.create("musc", backbone=tiny.backbone, pool=pool), encoded(tiny)), stored[f"pool {pool}"]
-        assert found.pred_score.tolist() == pytest.approx(part["pred_score"], abs=2e-5)
-        assert found.anomaly_map[:4, ::32, ::32].flatten().tolist() == pytest.approx(part["anomaly_map_stride32"], abs=2e-5)

@@ -1,13 +1,10 @@
-"""WinCLIP against the stored outputs of an independent implementation, and its laws."""
+"""WinCLIP's laws; that it equals the reference implementation is tests/verification's."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -15,102 +12,6 @@ import torch.nn.functional as F
 import zsad
 from zsad.alignment.windows import harmonic_map, incidence, window_tokens
 from zsad.errors import UsageError
-
-# parity/README.md: features 1e-5, maps and scores 2e-5
-FEATURES, SCORES = 1e-5, 2e-5
-
-
-@pytest.fixture(scope="module")
-def reference(parity: Path) -> tuple[dict[str, Any], Any]:
-    return json.loads((parity / "dev" / "winclip.json").read_text()), np.load(parity / "dev" / "winclip.npz")
-
-
-@pytest.fixture(scope="module")
-def detector(parity: Path, reference: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Built through the public interface from a state dict on disk."""
-    import tiny_clip
-
-    weights = tiny_clip.tiny_clip_state_dict(reference[0]["seed"], patch_size=16, image_size=240, vision_layers=12)
-    assert tiny_clip.fingerprint(weights) == reference[0]["clip"]["fingerprint"]
-    path = tmp_path_factory.mktemp("weights") / "tiny.pt"
-    torch.save(weights, path)
-    return zsad.create("winclip", backbone=f"file:{path}")
-
-
-@pytest.fixture(scope="module")
-def images(reference: Any) -> torch.Tensor:
-    """Two test pictures, two references, resized as the fixture's code does it: on the float tensor, without a clamp."""
-    raw = torch.from_numpy(reference[1]["images_uint8"]).permute(0, 3, 1, 2).float() / 255
-    from torchvision.transforms.v2 import InterpolationMode, Resize
-
-    resized = Resize((240, 240), interpolation=InterpolationMode.BICUBIC, antialias=True)(raw)
-    mean, std = torch.tensor(zsad.images.preprocessing.CLIP_MEAN), torch.tensor(zsad.images.preprocessing.CLIP_STD)
-    found = (resized - mean[:, None, None]) / std[:, None, None]
-    torch.testing.assert_close(found[[0, 2, 3]], torch.from_numpy(reference[1]["input"]), rtol=0, atol=1e-6)
-    return found
-
-
-def close(found: torch.Tensor, stored: np.ndarray[Any, Any], tolerance: float) -> None:
-    torch.testing.assert_close(found, torch.from_numpy(stored), rtol=0, atol=tolerance)
-
-
-def test_sentences_are_the_stored_ones(reference: Any, detector: Any) -> None:
-    for name, stored in reference[0]["prompts"].items():
-        found = detector.prepare(name).sentences
-        assert list(found["normal"]) == stored["normal"]
-        assert list(found["anomalous"]) == stored["anomalous"]
-
-
-def test_features(reference: Any, detector: Any, images: torch.Tensor) -> None:
-    arrays = reference[1]
-    with torch.inference_mode():
-        found, references = detector.encode(images[:2]), detector.encode(images[2:])
-    close(found.image, arrays["image_embeddings"], FEATURES)
-    for features, prefix in ((found, ""), (references, "ref_")):
-        close(features.streams["patches"][12].patches, arrays[f"{prefix}patch_embeddings"], FEATURES)
-    for scale in (2, 3):
-        close(found.streams["windows"][scale].patches, arrays[f"window_embeddings_{scale}"], FEATURES)
-        close(references.streams["windows"][scale].patches, arrays[f"ref_window_embeddings_{scale}"], FEATURES)
-        stored = torch.from_numpy(arrays[f"masks_{scale}"]).T.long()
-        assert sorted(map(tuple, (window_tokens((15, 15), scale)[:, 1:] - 1).tolist())) == sorted(
-            map(tuple, (stored - stored.min()).sort(dim=1).values.tolist())
-        )
-
-
-@pytest.mark.parametrize("index", [0, 1])
-def test_zero_shot(reference: Any, detector: Any, images: torch.Tensor, index: int) -> None:
-    arrays, name = reference[1], reference[0]["class_names"][index]
-    with torch.inference_mode():
-        context, features = detector.prepare(name), detector.encode(images[:2])
-        found = detector.score(features, context)
-        windows = detector.window_scores(features, context)
-    close(context.text[0], arrays[f"c{index}/text_embeddings"], FEATURES)
-    close(found.pred_score, arrays[f"c{index}/k0/pred_score"], SCORES)
-    for scale in (2, 3):
-        close(windows[scale], arrays[f"c{index}/k0/window_scores_{scale}"], SCORES)
-        close(harmonic_map(windows[scale], scale, (15, 15)), arrays[f"c{index}/k0/map_scale{scale}"], SCORES)
-    close(detector.patch_map(found.pred_score, windows, (15, 15)), arrays[f"c{index}/k0/map_15x15"], SCORES)
-    close(found.anomaly_map[:, ::8, ::8], arrays[f"c{index}/k0/anomaly_map_stride8"], SCORES)
-    if index == 0:
-        close(found.anomaly_map[:1], arrays["c0/k0/anomaly_map"], SCORES)
-
-
-@pytest.mark.parametrize("shots", [1, 2])
-def test_few_shot(reference: Any, detector: Any, images: torch.Tensor, shots: int) -> None:
-    arrays, stem = reference[1], f"c0/k{shots}/"
-    with torch.inference_mode():
-        context = detector.prepare(reference[0]["class_names"][0], zsad.References(images[2 : 2 + shots]))
-        features = detector.encode(images[:2])
-        scores, found = detector.reference_scores(features, context), detector.score(features, context)
-    for scale in (2, 3):
-        close(scores[f"window_{scale}"], arrays[f"{stem}window_scores_{scale}"], SCORES)
-        close(harmonic_map(scores[f"window_{scale}"], scale, (15, 15)), arrays[f"{stem}map_scale{scale}"], SCORES)
-    close(scores["patches"].unflatten(1, (15, 15)), arrays[f"{stem}map_patch"], SCORES)
-    close(detector.reference_map(scores, (15, 15)), arrays[f"{stem}map_15x15_fewshot"], SCORES)
-    close(found.pred_score, arrays[f"{stem}pred_score"], SCORES)
-    close(found.anomaly_map[:, ::8, ::8], arrays[f"{stem}anomaly_map_stride8"], SCORES)
-    if f"{stem}anomaly_map" in arrays:
-        close(found.anomaly_map[:1], arrays[f"{stem}anomaly_map"], SCORES)
 
 
 # ------------------------------------------------------------------ laws, on the tiny backbone
@@ -212,18 +113,3 @@ def test_more_references_never_raise_a_distance(tiny: Any) -> None:
         assert (more[key] <= distances).all()
         assert (more[key] < distances).any()
         torch.testing.assert_close(turned[key], more[key], rtol=0, atol=1e-6)
-
-
-# ------------------------------------------------------------------ what the repository holds itself
-def test_golden(tiny: Any) -> None:
-    """The seeded tiny backbone's outputs, rounded: a change of the numbers is seen without the reference files."""
-    stored = json.loads((Path(__file__).parents[1] / "golden" / "winclip.json").read_text())
-    with torch.inference_mode():
-        found = tiny(pictures(), tiny.prepare("metal gasket"))
-        others = torch.randn(2, 3, 240, 240, generator=torch.Generator().manual_seed(8))
-        fused = tiny(pictures(), tiny.prepare("metal gasket", zsad.References(others)))
-    assert fused.pred_score.tolist() == pytest.approx(stored["few_shot_score"], abs=2e-5)
-    assert fused.anomaly_map[:, ::48, ::48].flatten().tolist() == pytest.approx(stored["few_shot_map_stride48"], abs=2e-5)
-    assert found.pred_score.tolist() == pytest.approx(stored["pred_score"], abs=2e-5)
-    assert found.anomaly_map[:, ::48, ::48].flatten().tolist() == pytest.approx(stored["anomaly_map_stride48"], abs=2e-5)
-    assert hashlib.sha256("\n".join(tiny.prepare("x").sentences["anomalous"]).encode()).hexdigest() == stored["sentences"]

@@ -1,4 +1,4 @@
-"""AUPRO, its copied version and AUPIMO against slow loops over thresholds, pictures and regions."""
+"""AUPRO, its legacy version and AUPIMO against slow loops over thresholds, pictures and regions."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_laws() -> None:
         assert metric([one[:, ::-1] for one in maps], [one[:, ::-1] for one in masks]) == pytest.approx(metric(maps, masks))
     cubed = [one.astype(np.float64) ** 3 for one in maps]
     assert aupro(cubed, masks) == aupro(maps, masks)  # only the order counts ...
-    assert aupro_legacy(cubed, masks) != pytest.approx(aupro_legacy(maps, masks), abs=1e-3)  # ... but not in the copied one
+    assert aupro_legacy(cubed, masks) != pytest.approx(aupro_legacy(maps, masks), abs=1e-3)  # ... but not in the legacy one
     assert aupro([mask * 1.0 for mask in masks], masks) == 1
     assert aupro([np.zeros(mask.shape) for mask in masks], masks, 0.3) == pytest.approx(0.15)  # one tie: the diagonal
 
@@ -103,7 +103,7 @@ def test_aupimo_of_a_perfect_a_blind_and_a_random_model() -> None:
 
 
 @SMALL
-def test_aupimo_says_what_normal_pictures_cannot_resolve() -> None:
+def test_aupimo_names_the_bounds_that_normal_pictures_cannot_resolve() -> None:
     maps, masks = case(0)
     with pytest.raises(UsageError, match="cannot resolve an FPR between 1e-05 and 0.0001: the lowest level is 0.00337"):
         aupimo(maps, masks)
@@ -119,7 +119,7 @@ def test_aupimo_says_what_normal_pictures_cannot_resolve() -> None:
             aupimo(maps, masks, bounds)
 
 
-def test_undefined_is_nan_and_said() -> None:
+def test_undefined_is_nan_with_a_warning() -> None:
     maps, blank, full = np.arange(24.0).reshape(2, 3, 4), np.zeros((2, 3, 4)), np.ones((2, 3, 4))
     for metric, name in ((aupro, "AUPRO"), (aupro_legacy, "aupro_legacy")):
         with pytest.warns(UserWarning, match=f"{name} needs regions and normal pixels; got 0 and 24: NaN"):

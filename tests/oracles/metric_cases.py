@@ -1,4 +1,4 @@
-"""Small sets of maps and masks that look for trouble: ties, one-pixel regions, corners that touch, constant maps, odd sizes."""
+"""Small sets of maps and masks with difficult cases: ties, one-pixel regions, corners that touch, constant maps, odd sizes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ SEEDS = range(24)
 
 
 def case(seed: int, pictures: int = 5) -> Case:
-    """At least one normal picture and one region; what else it holds hangs on the seed."""
+    """At least one normal picture and one region; the rest depends on the seed."""
     rng = np.random.default_rng(seed)
     kind = ("continuous", "tied", "two values", "one constant map", "negative", "sizes")[seed % 6]
     maps, masks = [], []

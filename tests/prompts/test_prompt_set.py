@@ -49,7 +49,7 @@ def test_ensemble_refuses_other_modes(tiny: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("no toml at all [", "is no prompt set"),
         ('templates = ["{}"]', "needs a list 'templates' and a table"),
@@ -59,9 +59,9 @@ def test_ensemble_refuses_other_modes(tiny: Any) -> None:
         ('templates = ["a {}"]\nstates = ["x"]', "is no prompt set"),
     ],
 )
-def test_bad_files_are_named(tmp_path: Path, text: str, said: str) -> None:
+def test_bad_files_are_named(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "own.toml").write_text(text)
-    with pytest.raises(UsageError, match=said.replace("{", r"\{")):
+    with pytest.raises(UsageError, match=message.replace("{", r"\{")):
         PromptSet.load(tmp_path / "own.toml")
 
 

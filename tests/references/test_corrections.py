@@ -1,4 +1,4 @@
-"""Marks: what a person says of a place acts on what looks like it, and the laws of that."""
+"""Corrections: a mark acts on what looks like the marked place; the rule against loops, and its laws."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_the_score_moves_with_the_highest_percent() -> None:
     assert torch.allclose(shifted.pred_score, after.pred_score + 2)
 
 
-def test_no_mark_changes_nothing_and_the_latest_has_the_last_word() -> None:
+def test_no_mark_changes_nothing_and_later_marks_override_earlier_ones() -> None:
     source, found = features(5), prediction(1)
     assert corrected(found, source, [], RANGE) is found
     alarm, miss = (mark_of(source, place(), sign) for sign in (FALSE_ALARM, MISS))

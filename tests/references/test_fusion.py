@@ -89,7 +89,7 @@ def pictures(count: int, seed: int = 2) -> Tensor:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_methods_fuse_what_they_score(name: str) -> None:
-    """The answer with references is the rule on the answer without, on the method's own patches."""
+    """The prediction with references is the rule applied to the one without, on the method's own patches."""
     detector, plain = built(name)
     with torch.no_grad():
         context = detector.prepare("nut", zsad.References(pictures(2, seed=9)))

@@ -15,10 +15,11 @@ import pytest
 
 import zsad
 from zsad.decision.thresholds import Thresholds
-from zsad.runs.report import Shown, verdict_line, write_report
+from zsad.runs.report import Shown, write_report
+from zsad.runs.summary import verdict_line
 
 EVIL = "<img src=x onerror=alert(1)>\"'&.png"
-JUDGE = {
+DETECTOR = {
     "target": "<b>nut</b>",
     "method": "m",
     "backbone": "b",
@@ -43,7 +44,7 @@ def written(tmp_path: Path, rows: list[Shown], limit: int = 500, thresholds: Thr
         counts[label] = counts.get(label, 0) + 1
     path = tmp_path / "report.html"
     levels = thresholds or Thresholds(1.0, 0.5, 0.7, "a <rule>")
-    write_report(path, iter(rows), counts=counts, thresholds=levels, judge=JUDGE, scores=scores, limit=limit)
+    write_report(path, iter(rows), counts=counts, thresholds=levels, detector=DETECTOR, scores=scores, limit=limit)
     return path.read_text(encoding="utf-8")
 
 
@@ -99,7 +100,7 @@ def test_nothing_is_loaded_from_elsewhere(tmp_path: Path) -> None:
 
 def test_what_it_says(tmp_path: Path) -> None:
     text = written(tmp_path, ROWS)
-    assert "3 pictures: 1 anomalous, 1 review, 0 normal, 1 could not be judged." in text
+    assert "3 pictures: 1 anomalous, 1 review, 0 normal, 1 could not be scored." in text
     assert "a &lt;rule&gt;" in text
     assert "m on b at 8 px" in text
     assert "x 1 to 30, y 2 to 40: 9 px, peak 0.93, maybe &lt;u&gt;crack" in text
@@ -120,7 +121,7 @@ def test_limits_are_said(tmp_path: Path) -> None:
 def test_no_thresholds_no_pictures(tmp_path: Path) -> None:
     text = written(tmp_path, [Shown(row("a.png", None, None, error="x"))], thresholds=Thresholds())
     assert "none, so there are no verdicts" in text
-    assert "1 picture: 1 could not be judged." in text
+    assert "1 picture: 1 could not be scored." in text
 
 
 def test_equal_scores_and_negative_levels(tmp_path: Path) -> None:
@@ -135,10 +136,10 @@ def test_verdict_line() -> None:
 SHIM = """
 const cells = JSON.parse(process.argv[2]);
 function element(extra) {
-  const heard = {}, attributes = {};
+  const listeners = {}, attributes = {};
   return Object.assign({
     dataset: {}, value: "", hidden: true, textContent: "",
-    addEventListener(kind, call) { heard[kind] = call; }, fire(kind) { heard[kind](); },
+    addEventListener(kind, call) { listeners[kind] = call; }, fire(kind) { listeners[kind](); },
     getAttribute(key) { return key in attributes ? attributes[key] : null; },
     setAttribute(key, value) { attributes[key] = value; }, removeAttribute(key) { delete attributes[key]; },
   }, extra);
@@ -168,6 +169,7 @@ console.log(JSON.stringify(seen));
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("node") is None, reason="needs node")
 def test_sorting_and_filtering_run() -> None:
     cells = [

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-from brightness import folder_of, known, picture  # noqa: F401
+from brightness import folder_of, picture, registered_methods  # noqa: F401
 from typer.testing import CliRunner
 
 from zsad.cli import app
@@ -63,6 +63,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return source
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_equals_uninterrupted(pictures: Path, tmp_path: Path) -> None:
     whole, torn = tmp_path / "whole", tmp_path / "torn"
     assert predict(pictures, "--out", whole, *COMMON)[0] == 3
@@ -97,13 +98,13 @@ def test_tiles_resume_to_the_bit(tmp_path: Path) -> None:
 
 
 def test_stopped_anywhere_in_the_second_stage(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from zsad.runs import writers
+    from zsad.runs import drawing, writers
 
     whole, torn = tmp_path / "whole", tmp_path / "torn"
     predict(pictures, "--out", whole, *COMMON)
-    for part in ("write_report", "thumbnail"):
+    for module, part in ((writers, "write_report"), (drawing, "thumbnail")):
         with monkeypatch.context() as patch:
-            patch.setattr(writers, part, lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+            patch.setattr(module, part, lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
             code, said = predict(pictures, "--out", torn, *COMMON, "--resume")
         assert code == 130
         assert f"stopped. What is scored is kept in {torn}; give --resume to go on with it." in said
@@ -175,7 +176,7 @@ def test_a_foreign_folder_is_left_alone(pictures: Path, tmp_path: Path) -> None:
     for flag in ("--overwrite", "--resume"):
         code, said = predict(pictures, "--out", tmp_path, "--method", "brightness", flag)
         assert code == 2
-        assert "holds masks, but no run of zsad, so nothing was overwritten" in said
+        assert "holds masks, but no run, so nothing was overwritten" in said
     assert (tmp_path / "masks" / "mine.png").read_bytes() == b"x"
 
 
@@ -232,13 +233,12 @@ import os, sys
 from pathlib import Path
 import psutil, torch
 import brightness
-brightness.enlist()
+brightness.register_methods()
 from zsad.inference.inspector import Inspector
+from zsad.runs.drawing import Options
 from zsad.runs.folder import RunFolder
 from zsad.images.reading import list_images
 from zsad.decision.thresholds import Thresholds
-from zsad.runs.writers import Options, write_results
-from array import array
 
 source, out = map(Path, sys.argv[1:])
 process, seen = psutil.Process(), []
@@ -251,17 +251,17 @@ def watch(items, label, total):
 
 def run(out):
     inspector = Inspector("brightness")
-    folder = RunFolder(out)
-    folder.claim()
-    folder.records.open(inspector.describe())
-    places = array("q", watch(folder.records.score(list_images(source), inspector.scored, 8), "scoring", 0))
-    write_results(folder, places, inspector, Thresholds(), Options(), lambda summary: {}, watch)
+    with RunFolder(out, inspector.describe()) as run:
+        run.fill(list_images(source), inspector.scored, 8, watch=watch)
+        run.write(inspector, Thresholds(), Options(), watch=watch)
+        run.finish({})
 
 run(out)
 print(process.memory_info().rss / seen[0] - 1, len(seen))
 """
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow(tmp_path: Path) -> None:
     source = tmp_path / "in"
     source.mkdir()

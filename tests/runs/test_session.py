@@ -1,4 +1,4 @@
-"""Sessions: encoded once, judged by whatever a person changes; each change equals doing it from the start."""
+"""Sessions: encoded once, scored by whatever a person changes; each change equals doing it from the start."""
 
 from __future__ import annotations
 
@@ -106,10 +106,10 @@ def test_a_calibration_follows_every_change(inspector: zsad.Inspector) -> None:
         sorted(result.pred_score for result in referenced(BRICKS[:4])), abs=1e-5
     )
     session.miss(0, np.ones(session.scored[0].size, bool))
-    assert session.inspector.calibration.judge["corrections"] == 1  # so that no other judge takes it for its own
+    assert session.inspector.calibration.detector["corrections"] == 1  # so that no other judge takes it for its own
 
 
-def test_leave_one_out_judges_each_reference_by_the_others(inspector: zsad.Inspector) -> None:
+def test_leave_one_out_scores_each_reference_by_the_others(inspector: zsad.Inspector) -> None:
     session = opened(inspector, BRICKS[6:])
     session.add_references(BRICKS[:3])
     made = session.calibrate(BRICKS[:3], 0.3, left_out=True)
@@ -124,8 +124,8 @@ def test_leave_one_out_judges_each_reference_by_the_others(inspector: zsad.Inspe
 @pytest.mark.parametrize(
     ("call", "said"),
     [
-        (lambda s: s.calibrate(BRICKS[:3], 0.05), "3 normal pictures cannot promise less than"),
-        (lambda s: s.calibrate(BRICKS[:3], 0.3), "brick-01.png is a reference and would be judged by itself"),
+        (lambda s: s.calibrate(BRICKS[:3], 0.05), "3 normal pictures cannot guarantee less than"),
+        (lambda s: s.calibrate(BRICKS[:3], 0.3), "brick-01.png is a reference and would be compared with itself"),
         (lambda s: s.calibrate(BRICKS[4:8], 0.3, left_out=True), "Leave-one-out needs two references or more"),
         (lambda s: s.miss(0, np.zeros((5, 5))), "The drawing is (5, 5), the picture (240, 240)"),
         (lambda s: s.miss(0, np.zeros((240, 240))), "Nothing is marked"),
@@ -164,10 +164,10 @@ def test_writing_equals_predict_in_rows_and_hides_folders(inspector: zsad.Inspec
     assert [row["path"] for row in rows] == [path.name for path in BRICKS]
     assert summary.total == len(list((tmp_path / "out" / "maps").glob("*.png"))) == len(BRICKS)
     run = json.loads((tmp_path / "out" / "run.json").read_text())
-    assert (run["corrections"], run["judge"]["method"]) == (0, "compact")
+    assert (run["corrections"], run["detector"]["method"]) == (0, "compact")
     assert str(asset("demo")) not in (tmp_path / "out" / "predictions.csv").read_text()
 
 
 def test_tiles_are_refused() -> None:
-    with pytest.raises(UsageError, match="A session judges whole pictures, and the inspector cuts tiles"):
+    with pytest.raises(UsageError, match="A session scores whole pictures, and the inspector cuts tiles"):
         zsad.Session(zsad.Inspector(tile=128))

@@ -1,4 +1,4 @@
-"""The drawn training set: what it holds, what it keeps out, and that the same command draws the same pixels."""
+"""The drawn training set: its content, the families kept out of it, and the same pixels from the same command."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ pytest.importorskip("conformal_clip_data")
 
 @pytest.fixture
 def drawing(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The module, with parts of three pictures so that a small set has several."""
+    """The module, with tasks of three pictures so that a small set takes several."""
     monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "scripts"))
     import auxiliary_set
 
@@ -31,7 +31,7 @@ def drawing(monkeypatch: pytest.MonkeyPatch) -> Any:
         sys.modules.pop(name, None)
 
 
-def test_a_set_is_annotated_and_whole(drawing: Any, tmp_path: Path) -> None:
+def test_a_set_is_annotated_and_complete(drawing: Any, tmp_path: Path) -> None:
     drawing.draw(tmp_path / "set", 7, kept_out=False, processes=1)
     data = open_dataset(tmp_path / "set", split=None)
     assert not data.problems
@@ -50,7 +50,7 @@ def test_a_set_is_annotated_and_whole(drawing: Any, tmp_path: Path) -> None:
             assert (changed <= mask).all()  # what differs from the normal picture is in the mask
 
 
-def test_the_kept_out_set_shows_what_the_other_never_does(drawing: Any, tmp_path: Path) -> None:
+def test_the_kept_out_set_has_the_other_families_and_every_kind(drawing: Any, tmp_path: Path) -> None:
     drawing.draw(tmp_path / "kept", 11, kept_out=True, processes=1)
     data = open_dataset(tmp_path / "kept", split=None)
     assert {one.category for one in data} <= set(drawing.CHOOSING + drawing.REPORTING)

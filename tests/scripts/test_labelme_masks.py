@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
+import runpy
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +25,15 @@ DISC = {"label": "pit", "shape_type": "circle", "points": [[20, 20], [20, 26]]}
 
 
 def run(root: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, str(SCRIPT), str(root), *words], capture_output=True, text=True, check=False)
+    """As the command line does, in this process."""
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        patch.setattr(sys, "argv", [str(SCRIPT), str(root), *words])
+        try:
+            runpy.run_path(str(SCRIPT), run_name="__main__")
+        except SystemExit as leaving:
+            code = int(leaving.code or 0)
+    return subprocess.CompletedProcess(words, code, out.getvalue(), err.getvalue())
 
 
 def annotate(file: Path, shapes: list[dict[str, Any]]) -> None:
@@ -50,11 +61,11 @@ def rows(root: Path) -> dict[str, dict[str, str]]:
 def test_shapes_become_masks_and_labels(root: Path) -> None:
     done = run(root, "--pictures", "data", "--labels", "label", "--normal", "b_[12].png", "--category", "*a_*=left")
     assert done.returncode == 0, done.stderr
-    assert "3 normal, 2 anomalous pictures; 1 left out." in done.stdout  # nobody looked at b_3
+    assert "3 normal, 2 anomalous pictures; 1 left out." in done.stdout  # b_3 was not annotated
     found = rows(root)
     assert {path: (row["label"], row["category"], row["kind"]) for path, row in found.items()} == {
         "data/a_1.png": ("1", "left", "pit+scratch"),
-        "data/a_2.png": ("0", "left", "good"),  # looked at, and without a shape
+        "data/a_2.png": ("0", "left", "good"),  # annotated, without a shape
         "data/b_1.png": ("0", "set", "good"),
         "data/b_2.png": ("0", "set", "good"),
         "data/more/a_1.png": ("1", "left", "pit"),
@@ -81,7 +92,7 @@ def test_masks_are_no_pictures_the_second_time(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         (json.dumps({"shapes": [{"label": "pit", "shape_type": "line", "points": [[1, 1], [5, 5]]}]}), "no area"),
         (json.dumps({"shapes": [{"label": "pit", "points": [[100, 100], [110, 100], [100, 110]]}]}), "inside the picture"),
@@ -89,12 +100,12 @@ def test_masks_are_no_pictures_the_second_time(tmp_path: Path) -> None:
         ("{", "JSONDecodeError"),
     ],
 )
-def test_what_cannot_be_drawn_is_left_out_and_told(root: Path, text: str, told: str) -> None:
+def test_what_cannot_be_drawn_is_left_out_with_a_message(root: Path, text: str, message: str) -> None:
     (root / "label/a_1.json").write_text(text)
     done = run(root, "--pictures", "data", "--labels", "label", "--normal", "*")
     assert done.returncode == 0
     assert "a_1.png: left out." in done.stderr
-    assert told in done.stderr
+    assert message in done.stderr
     assert "data/a_1.png" not in rows(root)
     assert len(rows(root)) == 5
 
@@ -110,7 +121,7 @@ def test_a_picture_with_an_orientation_has_an_upright_mask(root: Path) -> None:
 
 
 def test_wrong_usage(root: Path) -> None:
-    for words, told in ((["--category", "left"], "PATTERN=NAME"), (["--labels", "none"], "there is no folder")):
+    for words, message in ((["--category", "left"], "PATTERN=NAME"), (["--labels", "none"], "there is no folder")):
         done = run(root, *words)
-        assert (done.returncode, told in done.stderr) == (2, True), done.stderr
+        assert (done.returncode, message in done.stderr) == (2, True), done.stderr
     assert "--normal" in run(root, "--help").stdout

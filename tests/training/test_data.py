@@ -1,4 +1,4 @@
-"""What a run learns from: bad pictures become rows, features are kept, labels or normal pictures alone are enough."""
+"""Training data: unreadable pictures become error rows, features are cached, labels or normal pictures alone suffice."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from tiny_training import tiny
 import zsad
 from zsad.errors import UsageError
 from zsad.synthetic.defects import DEFECTS
-from zsad.training.cache import FeatureCache, joined
-from zsad.training.data import Pictures, candidates, checked, open_all
+from zsad.training.cache import FeatureCache, stacked
+from zsad.training.data import ExampleLoader, find_examples, load_examples, open_datasets
 from zsad.types import Batch, ImageFeatures, Tap
 
 pytest.importorskip("accelerate")
@@ -56,7 +56,7 @@ def errors(out: Path) -> dict[str, str]:
 
 
 def counted(detector: Any) -> list[int]:
-    """Pictures of each pass through the image tower from now on."""
+    """Batch sizes of all later passes through the image encoder."""
     seen: list[int] = []
     detector.backbone.visual.register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
     return seen
@@ -64,7 +64,7 @@ def counted(detector: Any) -> list[int]:
 
 # ------------------------------------------------------------------ the cache
 @pytest.mark.parametrize("method", ["anomalyclip", "april_gan"])
-def test_the_tower_runs_once_per_picture(data: Path, tmp_path: Path, method: str) -> None:
+def test_the_backbone_runs_once_per_picture(data: Path, tmp_path: Path, method: str) -> None:
     runs = {}
     for name, cache in {"kept": tmp_path / "shared", "again": tmp_path / "shared", "none": False}.items():
         detector = tiny(method)
@@ -72,19 +72,19 @@ def test_the_tower_runs_once_per_picture(data: Path, tmp_path: Path, method: str
         zsad.train(detector, data, tmp_path / name, epochs=3, batch_size=4, cache=cache)
     assert {name: sum(seen) for name, seen in runs.items()} == {"kept": 16, "again": 0, "none": 48}
     assert losses(tmp_path / "kept") == losses(tmp_path / "again")
-    first = slice(0, 2)  # later steps differ by what earlier ones made of the last digits
+    first = slice(0, 2)  # later steps amplify rounding
     assert losses(tmp_path / "kept")[first] == pytest.approx(losses(tmp_path / "none")[first], rel=1e-6)
     assert losses(tmp_path / "kept") == pytest.approx(losses(tmp_path / "none"), rel=1e-3)
 
 
-def test_what_learns_inside_the_tower_is_not_kept(data: Path, tmp_path: Path) -> None:
+def test_features_that_training_changes_are_not_cached(data: Path, tmp_path: Path) -> None:
     zsad.train(tiny("adaclip"), data, tmp_path / "run", epochs=1, batch_size=4, cache=tmp_path / "cache")
     assert not (tmp_path / "cache").exists()
 
 
 def test_a_cache_belongs_to_weights_and_arguments(tmp_path: Path) -> None:
     folders = {FeatureCache(tmp_path, tiny("anomalyclip")).folder, FeatureCache(tmp_path, tiny("anomalyclip", seed=4)).folder}
-    assert len(folders) == 1  # prompts have no part in encode
+    assert len(folders) == 1  # encode does not use the prompts
     other = zsad.load_backbone("tiny", seed=1)
     variants = [
         FeatureCache(tmp_path, tiny("anomalyclip", taps=(6, 12))),
@@ -118,7 +118,7 @@ def test_features_survive_the_disk(tmp_path: Path) -> None:
     cache = FeatureCache(tmp_path, tiny("april_gan"))
     for row in range(2):
         cache.write(f"key{row}", whole[row : row + 1])
-    found = joined([cache.read(f"key{row}") for row in range(2)])
+    found = stacked([cache.read(f"key{row}") for row in range(2)])
     assert torch.equal(found.image, whole.image)
     pairs = [(found.taps[3], whole.taps[3])] + [(found.streams["local"][n], whole.streams["local"][n]) for n in (1, 12)]
     for one, other in pairs:
@@ -164,7 +164,7 @@ def test_a_mask_that_contradicts_its_label_becomes_a_row(own: Path, tmp_path: Pa
     assert "is labelled normal and has a mask with a defect" in errors(tmp_path / "again")["own/nut/test/defect/000.png"]
 
 
-def test_defects_that_vanish_at_the_models_size_are_told(own: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_defects_that_vanish_at_model_size_are_reported(own: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = own / "nut/test/defect/000.png"
     Image.open(path).resize((800, 800)).save(path)
     dot = np.zeros((800, 800), np.uint8)
@@ -172,7 +172,7 @@ def test_defects_that_vanish_at_the_models_size_are_told(own: Path, tmp_path: Pa
     Image.fromarray(dot).save(own / "nut/ground_truth/defect/000_mask.png")
     with caplog.at_level(logging.WARNING, "zsad"):
         zsad.train(tiny("april_gan"), own, tmp_path / "run", epochs=1)
-    assert "Defects too small to be seen at 80 pixels, so that their maps will say normal: 1 of 8" in caplog.text
+    assert "Defects too small to be seen at 80 pixels, so that their masks are empty there: 1 of 8" in caplog.text
 
 
 def test_a_bad_picture_is_one_row_with_synthetic_defects_too(normal: Path, tmp_path: Path) -> None:
@@ -187,7 +187,7 @@ def test_a_set_without_any_anomaly(own: Path, tmp_path: Path) -> None:
     for category in ("nut", "tile"):
         shutil.rmtree(own / category / "test/defect")
         shutil.rmtree(own / category / "ground_truth")
-    with pytest.raises(UsageError, match=r"no anomalous picture to learn from, among 8 that can be used.*--synthetic 1"):
+    with pytest.raises(UsageError, match=r"no anomalous picture to train on, among 8 that can be used.*--synthetic 1"):
         zsad.train(tiny("anomalyclip"), own, tmp_path / "run", epochs=1)
     assert not list((tmp_path / "run").glob("*.safetensors"))
 
@@ -195,7 +195,7 @@ def test_a_set_without_any_anomaly(own: Path, tmp_path: Path) -> None:
 def test_a_changed_picture_is_another_run(own: Path, tmp_path: Path) -> None:
     zsad.train(tiny("april_gan"), own, tmp_path / "run", epochs=1)
     Image.fromarray(texture(np.random.default_rng(9), 96)).save(own / "nut/test/good/000.png")
-    with pytest.raises(UsageError, match=r"cannot be resumed: examples_sha256 was"):
+    with pytest.raises(UsageError, match=r"with other settings: examples_sha256 was"):
         zsad.train(tiny("april_gan"), own, tmp_path / "run", epochs=2, resume=True)
 
 
@@ -211,10 +211,10 @@ def labelled(root: Path) -> Path:
 
 
 @pytest.mark.parametrize(("method", "part"), [("anomalyclip", "picture"), ("adaclip", "image"), ("compact", "picture")])
-def test_labels_alone_train_the_image_term(tmp_path: Path, method: str, part: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_labels_alone_train_the_image_loss(tmp_path: Path, method: str, part: str, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, "zsad"):
         zsad.train(tiny(method), labelled(tmp_path / "scans"), tmp_path / "run", epochs=1)
-    assert "6 of 6 pictures train the image term alone" in caplog.text
+    assert "6 of 6 pictures train the image-level loss alone" in caplog.text
     steps = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert all(set(row) == {"epoch", "step", "loss", part} for row in steps if "step" in row)
 
@@ -246,7 +246,7 @@ def test_normal_pictures_with_synthetic_defects_train_everything(normal: Path, t
     assert len(header["data"][0]["pictures"]) == 5
 
 
-def test_what_a_defect_is_called_reaches_the_loss(data: Path, normal: Path, tmp_path: Path) -> None:
+def test_kinds_of_defects_reach_the_loss(data: Path, normal: Path, tmp_path: Path) -> None:
     """The folder's name, or the word of a synthetic defect; of normal pictures nothing."""
     batches: list[Batch] = []
 
@@ -263,9 +263,9 @@ def test_what_a_defect_is_called_reaches_the_loss(data: Path, normal: Path, tmp_
         zsad.train(
             detector, source, tmp_path / str(number), epochs=1, batch_size=4, synthetic=synthetic, split=None, cache=cache
         )
-        told = [(int(label), kind) for batch in batches for label, kind in zip(batch.labels, batch.kinds, strict=True)]
-        assert {kind for label, kind in told if label == 0} == {""}
-        defects = {kind for label, kind in told if label == 1}
+        seen = [(int(label), kind) for batch in batches for label, kind in zip(batch.labels, batch.kinds, strict=True)]
+        assert {kind for label, kind in seen if label == 0} == {""}
+        defects = {kind for label, kind in seen if label == 1}
         assert defects == {"defect"} if source == data else len(defects) > 2
         assert defects <= {"defect", *DEFECTS}
 
@@ -285,9 +285,9 @@ def test_synthetic_defects_are_seeded(normal: Path) -> None:
     backbone = zsad.load_backbone("tiny")
 
     def drawn(seed: int) -> list[tuple[Any, torch.Tensor, Any]]:
-        examples, rows = candidates(open_all(normal), 2)
+        examples, rows = find_examples(open_datasets(normal), 2)
         assert not rows
-        return list(checked(examples, Pictures(backbone, seed), rows))
+        return list(load_examples(examples, ExampleLoader(backbone, seed), rows))
 
     one, again, other = drawn(1), drawn(1), drawn(2)
     assert all(torch.equal(a[1], b[1]) and torch.equal(a[2], b[2]) for a, b in zip(one, again, strict=True))

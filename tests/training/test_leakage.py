@@ -1,4 +1,4 @@
-"""What a run of ``zsad.train`` learned from is refused by ``zsad.evaluate``: one writes the header that the other reads."""
+"""``zsad.evaluate`` refuses the training data of ``zsad.train``: one writes the header that the other reads."""
 
 from __future__ import annotations
 

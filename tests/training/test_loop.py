@@ -1,4 +1,4 @@
-"""The training loop: it learns, resumes to the bit, leaves what is frozen alone, and ends in sentences."""
+"""The training loop: loss falls, runs resume bit for bit, frozen weights stay, errors have messages."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ import zsad
 from zsad.errors import MissingExtra, UsageError, WriteError
 from zsad.inference import feature_store
 from zsad.training import loop
-from zsad.training.data import Example, share, steps_of
+from zsad.training.data import Example, epoch_steps, share
 from zsad.training.plot import draw_losses
 from zsad.training.run import TrainingRun
-from zsad.training.setup import rate_at
+from zsad.training.setup import learning_rate_at
 from zsad.types import Schedule
 from zsad.weights import checkpoints
 from zsad.weights.checkpoints import read_header, read_state_dict
@@ -62,7 +62,7 @@ def errors(out: Path) -> list[dict[str, str]]:
 
 # ------------------------------------------------------------------ it trains
 @pytest.mark.parametrize("method", METHODS)
-def test_what_is_learned_changes_and_nothing_else(data: Path, tmp_path: Path, method: str) -> None:
+def test_trainable_parameters_change_and_nothing_else(data: Path, tmp_path: Path, method: str) -> None:
     detector = tiny(method)
     frozen = {key: tensor.clone() for key, tensor in detector.backbone.state_dict().items()}
     before = {key: tensor.clone() for key, tensor in detector.learned_state().items()}
@@ -119,7 +119,7 @@ def test_files_of_a_run(data: Path, tmp_path: Path) -> None:
     assert set(header["versions"]) == {"python", "zsad", "torch", "accelerate"}
 
 
-def test_pieces_change_nothing_but_memory(data: Path, tmp_path: Path) -> None:
+def test_micro_batches_change_nothing_but_memory(data: Path, tmp_path: Path) -> None:
     for parts in (1, 3):
         zsad.train(tiny("anomalyclip"), data, tmp_path / str(parts), epochs=1, batch_size=8, parts=parts)
     one, three = rows(tmp_path / "1"), rows(tmp_path / "3")
@@ -153,7 +153,7 @@ def test_one_cycle_is_resumed_to_the_bit(data: Path, tmp_path: Path, monkeypatch
     monkeypatch.setattr(TrainingRun, "save_epoch", stopped)
     with pytest.raises(KeyboardInterrupt):
         zsad.train(tiny("april_gan"), data, tmp_path / "cut", **cycle)
-    with pytest.raises(UsageError, match=r"cannot be resumed: epochs was 3 and is 4"):  # the rate depends on it
+    with pytest.raises(UsageError, match=r"with other settings: epochs was 3 and is 4"):  # the rate depends on it
         zsad.train(tiny("april_gan"), data, tmp_path / "cut", **cycle | {"epochs": 4}, resume=True)
     zsad.train(tiny("april_gan", seed=9), data, tmp_path / "cut", **cycle, resume=True)
     assert saved == [1, 2, 3]
@@ -167,13 +167,13 @@ def test_one_cycle_rises_to_the_rate_and_falls() -> None:
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.4)
     torchs = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.4, total_steps=101, pct_start=16 / 101, cycle_momentum=False)
     for step in range(101):
-        assert rate_at(cycle, step / 100) == pytest.approx(torchs.get_last_lr()[0], rel=1e-6)
+        assert learning_rate_at(cycle, step / 100) == pytest.approx(torchs.get_last_lr()[0], rel=1e-6)
         optimizer.step()
         torchs.step()
-    assert rate_at(cycle, 0.0) == pytest.approx(0.016)
-    assert rate_at(cycle, 0.15) == pytest.approx(0.4)
-    assert rate_at(cycle, 1.0) < 1e-5
-    assert {rate_at(Schedule(lr=0.4), part) for part in (0.0, 0.5, 1.0)} == {0.4}
+    assert learning_rate_at(cycle, 0.0) == pytest.approx(0.016)
+    assert learning_rate_at(cycle, 0.15) == pytest.approx(0.4)
+    assert learning_rate_at(cycle, 1.0) < 1e-5
+    assert {learning_rate_at(Schedule(lr=0.4), part) for part in (0.0, 0.5, 1.0)} == {0.4}
 
 
 @pytest.mark.parametrize(
@@ -228,7 +228,7 @@ def test_a_full_disk_before_the_first_epoch(data: Path, tmp_path: Path, monkeypa
     def fails(path: Path, content: bytes) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(feature_store, "write_aside", fails)
+    monkeypatch.setattr(feature_store, "write_atomically", fails)
     with pytest.raises(WriteError, match=r"No epoch was finished; free some space and start again"):
         zsad.train(tiny("april_gan"), data, tmp_path, epochs=1)
     assert not list(tmp_path.rglob("*.safetensors"))
@@ -268,15 +268,15 @@ def test_refusals(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         zsad.train(april, data, tmp_path, batch_size=2.5)
     with pytest.raises(UsageError, match=r"no training run to go on with"):
         zsad.train(april, data, tmp_path, resume=True)
-    with pytest.raises(UsageError, match=r"no data set to learn from"):
+    with pytest.raises(UsageError, match=r"no data set to train on"):
         zsad.train(april, [], tmp_path)
     assert not list(tmp_path.iterdir())
     zsad.train(april, data, tmp_path, epochs=1)
     with pytest.raises(UsageError, match=r"holds a training run already \(epoch_1.*--resume.*--overwrite"):
         zsad.train(april, data, tmp_path, epochs=1)
-    with pytest.raises(UsageError, match=r"cannot be resumed: lr was 0\.001 and is 0\.01\."):
+    with pytest.raises(UsageError, match=r"holds a training run with other settings: lr was 0\.001 and is 0\.01\."):
         zsad.train(april, data, tmp_path, epochs=2, lr=0.01, resume=True)
-    with pytest.raises(UsageError, match=r"resume and overwrite were both given"):
+    with pytest.raises(UsageError, match=r"--resume and --overwrite were both given"):
         zsad.train(april, data, tmp_path, resume=True, overwrite=True)
     zsad.train(april, data, tmp_path, epochs=2, overwrite=True)
     with pytest.raises(UsageError, match=r"has 2 epochs already, and 1 were asked for"):
@@ -289,15 +289,15 @@ def test_refusals(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         zsad.train(april, data, tmp_path / "none")
 
 
-def test_tensorboard_gets_what_metrics_has(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    told: list[tuple[str, float, int]] = []
+def test_tensorboard_gets_the_rows_of_metrics(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[tuple[str, float, int]] = []
 
     class Writer:
         def __init__(self, folder: Path) -> None:
             assert folder == tmp_path / "tensorboard"
 
         def add_scalar(self, *row: Any) -> None:
-            told.append(row)
+            written.append(row)
 
         def flush(self) -> None:
             pass
@@ -307,7 +307,7 @@ def test_tensorboard_gets_what_metrics_has(data: Path, tmp_path: Path, monkeypat
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", module)
     zsad.train(tiny("april_gan"), data, tmp_path, epochs=2, tensorboard=True)
     expected = [("loss", r["loss"], r["step"]) if "step" in r else ("epoch", r["loss"], r["epoch"]) for r in rows(tmp_path)]
-    assert told == expected
+    assert written == expected
 
 
 # ------------------------------------------------------------------ order and plot
@@ -317,15 +317,15 @@ def test_steps_are_a_function_of_seed_and_epoch() -> None:
 
     examples = [example(number) for number in range(50)]
     for one_name in (False, True):
-        first = steps_of(examples, 4, one_name, 7, 1)
-        assert first == steps_of(examples, 4, one_name, 7, 1)
-        assert first != steps_of(examples, 4, one_name, 7, 2)
-        assert first != steps_of(examples, 4, one_name, 8, 1)
+        first = epoch_steps(examples, 4, one_name, 7, 1)
+        assert first == epoch_steps(examples, 4, one_name, 7, 1)
+        assert first != epoch_steps(examples, 4, one_name, 7, 2)
+        assert first != epoch_steps(examples, 4, one_name, 8, 1)
         assert sorted(row for step in first for row in step) == list(range(50))
         for step in first:
             assert len({examples[row].masked for row in step}) == 1
             assert len({examples[row].name for row in step}) == 1 or not one_name
-    assert any(len({examples[row].name for row in step}) > 1 for step in steps_of(examples, 4, False, 7, 1))
+    assert any(len({examples[row].name for row in step}) > 1 for step in epoch_steps(examples, 4, False, 7, 1))
 
 
 @pytest.mark.parametrize(("count", "world", "parts"), [(8, 1, 1), (8, 2, 1), (7, 2, 3), (1, 4, 2), (5, 3, 1)])
@@ -346,7 +346,7 @@ def test_plot_shows_the_losses() -> None:
     assert draw_losses([2.0], [1]).size == draw_losses([0.0, 0.0], [1, 2]).size
 
 
-def test_epochs_are_told(data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: Any) -> None:
+def test_epochs_are_logged(data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: Any) -> None:
     with caplog.at_level(logging.INFO, "zsad"):
         zsad.train(tiny("april_gan"), data, tmp_path, epochs=1)
     assert any(record.message.startswith("epoch 1: loss ") for record in caplog.records)

@@ -17,11 +17,12 @@ from annotated import write_set
 from zsad.weights.checkpoints import read_header, read_state_dict
 
 pytest.importorskip("accelerate")
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = str(ROOT / "tests/helpers/tiny_training.py")
 # what `accelerate launch` starts several processes with; on CPUs it does so through MPI alone, and silently starts one without
 LAUNCH = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-# relative: the processes add up in another order, Adam makes much of a gradient's last digits, and AdaCLIP's clusters jump
+# relative: the processes sum in another order, Adam amplifies a gradient's last digits, and AdaCLIP's clusters jump
 CURVE = {"anomalyclip": 5e-5, "adaclip": 1e-3}
 
 

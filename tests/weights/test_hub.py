@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 import zsad
 from zsad.cli import app
-from zsad.cli.finetuning import opened
+from zsad.cli.finetune import open_sets
 from zsad.errors import CheckpointMismatch, NotTrained, SourceNotFound, UsageError, WeightsUnavailable
 from zsad.methods.april_gan import AprilGAN
 from zsad.weights import download, hub
@@ -263,7 +263,7 @@ def test_finetune_names_what_is_not_there(tmp_path: Path) -> None:
 def test_finetune_tells_the_problems_of_the_data(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     data = write_set(tmp_path / "parts")
     (data / "manifest.csv").write_text("path,label\n../nut.png,1\nnut/test/good/000.png,0\n")
-    opened([str(data / "manifest.csv")])
+    open_sets([str(data / "manifest.csv")])
     assert "parts: 1 problems of the data, the first: manifest.csv line 2: '../nut.png' leads out of" in caplog.text
 
 

@@ -2,7 +2,20 @@
 
 import sys
 
-from zsad.cli import assess, score, show, tell, weights  # noqa: F401  (register their commands)
+from zsad.cli import (  # noqa: F401  (each file registers its command)
+    calibrate,
+    convert,
+    demo,
+    doctor,
+    evaluate,
+    finetune,
+    list,
+    predict,
+    prompts,
+    push,
+    references,
+    verify,
+)
 from zsad.cli.app import app
 
 __all__ = ["app", "main"]

@@ -5,7 +5,9 @@ from __future__ import annotations
 import functools
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated, ParamSpec
 
 import typer
@@ -13,7 +15,7 @@ import typer
 from zsad.common.version import __version__
 from zsad.errors import ZsadError
 
-__all__ = ["EXIT_CODES", "Json", "app", "fail", "sentence_on_error"]
+__all__ = ["EXIT_CODES", "app", "fail", "keeps_scores_in", "sentence_on_error"]
 
 EXIT_CODES = "Exit codes: 0 all pictures scored, 2 wrong usage (one sentence on stderr), 3 some rows are errors, 130 stopped."
 P = ParamSpec("P")
@@ -27,7 +29,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, and nothing else.")]
 
 
 def sentence_on_error(command: Callable[P, None]) -> Callable[P, None]:
@@ -40,7 +41,7 @@ def sentence_on_error(command: Callable[P, None]) -> Callable[P, None]:
         except ZsadError as error:
             fail(str(error))
         except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader left; nothing more to say
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader left; nothing more to print
         except OSError as error:
             where = f" ({error.filename})" if error.filename else ""
             fail(f"{error.strerror or error}{where}. Check the path, its rights and the free space.")
@@ -51,8 +52,18 @@ def sentence_on_error(command: Callable[P, None]) -> Callable[P, None]:
     return run
 
 
+@contextmanager
+def keeps_scores_in(out: str | Path) -> Iterator[None]:
+    """Turns a stop by the user into a line on how to go on, and exit code 130."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        typer.echo(f"zsad: stopped. What is scored is kept in {out}; give --resume to go on with it.", err=True)
+        raise typer.Exit(130) from None
+
+
 def fail(sentence: str) -> None:
-    """Says why on stderr and leaves with exit code 2."""
+    """Prints the reason on stderr and leaves with exit code 2."""
     typer.echo(f"zsad: {sentence}", err=True)
     raise typer.Exit(2)
 

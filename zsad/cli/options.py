@@ -1,4 +1,4 @@
-"""Options that several commands take, and what becomes of --set and --word."""
+"""Options that several commands take, and the keywords that they become."""
 
 from __future__ import annotations
 
@@ -11,16 +11,11 @@ from typing import Annotated, Any
 import typer
 
 from zsad.errors import UsageError
+from zsad.registry import method_class
 
-__all__ = ["joined", "method_arguments", "settings_of"]
+__all__ = ["check_out", "inspector_settings", "joined", "method_arguments", "names_in"]
 
-# options of every command that runs the encoder, named as Inspector's keywords
-ENCODER = (
-    *("backbone", "checkpoint", "value_range", "device", "precision", "batch_size", "workers"),
-    *("tile", "overlap", "roi", "keep_aspect"),
-)
-
-
+# ------------------------------------------------------------------ the detector
 Target = Annotated[str, typer.Option(help="What is to be seen, as a person would say it: 'metal nut'.")]
 Method = Annotated[str, typer.Option(help="A method, or method.tag; see zsad list methods.")]
 Backbone = Annotated[str | None, typer.Option(help="Image encoder, instead of the method's own.")]
@@ -31,6 +26,7 @@ References = Annotated[
     str | None, typer.Option(help="Normal pictures to compare with: a folder, a pattern, or what zsad references saved.")
 ]
 Coreset = Annotated[float, typer.Option(help="Share of the references' patches that are kept, for very many references.")]
+# ------------------------------------------------------------------ the encoder and its pictures
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps or xpu.")]
 Precision = Annotated[str, typer.Option(help="fp32, bf16, or fp16 on devices that have it.")]
 BatchSize = Annotated[int | None, typer.Option(help="Pictures per pass; by default 8 on a CPU, else 16.")]
@@ -41,15 +37,40 @@ ValueRange = Annotated[
 Tile = Annotated[str | None, typer.Option(help="Cut into tiles of so many pixels: 512, or 512x256 (width x height).")]
 Overlap = Annotated[float | None, typer.Option(help="Share of a tile that its neighbour has too; by default 0.25.")]
 Roi = Annotated[
-    str | None, typer.Option(help="Judge only x0,y0,x1,y1 (pixels or %), polygon:'x,y x,y x,y', or a mask's white.")
+    str | None, typer.Option(help="Score only x0,y0,x1,y1 (pixels or %), polygon:'x,y x,y x,y', or a mask's white.")
 ]
 KeepAspect = Annotated[bool, typer.Option("--keep-aspect", help="Pad to a square instead of squashing.")]
-FalseAlarms = Annotated[
-    float | None, typer.Option(help="Share of normal pictures that may be called anomalous; the calibration's by default.")
-]
-ReviewShare = Annotated[
-    float | None, typer.Option(help="Share that may be called anomalous or review; twice the other by default.")
-]
+# ------------------------------------------------------------------ a data set
+Layout = Annotated[str | None, typer.Option(help="Of the data set, where it fits several.")]
+Categories = Annotated[str | None, typer.Option(help="Only these, with commas between.")]
+Kinds = Annotated[str | None, typer.Option(help="Only these kinds, with commas between: good,crack.")]
+# ------------------------------------------------------------------ output
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Delete the run in --out first.")]
+Replace = Annotated[bool, typer.Option("--overwrite", help="Replace the file that is there.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, and nothing else.")]
+
+# options of every command that runs the encoder, named as Inspector's keywords
+ENCODER = (
+    *("backbone", "checkpoint", "value_range", "device", "precision", "batch_size", "workers"),
+    *("tile", "overlap", "roi", "keep_aspect"),
+)
+
+
+def inspector_settings(given: Mapping[str, Any], *more: str) -> dict[str, Any]:
+    """Keywords of ``Inspector``: a command's options, and the method's keywords from --set and --word.
+
+    Args:
+        given: the command's parameters by name.
+        *more: which of them are taken besides ``ENCODER``.
+
+    Raises:
+        UsageError: as ``method_arguments`` and ``joined``, or a coreset of no references.
+    """
+    arguments = method_arguments(given["method"], given["set_"], given.get("word"))
+    if "coreset" in more and "references" in given and given["coreset"] != 1 and given["references"] is None:
+        raise UsageError(f"--coreset {given['coreset']:g} was given without --references, so it would do nothing. Give both.")
+    return joined({key: given[key] for key in (*ENCODER, *more)}, arguments)
 
 
 def method_arguments(method: str, assignments: list[str] | None, words: list[str] | None) -> dict[str, Any]:
@@ -58,8 +79,6 @@ def method_arguments(method: str, assignments: list[str] | None, words: list[str
     Raises:
         UsageError: an assignment that is none, or words for a method that takes none.
     """
-    from zsad.registry import method_class
-
     arguments: dict[str, Any] = {}
     for assignment in assignments or []:
         key, sign, text = assignment.partition("=")
@@ -87,17 +106,12 @@ def joined(settings: Mapping[str, Any], arguments: Mapping[str, Any]) -> dict[st
     return dict(settings) | dict(arguments)
 
 
-def settings_of(values: Mapping[str, Any], arguments: Mapping[str, Any], *more: str) -> dict[str, Any]:
-    """Keywords of ``Inspector``: a command's options, and the method's keywords from --set.
+def names_in(text: str | None) -> list[str] | None:
+    """["a", "b c"] of "a, b c"; None of None."""
+    return None if text is None else [one.strip() for one in text.split(",") if one.strip()]
 
-    Args:
-        values: the command's parameters by name.
-        arguments: of the method, from ``method_arguments``.
-        *more: which parameters besides ``ENCODER`` are taken.
 
-    Raises:
-        UsageError: --set names an option, or a coreset of no references.
-    """
-    if "coreset" in more and values["coreset"] != 1 and values["references"] is None:
-        raise UsageError(f"--coreset {values['coreset']:g} was given without --references, so it would do nothing. Give both.")
-    return joined({key: values[key] for key in (*ENCODER, *more)}, arguments)
+def check_out(out: str) -> None:
+    """Raises ``UsageError`` where --out is empty."""
+    if not out.strip():
+        raise UsageError("--out is empty (an unset variable?). Give the folder for the results; '.' is this one.")

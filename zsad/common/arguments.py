@@ -1,4 +1,4 @@
-"""Arguments of another type than a function states are refused where they are given, not deep inside with a bare TypeError."""
+"""Checks the types of arguments against a function's annotations, so that a wrong one is a clear error at the call."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["checked", "fits", "in_words"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
-# as annotations say it: what is taken (a whole number is a number, a truth value is neither), and how a person says it
+# by annotation: the types that are taken (an integer is a number, a bool is neither), and their name in messages
 KINDS: Mapping[str, tuple[type | tuple[type, ...], str]] = {
     "str": (str, "a text"),
     "bool": (bool, "True or False"),
@@ -29,10 +29,10 @@ SHOWN = 60  # characters of a refused value
 
 
 def checked(function: Callable[P, R]) -> Callable[P, R]:
-    """A function whose arguments are compared with its annotations before it runs; it raises ``UsageError`` for others.
+    """Decorator that compares arguments with the function's annotations and raises ``UsageError`` for other types.
 
-    Known are the types of ``KINDS``, classes, None, unions, ``Literal`` and what sequences hold. Of a protocol the methods
-    have to be there. Whatever else an annotation says is not checked.
+    Checked are the types of ``KINDS``, classes, None, unions, ``Literal`` and the items of sequences. Of a protocol the
+    methods have to be there. Other annotations are not checked.
     """
     signature = inspect.signature(function)
     scope: Mapping[str, Any] = getattr(function, "__globals__", {})
@@ -45,16 +45,16 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
             if parameter.kind is parameter.VAR_KEYWORD or parameter.annotation is parameter.empty:
                 continue
             if not fits(value, parameter.annotation, scope):
-                said = repr(value) if len(repr(value)) <= SHOWN else f"{repr(value)[:SHOWN]}..."
+                shown = repr(value) if len(repr(value)) <= SHOWN else f"{repr(value)[:SHOWN]}..."
                 wanted = in_words(parameter.annotation)
-                raise UsageError(f"{key} of {name} takes {wanted}; got {said} ({type(value).__name__}).")
+                raise UsageError(f"{key} of {name} takes {wanted}; got {shown} ({type(value).__name__}).")
         return function(*args, **kwargs)
 
     return run
 
 
 def fits(value: Any, annotation: str, scope: Mapping[str, Any]) -> bool:
-    """Whether a value is of an annotation's kind; True where that is not known.
+    """Whether a value fits an annotation; True where the annotation is not checked.
 
     Args:
         value: what was given.
@@ -65,7 +65,7 @@ def fits(value: Any, annotation: str, scope: Mapping[str, Any]) -> bool:
 
 
 def in_words(annotation: str) -> str:
-    """An annotation as a person says it: "a number or None"."""
+    """An annotation in words, for messages: "a number or None"."""
     *parts, last = [_word(node) for node in _members(ast.parse(annotation, mode="eval").body)]
     return f"{', '.join(parts)} or {last}" if parts else last
 
@@ -75,12 +75,12 @@ def _members(node: ast.expr) -> list[ast.expr]:
 
 
 def _word(node: ast.expr) -> str:
-    said = ast.unparse(node)
-    if said in KINDS:
-        return KINDS[said][1]
+    text = ast.unparse(node)
+    if text in KINDS:
+        return KINDS[text][1]
     if isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Tuple) and ast.unparse(node.value) == "Literal":
         return " or ".join(map(ast.unparse, node.slice.elts))
-    return said
+    return text
 
 
 def _fits(value: Any, node: ast.expr, scope: Mapping[str, Any]) -> bool:

@@ -1,4 +1,4 @@
-"""Where the data files of the package are: ``prompts/``, ``checkpoints/`` and ``demo/``.
+"""Finds the data files of the package: ``prompts/``, ``checkpoints/`` and ``demo/``.
 
 In a wheel they lie under ``zsad/_assets``; in a checkout (an editable install too) at its top level.
 """

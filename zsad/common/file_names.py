@@ -1,4 +1,4 @@
-"""Names of output files: they mirror the input's folders, and never collide, grow too long or leave the output folder."""
+"""Names of output files, which mirror the input's folders and never collide, grow too long or leave the output folder."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def printable(text: str) -> str:
 
 
 def many(count: int, one: str, more: str = "") -> str:
-    """ "1 picture", "0 pictures"; "1 category", "3 categories" where the plural is given."""
+    """A count with its noun: "1 picture", "0 pictures"; "3 categories" where the plural is given."""
     return f"{count} {one if count == 1 else more or one + 's'}"
 
 
@@ -61,6 +61,6 @@ def _parts(name: str) -> list[str]:
 
 
 def _key(parts: list[str]) -> bytes:
-    """What a file system that ignores letter case and Unicode form compares."""
+    """Key by which names are equal on a file system that ignores letter case and Unicode form."""
     text = unicodedata.normalize("NFC", "/".join(parts).casefold())
     return hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=12).digest()

@@ -1,4 +1,4 @@
-"""Work in threads beside the model."""
+"""Background threads: work on later items while the caller uses earlier ones."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Data sets with labels, for measuring and training: one small reader per layout, one ``Dataset``. Nothing is downloaded.
+"""Labelled data sets for evaluation and training: one reader per folder layout, one ``Dataset``. Nothing is downloaded.
 
-``open_dataset(path)`` recognises the layout; ``LAYOUTS`` is the table of those that are known.
+``open_dataset(path)`` recognises the layout; ``LAYOUTS`` lists those that are known.
 """
 
 from zsad.datasets.dataset import Count, Dataset, Sample

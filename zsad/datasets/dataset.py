@@ -1,4 +1,4 @@
-"""What a reader found: samples, and what is wrong with them in words."""
+"""``Dataset``: the samples of a data set, and messages about files and rows that cannot be used."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from zsad.datasets.names import prompt_name
 from zsad.errors import UnknownName
 from zsad.images.sources import encodable
 
-__all__ = ["Count", "Dataset", "Sample", "shown"]
+__all__ = ["Count", "Dataset", "Sample", "display_path"]
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One picture and what is known about it. Nothing is decoded."""
+    """One picture of a data set, with its label, mask, category and split. Nothing is decoded."""
 
     path: Path
     label: int | None  # 0 normal, 1 anomalous, None unknown
@@ -28,7 +28,10 @@ class Sample:
 
 @dataclass(frozen=True)
 class Count:
-    """A line of ``Dataset.summary()``. Masks are counted over anomalous pictures alone: normal ones need none."""
+    """Numbers of pictures and masks of one category: a line of ``Dataset.summary()``.
+
+    Masks are counted over anomalous pictures alone: normal ones need none.
+    """
 
     category: str
     normal: int
@@ -40,14 +43,14 @@ class Count:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Samples of one data set, in the order in which the reader lists them.
+    """The samples of a data set, in the order in which its reader lists them.
 
     Attributes:
         name: the folder's name.
         root: the folder.
         layout: name of the reader.
         samples: one per picture.
-        problems: sentences about what is missing or wrong, each naming a file, row or category. They are about the data
+        problems: messages about what is missing or wrong, each naming a file, row or category. They are about the data
             set as it was opened: ``select`` keeps them.
     """
 
@@ -74,7 +77,7 @@ class Dataset:
         split: str | None = None,
         kinds: str | Collection[str] | None = None,
     ) -> Dataset:
-        """The samples of some categories, of a split, of some kinds; None takes all.
+        """Selects the samples of some categories, of a split, of some kinds; None takes all.
 
         Raises:
             UnknownName: no sample has such a category, split or kind.
@@ -93,7 +96,7 @@ class Dataset:
         return replace(self, samples=kept)
 
     def summary(self) -> list[Count]:
-        """What was found, one line per category."""
+        """Numbers of pictures and masks, one line per category."""
         return [self._count(category) for category in self.categories]
 
     def _count(self, category: str) -> Count:
@@ -104,16 +107,16 @@ class Dataset:
         return Count(category, labels.count(0), labels.count(1), labels.count(None), found, len(masks) - found)
 
     def prompt_name(self, category: str, *, raw: bool = False) -> str:
-        """The words that stand for a category in sentences, by ``prompts/classes.toml``; ``raw`` keeps the folder's name."""
+        """The object name of a category in prompts, by ``prompts/classes.toml``; ``raw`` keeps the folder's name."""
         root = self.root.resolve()
         folders = (root.name, root.parent.name) if category == root.name else (root.name,)  # the root may be one category
         return prompt_name(category, folders=folders, layout=self.layout, raw=raw)
 
     def name_of(self, sample: Sample) -> str:
-        """The picture's path below the root, for rows and tables; the whole path of a picture that lies elsewhere."""
-        return shown(sample.path, self.root)
+        """Name of a picture in rows and tables: its path below the root, or its whole path where it lies elsewhere."""
+        return display_path(sample.path, self.root)
 
 
-def shown(path: Path, root: Path) -> str:
-    """A path as a person should read it: below the root where it lies there, printable in any case."""
+def display_path(path: Path, root: Path) -> str:
+    """A path as text for messages: below the root where it lies there, and always printable."""
     return encodable((path.relative_to(root) if path.is_relative_to(root) else path).as_posix())

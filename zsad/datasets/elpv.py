@@ -1,4 +1,4 @@
-"""The ELPV data set of solar cells, from the package that everyone can install."""
+"""Reader of the ELPV data set of solar cells, from the PyPI package ``elpv-dataset`` or a folder."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Cell:
 
 
 def read_elpv(kind: str | None = None) -> list[Cell]:
-    """The ELPV data set (Buerhop-Lutz et al. 2018; CC BY-NC-SA 4.0) from the installed package ``elpv-dataset``.
+    """Reads the ELPV data set (Buerhop-Lutz et al. 2018; CC BY-NC-SA 4.0) from the installed package ``elpv-dataset``.
 
     2624 grey pictures of 300 x 300 pixels, functional and defective cells. Published figures mostly take those of
     probability 0 and 1: ``[cell for cell in read_elpv() if cell.probability in (0, 1)]``.

@@ -1,4 +1,4 @@
-"""What readers share: the collector they write into, listings, masks matched by stem, paths that stay inside."""
+"""Shared parts of the readers: the samples found so far, folder listings, masks matched by stem, checked paths."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from zsad.datasets.dataset import Sample, shown
+from zsad.datasets.dataset import Sample, display_path
 from zsad.images.sources import SUFFIXES
 
 __all__ = [
@@ -32,7 +32,7 @@ _MASK_ENDING = re.compile(r"[_-](mask|gt|label|segmentation)$", re.IGNORECASE)
 
 @dataclass
 class Found:
-    """What a reader has found so far. ``root`` is the folder that names in problems are relative to."""
+    """Samples and problems that a reader has found so far. ``root`` is the folder that names in problems are relative to."""
 
     root: Path
     samples: list[Sample] = field(default_factory=list)
@@ -41,15 +41,16 @@ class Found:
     resolved: dict[Path, Path] = field(default_factory=dict)  # folder -> where it really is
 
     def category(self, name: str) -> None:
-        """Declares a category, so that one without pictures is told."""
+        """Declares a category, so that one without pictures becomes a problem."""
         if name not in self.categories:
             self.categories.append(name)
 
     def add(self, sample: Sample) -> None:
+        """Adds a sample."""
         self.samples.append(sample)
 
     def inside(self, root: Path, text: str, *, absolute: bool) -> Path | None:
-        """The path that a foreign file names, or None where it may not be followed.
+        """Resolves a path that a file of the data set names; None where it may not be followed.
 
         Relative paths are relative to ``root`` and have to end inside it, links resolved. An absolute path is taken where
         ``absolute`` allows it, else where it too ends inside. Backslashes count as slashes.
@@ -73,13 +74,14 @@ class Found:
         return self.resolved[folder]
 
     def problem(self, where: Path | str, what: str) -> None:
-        name = shown(where, self.root) if isinstance(where, Path) else where
+        """Adds a problem of a file, row or category."""
+        name = display_path(where, self.root) if isinstance(where, Path) else where
         self.problems.append(f"{name}: {what}")
 
 
 @dataclass(frozen=True)
 class Layout:
-    """A row of the table of readers.
+    """A folder layout: how it is recognised and read.
 
     Attributes:
         name: as ``open_dataset(layout=)`` takes it.
@@ -100,7 +102,7 @@ class Layout:
 
 # ---------------------------------------------------------------- listings
 def _scan(folder: Path) -> Iterator[tuple[str, bool]]:
-    """(name, is a folder) of what is not hidden, unsorted; nothing where it is no folder or cannot be opened."""
+    """(name, is a folder) of each entry that is not hidden, unsorted; none where it is no folder or cannot be opened."""
     try:
         with os.scandir(folder) as found:
             yield from ((entry.name, _is_folder(entry)) for entry in found if not entry.name.startswith("."))
@@ -120,32 +122,39 @@ def _is_picture(name: str, endings: Collection[str] = SUFFIXES) -> bool:
 
 
 def entries(folder: Path) -> list[Path]:
-    """What lies in a folder, sorted by name, without hidden entries; [] where it is none or cannot be opened."""
+    """The entries of a folder, sorted by name, without hidden ones; [] where it is no folder or cannot be opened."""
     return [folder / name for name, _ in sorted(_scan(folder))]
 
 
 def subfolders(folder: Path) -> list[Path]:
+    """The folders in a folder, sorted by name, without hidden ones."""
     return [folder / name for name, is_folder in sorted(_scan(folder)) if is_folder]
 
 
 def pictures(folder: Path, endings: Collection[str] = SUFFIXES) -> list[Path]:
+    """The picture files in a folder, by their endings, sorted by name."""
     return [folder / name for name, is_folder in sorted(_scan(folder)) if not is_folder and _is_picture(name, endings)]
 
 
 def has_pictures(folder: Path) -> bool:
+    """Whether a folder has a picture file directly inside."""
     return any(not is_folder and _is_picture(name) for name, is_folder in _scan(folder))
 
 
 def categories(root: Path, is_one: Callable[[Path], bool]) -> list[Path]:
-    """The root itself where it is a category, else those of its folders that are."""
+    """The folders of the categories: the root itself where it is one, else those of its folders that are."""
     return [root] if is_one(root) else [folder for folder in subfolders(root) if is_one(folder)]
 
 
 # ---------------------------------------------------------------- masks and foreign paths
 def match_masks(wanted: Sequence[Path], masks: Sequence[Path], found: Found) -> dict[Path, Path]:
-    """Picture -> mask by stem, whatever the file ending, with or without ``_mask``, ``_GT``, ``_label``, ``_Segmentation``.
+    """Matches masks to pictures by stem.
 
-    Two masks that fit one picture, a mask that fits two, and masks that fit none are problems; the picture goes without.
+    The mask's stem may end in ``_mask``, ``_GT``, ``_label`` or ``_Segmentation``; file endings do not matter. Two masks
+    that fit one picture, a mask that fits two, and masks that fit none are problems; the picture has no mask then.
+
+    Returns:
+        Mask by picture.
     """
     by_stem: dict[str, list[Path]] = defaultdict(list)
     for mask in masks:

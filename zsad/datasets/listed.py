@@ -1,4 +1,4 @@
-"""Sets that a file lists: meta.json of the AnomalyCLIP family, a CSV or JSONL manifest, VisA, Real-IAD, HeadCT."""
+"""Readers of data sets that a file lists: meta.json (AnomalyCLIP), CSV or JSONL manifests, VisA, Real-IAD, HeadCT."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from zsad.datasets.dataset import Sample
 from zsad.datasets.layout import Found, Layout, entries, subfolders
-from zsad.datasets.tables import csv_rows, json_of, label_of, mask_of, phases_of, place_of, text_of
+from zsad.datasets.parsing import csv_rows, json_of, label_of, mask_of, phases_of, place_of, text_of
 from zsad.errors import UsageError
 
 __all__ = ["HEAD_CT", "MANIFEST", "META", "REAL_IAD", "VISA"]
@@ -153,7 +153,7 @@ def _is_head_ct(path: Path) -> bool:
 
 
 def _read_head_ct(path: Path, found: Found) -> None:
-    """Kaggle's: ``labels.csv`` (id, hemorrhage) and ``head_ct/head_ct/000.png``, the id with three digits."""
+    """Kaggle's layout: ``labels.csv`` (id, hemorrhage) and ``head_ct/head_ct/000.png``, the id with three digits."""
     folder = next((one for one in (path / "head_ct" / "head_ct", path / "head_ct") if one.is_dir()), path)
     for where, row in csv_rows(path / "labels.csv", "id"):
         place = place_of(f"{row['id']:0>3}.png", where, found, folder)

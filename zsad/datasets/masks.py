@@ -1,4 +1,4 @@
-"""Masks: any file -> (H, W) bool, and the resize that published pixel metrics use."""
+"""Loads masks from any file as (H, W) bool, and resizes them as published pixel metrics do."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MANY = 4  # values up to which a mask's are counted in its note: class numbers; 
 def load_mask(
     sample: Sample, size: int | None = None, *, picture: tuple[int, int] | None = None, notes: list[str] | None = None
 ) -> Mask:
-    """The defect of one sample: True where the file's own value is above 0; normal pictures without a file have none.
+    """Loads the mask of one sample: True where the file's value is above 0; all False for normal pictures without a file.
 
     That one rule holds for class numbers (VisA), 0/1, 0/255 and 16 bits, as in the field's code (AnomalyCLIP and its
     family). Colour and palettes: not black. Transparent pixels are no defect; where all colour is black, the opaque ones
@@ -34,7 +34,7 @@ def load_mask(
         size: side of the model's input; the mask is brought to it by ``resize_mask``. None: as large as the picture.
         picture: (height, width) of the picture, where it is at hand; otherwise a mask's size is not compared, and for a
             normal picture the file is read.
-        notes: a list to which is added what a person should know (odd values, an empty mask of an anomalous picture).
+        notes: a list to which remarks are added (unusual values, an empty mask of an anomalous picture).
 
     Returns:
         (H, W) or (size, size) bool.
@@ -43,9 +43,9 @@ def load_mask(
         MaskError: there is no mask, it cannot be read, or it has another size than the picture; one sentence.
         ImageError: the picture of a normal sample cannot be read, and its size was not given.
     """
-    told: list[str] = []
+    remarks: list[str] = []
     if sample.mask is not None:
-        mask = read_mask(sample.mask, told)
+        mask = read_mask(sample.mask, remarks)
     elif sample.label == 0:
         height, width = picture or load_image(ImageRef(sample.path.name, sample.path)).rgb.shape[:2]
         mask = np.zeros((height, width), np.bool_)
@@ -58,16 +58,16 @@ def load_mask(
             f"{picture[0]}. Save the mask at the picture's size, or check that it belongs to it."
         )
     if sample.label is not None and bool(mask.any()) != bool(sample.label):
-        told.append(
+        remarks.append(
             "the mask of an anomalous picture is empty" if sample.label else "a normal picture has a mask with a defect"
         )
     if notes is not None:
-        notes += told
+        notes += remarks
     return mask if size is None else resize_mask(mask, size)
 
 
 def resize_mask(mask: Mask, size: int) -> Mask:
-    """(H, W) bool -> (size, size) bool as the field does: 0/255, bilinear with Pillow's antialiasing, then above 0.5.
+    """Resizes (H, W) bool to (size, size) bool as published code does: 0/255, Pillow's antialiased bilinear, above 0.5.
 
     A defect that covers less than half of a target pixel disappears there; published numbers include that.
     """
@@ -76,7 +76,7 @@ def resize_mask(mask: Mask, size: int) -> Mask:
 
 
 def read_mask(path: Path, notes: list[str]) -> Mask:
-    """A mask file, or the union of a folder's files, at its own size; see ``load_mask``.
+    """Reads a mask file, or the union of a folder's files, at its own size; see ``load_mask``.
 
     Raises:
         MaskError: it cannot be read, holds values that are no mask, or a folder's files differ in size or are none.
@@ -111,11 +111,11 @@ def _read_file(path: Path, notes: list[str]) -> Mask:
     if colours < pixels.shape[2] and not opaque.all():
         notes.append("transparent pixels are no defect" if mask.any() else "all colour is black: opaque pixels are the defect")
         mask = mask & opaque if mask.any() else opaque
-    _tell_values(path, colour, mask, notes)
+    _note_values(path, colour, mask, notes)
     return mask
 
 
-def _tell_values(path: Path, colour: NDArray[np.generic], mask: Mask, notes: list[str]) -> None:
+def _note_values(path: Path, colour: NDArray[np.generic], mask: Mask, notes: list[str]) -> None:
     values = np.unique(colour)
     if colour.dtype != np.uint8 or not set(values.tolist()) <= {0, 255}:
         kind = f"{colour.dtype.itemsize * 8}-bit values" if colour.dtype != np.uint8 else "values"

@@ -1,4 +1,4 @@
-"""The layout of MVTec AD, which MVTec LOCO, MPDD, BTAD, DTD-Synthetic, AdaCLIP's medical sets and many others share.
+"""Readers of MVTec AD's layout, which LOCO, MPDD, BTAD, DTD-Synthetic and many others share, and of MVTec AD 2's.
 
 ``ground_truth/<defect>`` holds a file per picture (``000_mask.png``), or a folder per picture (LOCO: ``000/000.png``,
 ``000/001.png``; their union is the mask). Normal are ``good``, ``ok`` (BTAD) and ``normal``.

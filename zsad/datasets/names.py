@@ -1,4 +1,4 @@
-"""From a folder's name to the words of a sentence, by ``prompts/classes.toml``."""
+"""Object names for prompts from the names of folders, by ``prompts/classes.toml``."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ def _table() -> dict[str, Any]:
 
 
 def prompt_name(category: str, *, folders: Sequence[str] = (), layout: str = "", raw: bool = False) -> str:
-    """The words that stand for a category in sentences: "pcb1" -> "printed circuit board".
+    """The object name of a category in prompts: "pcb1" -> "printed circuit board".
 
-    The names of a data set that gives itself away by its layout or by the name of its folder come first, then the names
+    The names of a data set that is recognised by its layout or by the name of its folder come first, then the names
     that hold anywhere, then a rule: underscores and hyphens become spaces, digits at the end are dropped, and what has no
     letter left is an "object".
 

@@ -1,30 +1,30 @@
-"""The table of layouts, and the one function that opens a data set."""
+"""``open_dataset``: recognises the layout of a data set and reads it."""
 
 from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
 
-from zsad.datasets.dataset import Dataset, Sample, shown
+from zsad.datasets.dataset import Dataset, Sample, display_path
 from zsad.datasets.elpv import ELPV, KINDS, installed_elpv
+from zsad.datasets.folders import FLAT, GOOD_BAD, PAIRS, YES_NO
 from zsad.datasets.layout import Found, Layout, entries, subfolders
 from zsad.datasets.listed import HEAD_CT, MANIFEST, META, REAL_IAD, VISA
 from zsad.datasets.mvtec import MVTEC, MVTEC2
-from zsad.datasets.plain import FLAT, GOOD_BAD, PAIRS, YES_NO
 from zsad.datasets.surfaces import DAGM, KSDD, KSDD2, MTD
 from zsad.errors import SourceNotFound, UnknownName, UsageError
 
-__all__ = ["LAYOUTS", "claims", "open_dataset"]
+__all__ = ["LAYOUTS", "matching_layouts", "open_dataset"]
 
 _ALL = (META, MANIFEST, VISA, REAL_IAD, HEAD_CT, ELPV, MVTEC, MVTEC2, DAGM, KSDD, KSDD2, MTD, GOOD_BAD, YES_NO, PAIRS, FLAT)
 LAYOUTS = {layout.name: layout for layout in _ALL}
-"""The readers by name. A new one is a row here, and a tree in tests/test_datasets.py."""
+"""The readers by name. A new one is a row here, and a tree in tests/helpers/trees.py."""
 
 
 def open_dataset(path: str | Path, layout: str | None = None, split: str | None = "test") -> Dataset:
     """Opens a data set in any known layout. Files are listed and matched; pictures stay undecoded.
 
-    What is wrong with single files or rows goes into ``Dataset.problems``; the rest is there.
+    Files or rows that cannot be used are listed in ``Dataset.problems``; the others are read.
 
     Args:
         path: its folder; the file that lists it (meta.json, a manifest, VisA's or Real-IAD's lists); or "elpv",
@@ -35,7 +35,7 @@ def open_dataset(path: str | Path, layout: str | None = None, split: str | None 
     Raises:
         SourceNotFound: nothing is there, or no picture.
         UnknownName: no such layout.
-        UsageError: no layout fits, or several do, or the data set has no such split; says what is expected.
+        UsageError: no layout fits, or several do, or the data set has no such split; the message lists the layouts.
         MissingExtra: "elpv" without the package.
     """
     if layout is not None and layout not in LAYOUTS:
@@ -57,7 +57,7 @@ def open_dataset(path: str | Path, layout: str | None = None, split: str | None 
     return Dataset(title, found.root, chosen.name, tuple(samples), problems)
 
 
-def claims(root: Path) -> list[Layout]:
+def matching_layouts(root: Path) -> list[Layout]:
     """The layouts that fit. A file that lists the pictures goes before folders: many a set in MVTec's layout has both."""
     fitting = [layout for layout in LAYOUTS.values() if layout.recognise(root)]
     return [layout for layout in fitting if layout.index] or fitting
@@ -67,30 +67,30 @@ def _choose(root: Path, layout: str | None) -> Layout:
     if layout is not None:
         if LAYOUTS[layout].recognise(root):
             return LAYOUTS[layout]
-        raise UsageError(f"{str(root)!r} is not of the layout {layout!r}, which is: {LAYOUTS[layout].expected}. {_saw(root)}")
-    fitting = claims(root)
+        raise UsageError(f"{str(root)!r} is not of the layout {layout!r}, which is: {LAYOUTS[layout].expected}. {_holds(root)}")
+    fitting = matching_layouts(root)
     if len(fitting) == 1:
         return fitting[0]
     if fitting:
         names = " and ".join(repr(one.name) for one in fitting)
         raise UsageError(f"{str(root)!r} fits the layouts {names}. Choose one: layout={fitting[0].name!r}.")
-    below = [folder for folder in subfolders(root)[:50] if len(claims(folder)) == 1]
+    below = [folder for folder in subfolders(root)[:50] if len(matching_layouts(folder)) == 1]
     guess = f" Did you mean {str(below[0])!r}?" if len(below) == 1 else ""
     expected = "".join(f"\n  {one.name}: {one.expected}" for one in LAYOUTS.values())
-    raise UsageError(f"{str(root)!r} is of no known layout.{guess} {_saw(root)} Known layouts:{expected}")
+    raise UsageError(f"{str(root)!r} is of no known layout.{guess} {_holds(root)} Known layouts:{expected}")
 
 
-def _saw(root: Path) -> str:
+def _holds(root: Path) -> str:
     if not root.is_dir():
         return "It is a file."
-    names = [shown(entry, root) + "/" * entry.is_dir() for entry in entries(root)]
+    names = [display_path(entry, root) + "/" * entry.is_dir() for entry in entries(root)]
     return f"It holds: {', '.join(names[:12]) or 'nothing'}{' ...' if len(names) > 12 else ''}."
 
 
 def _of_split(found: Found, split: str | None, root: Path) -> list[Sample]:
     if not found.samples:
-        told = f" {found.problems[0]}" if found.problems else ""
-        raise SourceNotFound(f"The data set {str(root)!r} lists no picture that can be used.{told}")
+        first = f" {found.problems[0]}" if found.problems else ""
+        raise SourceNotFound(f"The data set {str(root)!r} lists no picture that can be used.{first}")
     samples = [sample for sample in found.samples if split in (None, sample.split)]
     if not samples:
         counts = ", ".join(f"{name} ({n})" for name, n in Counter(sample.split for sample in found.samples).items())
@@ -99,20 +99,22 @@ def _of_split(found: Found, split: str | None, root: Path) -> list[Sample]:
 
 
 def _shortcomings(found: Found, samples: list[Sample], layout: Layout, split: str | None) -> list[str]:
-    """What only the whole shows: empty categories, missing masks, pictures that are listed twice."""
-    said = []
+    """Problems of the set as a whole: empty categories, missing masks, pictures that are listed twice."""
+    messages = []
     for category in dict.fromkeys([*found.categories, *(sample.category for sample in found.samples)]):
         own = [sample for sample in samples if sample.category == category]
         bare = [sample for sample in own if sample.label == 1 and sample.mask is None]
         anomalous = sum(sample.label == 1 for sample in own)
         if not own:
-            said.append(f"{category}: has no picture{f' of split {split!r}' if split else ''}.")
+            messages.append(f"{category}: has no picture{f' of split {split!r}' if split else ''}.")
         elif layout.masks and bare and len(bare) == anomalous:
-            said.append(f"{category}: none of its {anomalous} anomalous pictures has a mask, so it has no pixel metrics.")
+            messages.append(f"{category}: none of its {anomalous} anomalous pictures has a mask, so it has no pixel metrics.")
         elif layout.masks:
-            said += [f"{shown(sample.path, found.root)}: is anomalous and has no mask." for sample in bare]
+            messages += [f"{display_path(sample.path, found.root)}: is anomalous and has no mask." for sample in bare]
     listed: dict[Path, list[str]] = {}
     for sample in found.samples:
         listed.setdefault(sample.path, []).append(sample.split)
     twice = {path: splits for path, splits in listed.items() if len(splits) > 1}
-    return said + [f"{shown(path, found.root)}: is listed {len(s)} times ({', '.join(s)})." for path, s in twice.items()]
+    for path, splits in twice.items():
+        messages.append(f"{display_path(path, found.root)}: is listed {len(splits)} times ({', '.join(splits)}).")
+    return messages

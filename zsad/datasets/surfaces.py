@@ -1,4 +1,4 @@
-"""Industrial sets in layouts of their own: DAGM 2007, Kolektor SDD and SDD2, Magnetic Tile Defects."""
+"""Readers of industrial data sets in layouts of their own: DAGM 2007, Kolektor SDD and SDD2, Magnetic Tile Defects."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import re
 from pathlib import Path
 
 from zsad.datasets.dataset import Sample
+from zsad.datasets.folders import add_labelled_by_mask
 from zsad.datasets.layout import Found, Layout, match_masks, pictures, subfolders
-from zsad.datasets.plain import add_judged_by_mask
 
 __all__ = ["DAGM", "KSDD", "KSDD2", "MTD"]
 
@@ -44,7 +44,7 @@ def _parts(root: Path) -> list[Path]:
 
 
 def _beside(folder: Path, ending: str) -> tuple[list[Path], list[Path]]:
-    """Pictures, and the masks that lie among them and are told by the end of their stem."""
+    """Pictures, and the masks among them, which the end of their stem marks."""
     files = pictures(folder)
     masks = [path for path in files if path.stem.endswith(ending)]
     return [path for path in files if path not in set(masks)], masks
@@ -54,7 +54,7 @@ def _read_beside(root: Path, folder: Path, ending: str, split: str, found: Found
     paths, files = _beside(folder, ending)
     masks = match_masks(paths, files, found)
     for path in paths:
-        add_judged_by_mask(found, path, masks.get(path), root.resolve().name, split)
+        add_labelled_by_mask(found, path, masks.get(path), root.resolve().name, split)
 
 
 def _read_ksdd(root: Path, found: Found) -> None:

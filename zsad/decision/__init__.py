@@ -1,1 +1,1 @@
-"""From scores to verdicts: thresholds, conformal quantiles, calibration."""
+"""Decision rules: thresholds, conformal inference and calibration, which turn anomaly scores into verdicts."""

@@ -1,4 +1,4 @@
-"""From scores to verdicts: thresholds, and where they come from.
+"""Thresholds that turn anomaly scores into verdicts, and the rule that finds them in an unlabelled batch.
 
 ``batch_rule`` needs no normal pictures: it reads the thresholds off the unlabelled batch itself. Defects pull scores up and
 never down, and most pictures are normal, so the densest half of the scores (the shortest interval that holds more than half of
@@ -32,7 +32,7 @@ __all__ = ["ANOMALOUS", "NORMAL", "REVIEW", "Thresholds", "batch_rule", "decide"
 NORMAL, REVIEW, ANOMALOUS = "normal", "review", "anomalous"
 FEWEST = 8  # scores; below that a quarter of the batch is one picture, and the spread is a guess
 ANOMALOUS_SIGMAS, REVIEW_SIGMAS = 3.0, 2.25
-PIXEL_ALARMS = 0.05  # of the pictures judged normal, so many may have a region
+PIXEL_ALARMS = 0.05  # share of the pictures classified as normal that may have a region
 SMALL = 2.0  # sigma is widened by 1 + SMALL / n, since the densest half of a few scores is dense by luck
 _GAUSSIAN = 1.4826
 _TIED = 1e-6  # a spread below this fraction of the scores' size is rounding, not spread
@@ -40,21 +40,21 @@ _TIED = 1e-6  # a spread below this fraction of the scores' size is rounding, no
 
 @dataclass(frozen=True)
 class Thresholds:
-    """Levels that turn a score into a verdict; None where there is no such level.
+    """Score levels that turn an anomaly score into a verdict; None where there is no such level.
 
     Attributes:
         anomalous: a score at or above it is anomalous.
         review: a score at or above it, and below ``anomalous``, is for a person to look at.
         pixel: a place of the map at or above it belongs to a region.
         source: one or two sentences: where the levels come from, and what that assumes.
-        promise: what share of normal pictures is called anomalous, as a clause; "" where nothing is promised.
+        false_alarm_rate: the share of normal pictures that is called anomalous, as a clause; "" where it is not known.
     """
 
     anomalous: float | None = None
     review: float | None = None
     pixel: float | None = None
     source: str = "no rule was given"
-    promise: str = ""
+    false_alarm_rate: str = ""
 
     def label(self, score: float | None) -> str | None:
         """``"normal"``, ``"review"``, ``"anomalous"``, or None where there is no rule or no score."""
@@ -66,7 +66,7 @@ class Thresholds:
 
 
 def fixed(threshold: float | None, review: float | None = None, pixel: float | None = None) -> Thresholds:
-    """Thresholds that the user gives.
+    """Thresholds from levels that the user gives.
 
     Raises:
         UsageError: a level that is no finite number, a review level without a threshold, or above it.
@@ -78,13 +78,13 @@ def fixed(threshold: float | None, review: float | None = None, pixel: float | N
         raise UsageError("A review level was given without a threshold. Give both: review lies between the two.")
     if review is not None and threshold is not None and review > threshold:
         raise UsageError(f"The review level {review:g} lies above the threshold {threshold:g}. Swap them.")
-    said = [] if threshold is None else ["threshold given by the user"]
-    said += [] if pixel is None else ["pixel threshold given by the user"]
-    return Thresholds(threshold, review, pixel, "; ".join(said) or Thresholds.source)
+    sources = [] if threshold is None else ["threshold given by the user"]
+    sources += [] if pixel is None else ["pixel threshold given by the user"]
+    return Thresholds(threshold, review, pixel, "; ".join(sources) or Thresholds.source)
 
 
 def levels(scores: Sequence[float] | np.ndarray[Any, Any]) -> tuple[float, float] | str:
-    """The rule's (review, anomalous) levels, or the reason why there are none."""
+    """The batch rule's (review, anomalous) levels, or the reason why there are none."""
     values = np.sort(np.asarray(scores, dtype=np.float64))
     if len(values) < FEWEST:
         return f"no rule: {len(values)} scored picture{'s' * (len(values) != 1)}, and the batch rule needs at least {FEWEST}"
@@ -92,7 +92,7 @@ def levels(scores: Sequence[float] | np.ndarray[Any, Any]) -> tuple[float, float
     while True:
         centre, sigma = _densest_half(values[:kept])
         if sigma <= _TIED * max(abs(centre), 1e-12):
-            return "no rule: half of the scores are all the same, so they show no spread to judge by"
+            return "no rule: half of the scores are all the same, so their spread is zero"
         level = centre + ANOMALOUS_SIGMAS * sigma
         below = max(int(np.searchsorted(values, level)), len(values) // 2 + 1)
         if below >= kept:
@@ -112,7 +112,7 @@ def _densest_half(values: np.ndarray[Any, Any]) -> tuple[float, float]:
 def pixel_level(
     scores: Sequence[float] | np.ndarray[Any, Any], peaks: Sequence[float] | np.ndarray[Any, Any], below: float
 ) -> float | None:
-    """The value that the map exceeds in one of twenty pictures judged normal at the most.
+    """Map value that at most one in twenty of the pictures classified as normal exceeds.
 
     With fewer than 39 of them it lies above every one's peak. None where no picture is normal.
 
@@ -131,7 +131,7 @@ def pixel_level(
 def batch_rule(
     scores: Sequence[float] | np.ndarray[Any, Any], peaks: Sequence[float] | np.ndarray[Any, Any] = ()
 ) -> Thresholds:
-    """Thresholds from an unlabelled batch, for its pictures (``scores``) and for their places (``peaks``).
+    """Thresholds from an unlabelled batch, for its pictures (``scores``) and for the places in them (``peaks``).
 
     Args:
         scores: one raw score per picture.
@@ -144,15 +144,15 @@ def batch_rule(
     source = (
         f"robust rule over this batch of {len(scores)}: {ANOMALOUS_SIGMAS:g} sigma above the densest half of the scores "
         f"(review from {REVIEW_SIGMAS:g}); assumes that more than half of the pictures are normal"
-        + (f"; {_regions_said(scores, found[0])}" if pixel is not None else "")
+        + (f"; {_regions_note(scores, found[0])}" if pixel is not None else "")
     )
     return Thresholds(found[1], found[0], pixel, source)
 
 
-def _regions_said(scores: Sequence[float] | np.ndarray[Any, Any], below: float) -> str:
-    """What ``pixel_level`` means for a batch of this size."""
+def _regions_note(scores: Sequence[float] | np.ndarray[Any, Any], below: float) -> str:
+    """A clause that states ``pixel_level`` for a batch of this size."""
     few = np.count_nonzero(np.asarray(scores) < below) < 2 / PIXEL_ALARMS - 1
-    return f"regions lie above the maps of {'all' if few else f'{1 - PIXEL_ALARMS:.0%} of the'} pictures judged normal"
+    return f"regions lie above the maps of {'all' if few else f'{1 - PIXEL_ALARMS:.0%} of the'} pictures classified as normal"
 
 
 def decide(
@@ -160,7 +160,7 @@ def decide(
     peaks: Sequence[float] | np.ndarray[Any, Any],
     given: Thresholds | None = None,
 ) -> Thresholds:
-    """The thresholds of a run: what was given, the rest from the batch rule."""
+    """The thresholds of a run: those that were given, and the others by the batch rule."""
     if given is None or (given.anomalous is None and given.pixel is None):
         return batch_rule(scores, peaks)
     if given.anomalous is None:
@@ -170,5 +170,5 @@ def decide(
         return given
     below = given.anomalous if given.review is None else given.review
     pixel = pixel_level(scores, peaks, below)
-    said = "no pixel threshold: no picture is normal" if pixel is None else _regions_said(scores, below)
-    return Thresholds(given.anomalous, given.review, pixel, f"{given.source}; {said}")
+    note = "no pixel threshold: no picture is normal" if pixel is None else _regions_note(scores, below)
+    return Thresholds(given.anomalous, given.review, pixel, f"{given.source}; {note}")

@@ -1,6 +1,6 @@
-"""From a data set with labels to a table of metrics: ``zsad.evaluate``."""
+"""Evaluation of a method on a labelled data set: ``zsad.evaluate`` and its table of metrics."""
 
+from zsad.evaluation.metrics_table import Evaluation
 from zsad.evaluation.run import evaluate
-from zsad.evaluation.table import Evaluation
 
 __all__ = ["Evaluation", "evaluate"]

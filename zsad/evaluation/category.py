@@ -1,4 +1,4 @@
-"""One row of ``evaluate``: pictures are scored, answers are kept, and the metrics are computed from what is kept."""
+"""Evaluation of one category: its pictures are scored, their scores and maps kept, and the metrics computed from those."""
 
 from __future__ import annotations
 
@@ -20,31 +20,31 @@ from zsad.datasets import load_mask
 from zsad.decision.thresholds import fixed
 from zsad.detector import Detector
 from zsad.errors import MaskError
-from zsad.evaluation.metrics import IMAGE, PIXEL, Figures, image_figures, pixel_figures
+from zsad.evaluation.metrics import IMAGE, PIXEL, MetricValues, image_metrics, pixel_metrics
+from zsad.evaluation.metrics_table import Row
 from zsad.evaluation.plan import Job, Plan
 from zsad.evaluation.store import Kept
-from zsad.evaluation.table import Row
 from zsad.images.reading import ImageRef
 from zsad.inference.inspector import Inspector
 from zsad.inference.scorer import Scored
 from zsad.registry import create
 
-__all__ = ["Judge", "assess"]
+__all__ = ["DetectorSetup", "evaluate_category"]
 
 CITED = 3  # pictures that a note calls by name
 OWN = ("method", "target", "backbone", "checkpoint", "references")
 
 
 @dataclass(frozen=True)
-class Judge:
-    """A loaded detector and how pictures reach it; one serves all categories."""
+class DetectorSetup:
+    """A loaded detector and the settings of its inspectors; one serves all categories."""
 
     detector: Detector
     settings: Mapping[str, Any]  # keywords of Inspector
 
     @classmethod
-    def load(cls, method: str | Detector | Inspector, settings: Mapping[str, Any]) -> Judge:
-        """From what ``evaluate`` takes."""
+    def load(cls, method: str | Detector | Inspector, settings: Mapping[str, Any]) -> DetectorSetup:
+        """Loads the detector that ``evaluate`` was given, and separates its settings from the inspector's."""
         if isinstance(method, Inspector):
             return cls(method.detector, {**_settings_of(method), **settings})
         if isinstance(method, Detector):
@@ -54,7 +54,7 @@ class Judge:
         return cls(create(method, **own), {key: value for key, value in settings.items() if key not in own})
 
     def inspector(self, job: Job) -> Inspector:
-        """For one category."""
+        """An inspector for one category, with its target and references."""
         paths = [sample.path for sample in job.references]
         return Inspector(self.detector, job.target, references=paths or None, **self.settings)
 
@@ -66,17 +66,17 @@ def _settings_of(given: Inspector) -> dict[str, Any]:
     return kept | {"roi": cut.roi, "keep_aspect": cut.keep_aspect}
 
 
-def assess(
+def evaluate_category(
     make: Callable[[], Inspector], job: Job, plan: Plan, kept: Kept, maps: Path | None, step: Callable[[int], object]
 ) -> Row:
-    """The row of a job, from disk where it is finished, and otherwise scored from where it was left.
+    """Computes the row of a job: read from disk where it is finished, and otherwise scored from where it was left.
 
     Args:
         make: gives the inspector of the job; not called where nothing is left to score.
         job: what to score.
         plan: what to measure.
-        kept: where the answers are.
-        maps: folder to which the maps go in the end; None: they are deleted.
+        kept: where scores and maps are kept.
+        maps: folder to which the maps are moved in the end; None: they are deleted.
         step: called with a number of pictures whenever so many are done.
     """
     if (done := kept.row()) is not None:
@@ -96,7 +96,7 @@ def assess(
 
 
 def _score(inspector: Inspector, job: Job, plan: Plan, kept: Kept, size: int, step: Callable[[int], object]) -> None:
-    done = kept.begin(len(job.samples), len(job.samples) if inspector.judges_sets else inspector.batch_size)
+    done = kept.begin(len(job.samples), len(job.samples) if inspector.needs_set else inspector.batch_size)
     step(done)
     if done == len(job.samples):
         return
@@ -110,13 +110,13 @@ def _score(inspector: Inspector, job: Job, plan: Plan, kept: Kept, size: int, st
 
 
 def _in_pixels(job: Job, plan: Plan) -> list[bool]:
-    """Which pictures count in pixel metrics; none do in a category without any mask."""
+    """Per picture, whether it counts in pixel metrics; none does in a category without any mask."""
     asked = any(name in PIXEL for name in plan.metrics) and any(one.label == 1 and one.mask for one in job.samples)
     return [asked and (one.label == 0 or one.mask is not None) for one in job.samples]
 
 
 def map_of(inspector: Inspector, scored: Scored, size: int) -> NDArray[np.float32]:
-    """(size, size) float32: the map of the whole picture, bilinear with antialiasing where it is not of that size yet.
+    """The anomaly map of the whole picture, (size, size) float32; resized bilinearly with antialiasing where needed.
 
     Tiles and a region of interest go back to their place in the picture first; outside a region the map has its lowest value.
     """
@@ -132,13 +132,13 @@ def map_of(inspector: Inspector, scored: Scored, size: int) -> NDArray[np.float3
 
 
 def _row(job: Job, plan: Plan, kept: Kept, size: int) -> Row:
-    """Everything about the kept answers; the same answers give the same row."""
+    """Computes the row from the kept scores and maps; the same ones give the same row."""
     answers, notes = kept.answers, list(job.notes)
     errors = [str(one["error"]) for one in answers if one["error"] is not None]
     notes += _cited([(text, one["name"]) for one in answers for text in one["notes"]])
     good = [index for index, one in enumerate(answers) if one["score"] is not None]
     labels = [int(job.samples[index].label == 1) for index in good]
-    image = image_figures(plan.metrics, [answers[index]["score"] for index in good], labels)
+    image = image_metrics(plan.metrics, [answers[index]["score"] for index in good], labels)
     in_pixels = _in_pixels(job, plan)
     packed = _masks(job, [index for index in good if in_pixels[index]], kept, size, notes, errors)
     masks = sum(job.samples[index].label == 1 for index in packed)
@@ -162,56 +162,56 @@ def _row(job: Job, plan: Plan, kept: Kept, size: int) -> Row:
     )
 
 
-def _no_pixels(plan: Plan, job: Job) -> Figures:
+def _no_pixels(plan: Plan, job: Job) -> MetricValues:
     wanted = [name for name in plan.metrics if name in PIXEL]
-    told = [f"No mask of {job.category} can be used, so its pixel metrics are NaN."] if wanted else []
-    return Figures(dict.fromkeys(wanted, math.nan), notes=told)
+    notes = [f"No mask of {job.category} can be used, so its pixel metrics are NaN."] if wanted else []
+    return MetricValues(dict.fromkeys(wanted, math.nan), notes=notes)
 
 
 def _masks(
     job: Job, indices: Sequence[int], kept: Kept, size: int, notes: list[str], errors: list[str]
 ) -> dict[int, NDArray[np.uint8]]:
-    """Masks at the metrics' size by position, eight pixels to the byte: all zero for normal pictures, whatever a file says.
+    """Masks at the metrics' size by position, eight pixels to the byte: all zero for normal pictures, whatever their file.
 
-    What is odd about a mask goes to ``notes``; one that cannot be used goes to ``errors``.
+    Remarks on masks are added to ``notes``, masks that cannot be used to ``errors``.
     """
-    found, said = {}, list[tuple[str, str]]()
+    found, remarks = {}, list[tuple[str, str]]()
     for index in indices:
-        sample, name, told = job.samples[index], job.names[index], list[str]()
+        sample, name, own = job.samples[index], job.names[index], list[str]()
         height, width = kept.answers[index]["size"]
         try:
-            mask = load_mask(sample, size, picture=(height, width), notes=told)
+            mask = load_mask(sample, size, picture=(height, width), notes=own)
         except MaskError as error:
             errors.append(f"{name}: left out of the pixel metrics. {error}")
             continue
-        if sample.label == 1 and not mask.any() and not told:
-            told.append(f"the mask vanishes at {size} x {size} pixels")
-        said += [(text, name) for text in told]
+        if sample.label == 1 and not mask.any() and not own:
+            own.append(f"the mask vanishes at {size} x {size} pixels")
+        remarks += [(text, name) for text in own]
         found[index] = np.packbits(mask if sample.label == 1 else np.zeros_like(mask))
-    notes += _cited(said)
+    notes += _cited(remarks)
     return found
 
 
-def _pixels(plan: Plan, packed: Mapping[int, NDArray[np.uint8]], kept: Kept, size: int) -> Figures:
+def _pixels(plan: Plan, packed: Mapping[int, NDArray[np.uint8]], kept: Kept, size: int) -> MetricValues:
     def pairs() -> Iterator[tuple[NDArray[np.float32], NDArray[np.bool_]]]:
         for index, bits in packed.items():
             yield kept.map(index), np.unpackbits(bits, count=size * size).reshape(size, size).astype(bool)
 
-    return pixel_figures(plan.metrics, pairs, exact=plan.exact, folder=kept.folder)
+    return pixel_metrics(plan.metrics, pairs, exact=plan.exact, folder=kept.folder)
 
 
 def _cited(found: Sequence[tuple[str, str]]) -> list[str]:
-    """One note per sentence, with how many pictures it is about."""
-    said = []
+    """One note per message, with the number and names of its pictures."""
+    notes = []
     for text, count in Counter(text for text, _ in found).items():
         names = [name for one, name in found if one == text]
         more = " ..." if count > CITED else ""
-        said.append(f"{text} ({count} picture{'s' * (count > 1)}: {', '.join(names[:CITED])}{more})")
-    return said
+        notes.append(f"{text} ({count} picture{'s' * (count > 1)}: {', '.join(names[:CITED])}{more})")
+    return notes
 
 
 def _move_maps(job: Job, kept: Kept, maps: Path) -> None:
-    """Maps to where a person finds them: ``maps/[seed-0/]<category>/<name of the picture>.npy``."""
+    """Moves the maps to ``maps/[seed-0/]<category>/<name of the picture>.npy``."""
     root = maps if job.seed is None else maps / f"seed-{job.seed}"
     names = [name if name.startswith(f"{job.category}/") else f"{job.category}/{name}" for name in job.names]
     naming = OutputNames(names)

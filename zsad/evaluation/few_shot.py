@@ -1,4 +1,4 @@
-"""References for few-shot evaluation: drawn by a seed, the same on every machine."""
+"""Draws the reference images of a few-shot evaluation by a seed, the same ones on every machine."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Drawn = tuple[tuple[Sample, ...], tuple[str, ...]]
 
 
 def draw(data: Dataset, category: str, tested: Sequence[Sample], shots: int, seed: int) -> Drawn:
-    """``shots`` normal pictures of a category, and what a person should know about them.
+    """Draws ``shots`` normal pictures of a category.
 
     They come from the train split where it has normal pictures, else from the normal ones that would be tested. The order is
     that of the SHA-256 of seed, category and name: it depends on no library's random numbers nor on the listing, and the
@@ -29,7 +29,7 @@ def draw(data: Dataset, category: str, tested: Sequence[Sample], shots: int, see
         seed: of the draw.
 
     Returns:
-        Fewer than ``shots`` where there are no more; the caller says so.
+        The pictures, fewer than ``shots`` where there are no more, and remarks on the draw.
     """
     train = [one for one in data if one.category == category and one.split == "train" and one.label == 0]
     pool = train or [one for one in tested if one.label == 0]

@@ -1,4 +1,4 @@
-"""Whether a detector's weights have seen the data set that it is to be measured on."""
+"""Data leakage: finds out whether a detector's weights have learned from the data set that it is evaluated on."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from zsad.datasets import Dataset, Sample
 from zsad.detector import Detector
 from zsad.weights.checkpoints import load_index, published, sha256_of
 
-__all__ = ["Learned", "data_sets_in", "identify", "leakage", "learned_from", "records_of"]
+__all__ = ["TrainingData", "data_sets_in", "identify", "leakage", "learned_from", "records_of"]
 
 
-class Known(NamedTuple):
-    """How a data set is recognised, in a sentence about training data and on disk."""
+class PublicDataset(NamedTuple):
+    """Names, layouts and categories by which a public data set is recognised, in a text about training data and on disk."""
 
     name: str
     words: str  # pattern on lower-case letters and digits alone, of sentences and of folders' names
@@ -24,8 +24,8 @@ class Known(NamedTuple):
     categories: frozenset[str] = frozenset()  # all of it
 
 
-class Learned(NamedTuple):
-    """What ``zsad.train`` writes into a header of one data set: name, categories, and the SHA-256 of its pictures."""
+class TrainingData(NamedTuple):
+    """One data set in the header that ``zsad.train`` writes: name, categories, and the SHA-256 of its pictures."""
 
     name: str
     categories: frozenset[str]
@@ -34,42 +34,42 @@ class Learned(NamedTuple):
 
 MVTEC_AD = "carpet bottle hazelnut leather cable capsule grid pill transistor metal_nut screw toothbrush zipper tile wood"
 VISA = "candle capsules cashew chewinggum fryum macaroni1 macaroni2 pcb1 pcb2 pcb3 pcb4 pipe_fryum"
-KNOWN = (
-    Known("MVTec AD 2", r"mvtec(ad|anomalydetection)2", ("mvtec2",)),
-    Known("MVTec LOCO AD", r"mvtecloco|locoad"),
-    Known("MVTec AD", r"mvtec(?!3d|loco|(ad|anomalydetection)2)", (), frozenset(MVTEC_AD.split())),
-    Known("VisA", r"(?<![a-z])visa(?!b)", ("visa",), frozenset(VISA.split())),
-    Known("BTAD", r"btad|btech"),
-    Known("MPDD", r"mpdd"),
-    Known("DAGM", r"dagm", ("dagm",)),
-    Known("KolektorSDD2", r"k(olektor)?sdd2", ("ksdd2",)),
-    Known("KolektorSDD", r"k(olektor)?sdd(?!2)|sddanomaly", ("ksdd",)),
-    Known("Magnetic Tile Defects", r"magnetictile", ("mtd",)),
-    Known("Real-IAD", r"realiad", ("real_iad",)),
-    Known("DTD-Synthetic", r"dtdsynth"),
-    Known("ELPV", r"elpv", ("elpv",)),
-    Known("HeadCT", r"headct", ("head_ct",)),
-    Known("BrainMRI", r"brainmri|braintumor"),
-    Known("Br35H", r"br35"),
-    Known("CVC-ColonDB", r"colondb"),
-    Known("CVC-ClinicDB", r"clinicdb"),
-    Known("Kvasir", r"kvasir"),
-    Known("EndoTect", r"endotect"),
-    Known("TN3K", r"tn3k"),
-    Known("ISIC", r"isic(?!a)"),
+PUBLIC_DATASETS = (
+    PublicDataset("MVTec AD 2", r"mvtec(ad|anomalydetection)2", ("mvtec2",)),
+    PublicDataset("MVTec LOCO AD", r"mvtecloco|locoad"),
+    PublicDataset("MVTec AD", r"mvtec(?!3d|loco|(ad|anomalydetection)2)", (), frozenset(MVTEC_AD.split())),
+    PublicDataset("VisA", r"(?<![a-z])visa(?!b)", ("visa",), frozenset(VISA.split())),
+    PublicDataset("BTAD", r"btad|btech"),
+    PublicDataset("MPDD", r"mpdd"),
+    PublicDataset("DAGM", r"dagm", ("dagm",)),
+    PublicDataset("KolektorSDD2", r"k(olektor)?sdd2", ("ksdd2",)),
+    PublicDataset("KolektorSDD", r"k(olektor)?sdd(?!2)|sddanomaly", ("ksdd",)),
+    PublicDataset("Magnetic Tile Defects", r"magnetictile", ("mtd",)),
+    PublicDataset("Real-IAD", r"realiad", ("real_iad",)),
+    PublicDataset("DTD-Synthetic", r"dtdsynth"),
+    PublicDataset("ELPV", r"elpv", ("elpv",)),
+    PublicDataset("HeadCT", r"headct", ("head_ct",)),
+    PublicDataset("BrainMRI", r"brainmri|braintumor"),
+    PublicDataset("Br35H", r"br35"),
+    PublicDataset("CVC-ColonDB", r"colondb"),
+    PublicDataset("CVC-ClinicDB", r"clinicdb"),
+    PublicDataset("Kvasir", r"kvasir"),
+    PublicDataset("EndoTect", r"endotect"),
+    PublicDataset("TN3K", r"tn3k"),
+    PublicDataset("ISIC", r"isic(?!a)"),
 )
 BY_CATEGORIES = ("mvtec", "meta", "manifest")  # layouts of many data sets
 CITED = 3  # pictures that are called by name
 
 
 def data_sets_in(text: str) -> set[str]:
-    """The known data sets that a sentence or a folder's name mentions: "VisA, test split" -> {"VisA"}."""
+    """The public data sets that a text or a folder's name mentions: "VisA, test split" -> {"VisA"}."""
     words = [re.sub(r"[^a-z0-9]", "", part) for part in re.split(r"[,;()/]| and ", text.casefold())]
-    return {one.name for one in KNOWN if any(re.search(one.words, word) for word in words)}
+    return {one.name for one in PUBLIC_DATASETS if any(re.search(one.words, word) for word in words)}
 
 
 def identify(data: Dataset) -> set[str]:
-    """The known data sets that this one can be: by its folder's name or the one above, its layout, or its categories.
+    """The public data sets that this one can be: by its folder's name or the one above, its layout, or its categories.
 
     A folder that names another known set (BTAD in MVTec's layout) is that one, whatever its categories are called. A single
     category is no sign: many a set of one's own is called "screw".
@@ -79,11 +79,11 @@ def identify(data: Dataset) -> set[str]:
         if named := data_sets_in(text):
             return named
     own = {one.casefold() for one in data.categories} if data.layout in BY_CATEGORIES else set()
-    return {one.name for one in KNOWN if data.layout in one.layouts or (len(own) > 1 and own <= one.categories)}
+    return {one.name for one in PUBLIC_DATASETS if data.layout in one.layouts or (len(own) > 1 and own <= one.categories)}
 
 
 def learned_from(detector: Detector, method: str = "", checkpoint: str | Path | None = None) -> list[str]:
-    """What is on record about the data behind a detector's learned weights; [] where nothing is.
+    """Texts on record about the training data of a detector's learned weights; [] where there are none.
 
     Args:
         detector: built.
@@ -95,16 +95,16 @@ def learned_from(detector: Detector, method: str = "", checkpoint: str | Path | 
     rows = [row for row in index.values() if row.sha256 in own]
     rows += [index[method]] if method in index else []
     rows += [row] if checkpoint is not None and (row := published(checkpoint)) else []
-    said = [header.get("trained_on"), *(row.trained_on for row in rows)]
-    return list(dict.fromkeys(str(text) for text in said if text))
+    texts = [header.get("trained_on"), *(row.trained_on for row in rows)]
+    return list(dict.fromkeys(str(text) for text in texts if text))
 
 
-def records_of(header: Mapping[str, Any]) -> list[Learned]:
+def records_of(header: Mapping[str, Any]) -> list[TrainingData]:
     """The data sets in the header of a training run; [] for weights that come from elsewhere."""
     data = header.get("data")
     rows = [row for row in data if isinstance(row, Mapping)] if isinstance(data, (list, tuple)) else []
     return [
-        Learned(
+        TrainingData(
             str(row.get("name", "")),
             frozenset(str(one).casefold() for one in row.get("categories") or ()),
             frozenset(dict(row.get("pictures") or {}).values()),
@@ -113,22 +113,22 @@ def records_of(header: Mapping[str, Any]) -> list[Learned]:
     ]
 
 
-def leakage(detector: Detector, data: Dataset, samples: Sequence[Sample], said: Sequence[str]) -> str:
-    """A sentence where the weights have seen the data; "" where nothing says so.
+def leakage(detector: Detector, data: Dataset, samples: Sequence[Sample], trained_on: Sequence[str]) -> str:
+    """A message where the weights have learned from the data; "" where nothing shows it.
 
-    Two witnesses: the names of the data sets that they learned from, and, where the header is of ``zsad.train`` and so lists
-    the SHA-256 of its pictures, the pictures themselves. In such a header the name of a data set speaks only for the
-    categories that stand beside it: the others were not learned from.
+    Compared are the names of the data sets that they learned from, and, where the header is of ``zsad.train`` and so lists
+    the SHA-256 of its pictures, the pictures themselves. In such a header the name of a data set counts only for the
+    categories beside it: the others were not learned from.
 
     Args:
         detector: with the header of its weights.
         data: the data set.
         samples: the pictures that are to be scored; read only where the header lists pictures.
-        said: of ``learned_from``.
+        trained_on: from ``learned_from``.
     """
     records, known = records_of(detector.header), identify(data)
     tested = {sample.category.casefold() for sample in samples}
-    texts = [text for text in said if not records or text != detector.header.get("trained_on")]
+    texts = [text for text in trained_on if not records or text != detector.header.get("trained_on")]
     texts += [f"{one.name} ({', '.join(shared)})" for one in records if (shared := sorted(one.categories & tested))]
     for text in texts:
         if both := sorted(known & data_sets_in(text)):

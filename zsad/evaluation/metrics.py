@@ -1,4 +1,4 @@
-"""Which metrics ``evaluate`` knows, and their values for one category."""
+"""The metrics of ``evaluate``, and their computation for one category."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from zsad.errors import UnknownName, UsageError
 from zsad.metrics import PixelFigures, PixelMetrics, aupro_legacy, auroc, average_precision, f1_max
 
-__all__ = ["DEFAULT", "HEADS", "IMAGE", "PIXEL", "SHORT", "Figures", "check_metrics", "image_figures", "pixel_figures"]
+__all__ = ["DEFAULT", "HEADS", "IMAGE", "PIXEL", "SHORT", "MetricValues", "check_metrics", "image_metrics", "pixel_metrics"]
 
 HEADS = {
     "image_auroc": "image AUROC",
@@ -27,9 +27,9 @@ HEADS = {
     "aupimo": "AUPIMO",
     "aupro_legacy": "AUPRO (legacy)",
 }
-"""Metrics by name, with their head in tables."""
+"""Column headings of the metrics, by name."""
 SHORT = {name: head.replace("image ", "i-").replace("pixel ", "p-") for name, head in HEADS.items()}
-"""The same for a terminal."""
+"""Short headings, for a terminal."""
 IMAGE = ("image_auroc", "image_ap", "image_f1_max")
 PIXEL = tuple(name for name in HEADS if name not in IMAGE)
 DEFAULT = (*IMAGE, "pixel_auroc", "pixel_ap", "pixel_f1_max", "aupro")
@@ -38,8 +38,8 @@ Pairs = Iterable[tuple[NDArray[np.float32], NDArray[np.bool_]]]
 
 
 @dataclass
-class Figures:
-    """Values of one category; what is undefined is NaN, and a note says why."""
+class MetricValues:
+    """Metrics of one category; those that are undefined are NaN, and a note gives the reason."""
 
     values: dict[str, float] = field(default_factory=dict)
     bounds: dict[str, float] = field(default_factory=dict)  # how far the exact value can be at most
@@ -48,7 +48,7 @@ class Figures:
 
 
 def check_metrics(names: str | Iterable[str] | None) -> tuple[str, ...]:
-    """The metrics in the order of ``HEADS``, each once; None gives ``DEFAULT``.
+    """Checks names of metrics and returns them in the order of ``HEADS``, each once; None gives ``DEFAULT``.
 
     Raises:
         UnknownName: no such metric.
@@ -65,8 +65,8 @@ def check_metrics(names: str | Iterable[str] | None) -> tuple[str, ...]:
     return tuple(name for name in HEADS if name in wanted)
 
 
-def image_figures(names: Sequence[str], scores: Sequence[float], labels: Sequence[int]) -> Figures:
-    """The metrics of ``IMAGE`` among ``names``.
+def image_metrics(names: Sequence[str], scores: Sequence[float], labels: Sequence[int]) -> MetricValues:
+    """Computes the metrics of ``IMAGE`` among ``names``.
 
     Args:
         names: of metrics.
@@ -76,9 +76,9 @@ def image_figures(names: Sequence[str], scores: Sequence[float], labels: Sequenc
     wanted = [name for name in names if name in IMAGE]
     bad = sum(labels)
     if wanted and (not bad or bad == len(labels)):
-        told = f"Image metrics need both classes; there are {len(labels) - bad} normal and {bad} anomalous pictures: NaN."
-        return Figures(dict.fromkeys(wanted, math.nan), notes=[told])
-    found = Figures()
+        note = f"Image metrics need both classes; there are {len(labels) - bad} normal and {bad} anomalous pictures: NaN."
+        return MetricValues(dict.fromkeys(wanted, math.nan), notes=[note])
+    found = MetricValues()
     for name in wanted:
         if name == "image_f1_max":
             found.values[name], found.thresholds[name] = f1_max(scores, labels)
@@ -87,8 +87,8 @@ def image_figures(names: Sequence[str], scores: Sequence[float], labels: Sequenc
     return found
 
 
-def pixel_figures(names: Sequence[str], pairs: Callable[[], Pairs], *, exact: bool = False, folder: Any = None) -> Figures:
-    """The metrics of ``PIXEL`` among ``names``.
+def pixel_metrics(names: Sequence[str], pairs: Callable[[], Pairs], *, exact: bool = False, folder: Any = None) -> MetricValues:
+    """Computes the metrics of ``PIXEL`` among ``names``.
 
     Args:
         names: of metrics.
@@ -97,8 +97,8 @@ def pixel_figures(names: Sequence[str], pairs: Callable[[], Pairs], *, exact: bo
         exact: no bins; see ``PixelMetrics``.
         folder: for temporary files.
     """
-    found, wanted = Figures(), [name for name in names if name in PIXEL]
-    with warnings.catch_warnings(record=True) as told:
+    found, wanted = MetricValues(), [name for name in names if name in PIXEL]
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         if any(name != "aupro_legacy" for name in wanted):
             metrics = PixelMetrics(exact=exact, folder=folder)
@@ -108,12 +108,12 @@ def pixel_figures(names: Sequence[str], pairs: Callable[[], Pairs], *, exact: bo
         if "aupro_legacy" in wanted:
             kept = list(pairs())
             found.values["aupro_legacy"] = aupro_legacy([one for one, _ in kept], [mask for _, mask in kept])
-    said = dict.fromkeys(str(one.message) for one in told)
-    found.notes += [text for text in said if "aupimo" in wanted or "AUPIMO" not in text]
+    messages = dict.fromkeys(str(one.message) for one in caught)
+    found.notes += [text for text in messages if "aupimo" in wanted or "AUPIMO" not in text]
     return found
 
 
-def _take(found: Figures, wanted: Sequence[str], figures: PixelFigures) -> None:
+def _take(found: MetricValues, wanted: Sequence[str], figures: PixelFigures) -> None:
     parts = {
         "pixel_auroc": figures.auroc,
         "pixel_ap": figures.average_precision,

@@ -1,4 +1,4 @@
-"""The rows of ``evaluate``, one after the other in this process, or several at once in others."""
+"""Runs the jobs of ``evaluate``, one after the other in this process or several at once in worker processes."""
 
 from __future__ import annotations
 
@@ -14,46 +14,46 @@ import torch
 from tqdm import tqdm
 
 from zsad.errors import UsageError, ZsadError
-from zsad.evaluation.category import Judge, assess
+from zsad.evaluation.category import DetectorSetup, evaluate_category
+from zsad.evaluation.metrics_table import Row
 from zsad.evaluation.plan import Job, Plan
 from zsad.evaluation.store import Store
-from zsad.evaluation.table import Row
 from zsad.inference.inspector import Inspector
 
-__all__ = ["run_here", "run_there"]
+__all__ = ["run_in_processes", "run_serially"]
 
 
-def run_here(
-    judge: Judge, first: Job, inspector: Inspector, todo: Sequence[Job], plan: Plan, store: Store, maps: Path | None
+def run_serially(
+    setup: DetectorSetup, first: Job, inspector: Inspector, todo: Sequence[Job], plan: Plan, store: Store, maps: Path | None
 ) -> list[Row]:
-    """One job after the other; the first one's inspector is there already."""
+    """Runs one job after the other; the inspector of the first one is given."""
     rows = []
     with _bar(todo) as bar:
         for job in todo:
             bar.set_postfix_str(job.category, refresh=False)
-            make = (lambda: inspector) if job is first else _maker(judge, job)
-            rows.append(assess(make, job, plan, store.kept(job.category, job.seed), maps, bar.update))
+            make = (lambda: inspector) if job is first else _maker(setup, job)
+            rows.append(evaluate_category(make, job, plan, store.kept(job.category, job.seed), maps, bar.update))
     return rows
 
 
-def _maker(judge: Judge, job: Job) -> Callable[[], Inspector]:
-    return lambda: judge.inspector(job)
+def _maker(setup: DetectorSetup, job: Job) -> Callable[[], Inspector]:
+    return lambda: setup.inspector(job)
 
 
 def _bar(todo: Sequence[Job]) -> tqdm[Any]:
-    """On stderr, silent without a terminal."""
+    """A progress bar on stderr, silent without a terminal."""
     return tqdm(total=sum(len(job.samples) for job in todo if not job.error), desc="scoring", unit="picture", disable=None)
 
 
-def run_there(
+def run_in_processes(
     detector: Any, settings: dict[str, Any], jobs: int, todo: Sequence[Job], plan: Plan, store: Store, maps: Path | None
 ) -> list[Row]:
-    """The same in processes that begin afresh (spawn), each with its share of the threads."""
+    """Runs the jobs in spawned processes, each with its share of the threads."""
     threads = max(1, torch.get_num_threads() // jobs)
-    setup = (_portable(detector, settings), threads)
-    pool = ProcessPoolExecutor(min(jobs, len(todo)), get_context("spawn"), _begin, setup)
+    arguments = (_pickled(detector, settings), threads)
+    pool = ProcessPoolExecutor(min(jobs, len(todo)), get_context("spawn"), _begin, arguments)
     try:
-        futures = [pool.submit(_assess, job, plan, store.out, maps) for job in todo]
+        futures = [pool.submit(_evaluate, job, plan, store.out, maps) for job in todo]
         with _bar(todo) as bar:
             return [_taken(future.result(), len(job.samples), bar) for job, future in zip(todo, futures, strict=True)]
     except BrokenProcessPool as error:
@@ -65,11 +65,11 @@ def run_there(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _portable(detector: Any, settings: dict[str, Any]) -> bytes:
-    """What a process needs to load the method; a name stays a name."""
+def _pickled(detector: Any, settings: dict[str, Any]) -> bytes:
+    """The detector and its settings, pickled for another process; a name stays a name."""
     if not isinstance(detector, str):
-        judge = Judge.load(detector, settings)
-        detector, settings = judge.detector, dict(judge.settings)
+        setup = DetectorSetup.load(detector, settings)
+        detector, settings = setup.detector, dict(setup.settings)
     try:
         return pickle.dumps((detector, settings))  # to a child of our own, never to a file
     except (pickle.PicklingError, AttributeError, TypeError) as error:
@@ -85,18 +85,18 @@ def _taken(found: Row | str, pictures: int, bar: tqdm[Any]) -> Row:
     return found
 
 
-_judge: list[Judge] = []  # of a process that ``run_there`` began
+_setups: list[DetectorSetup] = []  # one, in a process that ``run_in_processes`` began
 
 
-def _begin(setup: bytes, threads: int) -> None:
+def _begin(pickled: bytes, threads: int) -> None:
     torch.set_num_threads(threads)
-    _judge.append(Judge.load(*pickle.loads(setup)))
+    _setups.append(DetectorSetup.load(*pickle.loads(pickled)))
 
 
-def _assess(job: Job, plan: Plan, out: Path, maps: Path | None) -> Row | str:
-    """The row, or what to say instead; some errors do not survive the way between processes."""
+def _evaluate(job: Job, plan: Plan, out: Path, maps: Path | None) -> Row | str:
+    """The row, or the message of an error: some errors cannot be pickled on their way between processes."""
     try:
         kept = Store(out).kept(job.category, job.seed)
-        return assess(lambda: _judge[0].inspector(job), job, plan, kept, maps, lambda _: None)
+        return evaluate_category(lambda: _setups[0].inspector(job), job, plan, kept, maps, lambda _: None)
     except ZsadError as error:
         return str(error)

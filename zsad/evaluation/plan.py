@@ -1,4 +1,4 @@
-"""What ``evaluate`` has to do: one job per category and seed, and what was asked of all of them."""
+"""Plans an evaluation: one job per category and seed, and the settings that all of them share."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from zsad.datasets import Dataset, Sample
 from zsad.errors import UsageError
 from zsad.evaluation.few_shot import draw
 
-__all__ = ["Job", "Plan", "check_seeds", "digest_of", "plan_jobs", "told_problems"]
+__all__ = ["Job", "Plan", "check_seeds", "digest_of", "plan_jobs", "problems_of"]
 
 
 @dataclass(frozen=True)
@@ -22,13 +22,13 @@ class Job:
 
     Attributes:
         category: as the data set writes it.
-        target: the words that stand for it in sentences.
+        target: its object name in prompts.
         seed: of the draw of references; None without them.
         samples: labelled pictures, in the data set's order.
         names: of them, for rows and files.
-        references: drawn pictures.
+        references: reference images that were drawn.
         drawn: names of them.
-        notes: what a person should know.
+        notes: remarks for the table.
         error: why the category cannot be evaluated; "" where it can.
     """
 
@@ -45,7 +45,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Plan:
-    """What holds for every job."""
+    """Settings that every job shares."""
 
     metrics: tuple[str, ...]
     map_size: int | None = None  # None: the model's
@@ -54,7 +54,7 @@ class Plan:
 
 
 def plan_jobs(data: Dataset, tested: Dataset, shots: int, seeds: Sequence[int], raw_names: bool = False) -> list[Job]:
-    """One job per category and seed, in the order of the data set.
+    """Makes one job per category and seed, in the order of the data set.
 
     Args:
         data: all splits; references come from its train split.
@@ -84,7 +84,7 @@ def _job(data: Dataset, category: str, target: str, own: Sequence[Sample], shots
         if len(own) > len(known)
         else []
     )
-    drawn, told = draw(data, category, known, shots, seed) if seed is not None else ((), ())
+    drawn, remarks = draw(data, category, known, shots, seed) if seed is not None else ((), ())
     left = tuple(one for one in known if one not in drawn)
     error = ""
     if not own:
@@ -95,11 +95,11 @@ def _job(data: Dataset, category: str, target: str, own: Sequence[Sample], shots
         asked, there = many(shots, "reference was", "references were"), "is" if len(drawn) == 1 else "are"
         error = f"{category}: {asked} asked for, and there {there} {many(len(drawn), 'normal picture')} to draw from."
     names = tuple(map(data.name_of, left)), tuple(map(data.name_of, drawn))
-    return Job(category, target, seed, left, names[0], drawn, names[1], (*notes, *told), error)
+    return Job(category, target, seed, left, names[0], drawn, names[1], (*notes, *remarks), error)
 
 
 def check_seeds(shots: int, seeds: Sequence[int]) -> tuple[int, ...]:
-    """The seeds of the draws; () where nothing is drawn.
+    """Checks the seeds of the draws and returns them; () where nothing is drawn.
 
     Raises:
         UsageError: fewer than 0 shots, or no seed, or one twice.
@@ -112,7 +112,7 @@ def check_seeds(shots: int, seeds: Sequence[int]) -> tuple[int, ...]:
 
 
 def digest_of(data: Dataset, jobs: Sequence[Job]) -> str:
-    """What tells whether pictures, masks, labels or draws are still the same: names, labels, sizes and times of change."""
+    """Digest of the pictures, masks, labels and draws, by which a resumed run is compared: names, sizes, modification times."""
     digest = hashlib.sha256()
     for job in jobs:
         digest.update(f"{job.category}\0{job.target}\0{job.seed}\0{job.error}\n".encode(errors="surrogatepass"))
@@ -132,7 +132,7 @@ def _state(path: Any) -> tuple[Any, ...]:
     return (path.name, found.st_size, found.st_mtime_ns)
 
 
-def told_problems(data: Dataset, selected: Sequence[str]) -> tuple[tuple[str, ...], bool]:
+def problems_of(data: Dataset, selected: Sequence[str]) -> tuple[tuple[str, ...], bool]:
     """The reader's problems that concern the selected categories, and whether any is more than a set without masks."""
     others = set(data.categories) - set(selected)
     own = [text for text in data.problems if text.partition(":")[0].split("/")[0] not in others]

@@ -1,4 +1,4 @@
-"""``evaluate``: a method over a data set, category by category."""
+"""``evaluate``: measures a method on a labelled data set, category by category."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from typing import Any
 import torch
 
 from zsad.common.arguments import checked
-from zsad.common.atomic_files import write_aside
+from zsad.common.atomic_files import write_atomically
 from zsad.common.version import versions
 from zsad.datasets import Dataset, open_dataset
 from zsad.detector import Detector
 from zsad.errors import UsageError
-from zsad.evaluation.category import Judge
+from zsad.evaluation.category import DetectorSetup
 from zsad.evaluation.leakage import leakage, learned_from
 from zsad.evaluation.metrics import IMAGE, check_metrics
-from zsad.evaluation.parallel import run_here, run_there
-from zsad.evaluation.plan import Job, Plan, check_seeds, digest_of, plan_jobs, told_problems
+from zsad.evaluation.metrics_table import Evaluation
+from zsad.evaluation.parallel import run_in_processes, run_serially
+from zsad.evaluation.plan import Job, Plan, check_seeds, digest_of, plan_jobs, problems_of
 from zsad.evaluation.store import MAPS, Store
-from zsad.evaluation.table import Evaluation
 from zsad.inference.inspector import Inspector
 
 __all__ = ["evaluate"]
@@ -57,7 +57,7 @@ def evaluate(
 ) -> Evaluation:
     """Measures a method on a data set: a row of metrics per category, and their mean.
 
-    Weights are loaded once; every category gets a context of its own, with its name in words and its own references. All
+    Weights are loaded once; every category gets a context of its own, with its object name and its own references. All
     labelled pictures count in image metrics. Pixel metrics are of the normal pictures, whose masks are all zero, and of the
     anomalous ones that have a mask. A picture or mask that cannot be used becomes an error of its row, and the rest counts.
 
@@ -76,12 +76,12 @@ def evaluate(
             ones of ``split``, which are then not scored.
         seeds: of the draws; one row per category and seed.
         exact: pixel metrics without bins; takes longer, and 4 bytes of disk per pixel.
-        raw_names: categories' own names instead of words: "pcb1" and not "printed circuit board".
+        raw_names: categories' own names in prompts: "pcb1" and not "printed circuit board".
         keep_maps: leaves the maps in ``out``/maps, float32 .npy at the metrics' size.
         resume: goes on with the run in ``out``; the result is the same to the bit as without a stop. Whole batches that were
             scored are not scored again.
         overwrite: deletes the run in ``out`` first.
-        allow_leakage: measures also on data that the weights have seen; the tables then say so.
+        allow_leakage: measures also on data that the weights have seen; the tables are then marked.
         jobs: processes; each loads the method once, takes whole categories and its share of the threads. The numbers are the
             same to the bit for the same number of threads in a process (``OMP_NUM_THREADS=1``), and else up to the rounding
             of sums.
@@ -97,29 +97,29 @@ def evaluate(
     plan = Plan(_metrics(metrics, todo), _map_size(map_size), exact, keep_maps)
     _check(todo, jobs, out, keep_maps or resume)
     with _store(out, resume, overwrite) as store:
-        judge = Judge.load(detector, settings)
-        said = learned_from(judge.detector, detector if isinstance(detector, str) else "", settings.get("checkpoint"))
-        leaked = _leaked(judge.detector, data, todo, said, allow_leakage)
+        setup = DetectorSetup.load(detector, settings)
+        trained_on = learned_from(setup.detector, detector if isinstance(detector, str) else "", settings.get("checkpoint"))
+        leaked = _leaked(setup.detector, data, todo, trained_on, allow_leakage)
         first = next(job for job in todo if not job.error)
-        inspector = judge.inspector(first)
+        inspector = setup.inspector(first)
         about = _about(inspector, data, todo, plan, drawn, shots)
         store.begin(about["settings"])
         maps = store.out / MAPS if keep_maps else None
         if jobs == 1:
-            rows = run_here(judge, first, inspector, todo, plan, store, maps)
+            rows = run_serially(setup, first, inspector, todo, plan, store, maps)
         else:
-            rows = run_there(detector, settings, jobs, todo, plan, store, maps)
+            rows = run_in_processes(detector, settings, jobs, todo, plan, store, maps)
         found = Evaluation(
             data.name,
-            judge.detector.name,
+            setup.detector.name,
             plan.metrics,
             tuple(rows),
-            plan.map_size or judge.detector.backbone.image_size,
+            plan.map_size or setup.detector.backbone.image_size,
             shots,
             drawn,
             leaked,
-            _unknown(judge.detector, said),
-            told_problems(data, chosen.categories)[0],
+            _unknown(setup.detector, trained_on),
+            problems_of(data, chosen.categories)[0],
             about,
         )
         if out is not None:
@@ -128,7 +128,7 @@ def evaluate(
 
 
 def _metrics(names: str | Collection[str] | None, todo: Sequence[Job]) -> tuple[str, ...]:
-    """What was asked for; by default no pixel metrics where there is no mask at all."""
+    """The metrics that were asked for; by default no pixel metrics where there is no mask at all."""
     masks = any(sample.mask is not None for job in todo for sample in job.samples if sample.label == 1)
     return IMAGE if names is None and not masks else check_metrics(names)
 
@@ -150,7 +150,7 @@ def _check(todo: Sequence[Job], jobs: int, out: str | Path | None, needs_out: bo
 
 @contextmanager
 def _store(out: str | Path | None, resume: bool, overwrite: bool) -> Iterator[Store]:
-    """The output folder, or one that vanishes."""
+    """The output folder, or a temporary one."""
     if out is not None:
         store = Store(out)
         store.claim(resume=resume, overwrite=overwrite)
@@ -162,30 +162,30 @@ def _store(out: str | Path | None, resume: bool, overwrite: bool) -> Iterator[St
         yield store
 
 
-def _leaked(detector: Detector, data: Dataset, todo: Sequence[Job], said: Sequence[str], allowed: bool) -> str:
+def _leaked(detector: Detector, data: Dataset, todo: Sequence[Job], trained_on: Sequence[str], allowed: bool) -> str:
     samples = dict.fromkeys(sample for job in todo for sample in job.samples)
-    found = leakage(detector, data, list(samples), said)
+    found = leakage(detector, data, list(samples), trained_on)
     if found and not allowed:
         raise UsageError(
             f"{found} Figures there are not those of data never seen. Choose other data or other weights, or give "
-            "allow_leakage (--allow-leakage) to measure all the same; the table then says so."
+            "allow_leakage (--allow-leakage) to measure all the same; the table is then marked."
         )
     return found
 
 
-def _unknown(detector: Detector, said: Sequence[str]) -> tuple[str, ...]:
-    if not detector.learned or said:
+def _unknown(detector: Detector, trained_on: Sequence[str]) -> tuple[str, ...]:
+    if not detector.learned or trained_on:
         return ()
-    return (f"What the weights of {detector.name} learned from is not on record, so nobody can say whether it was this.",)
+    return (f"What the weights of {detector.name} learned from is not on record, so leakage cannot be ruled out.",)
 
 
-# ------------------------------------------------------------------ what is written down
+# ------------------------------------------------------------------ on disk
 def _about(
     inspector: Inspector, data: Dataset, todo: Sequence[Job], plan: Plan, seeds: Sequence[int], shots: int
 ) -> dict[str, Any]:
     described = inspector.describe()
-    judge = {key: value for key, value in described.items() if key not in PER_CATEGORY and "reference" not in key}
-    settings = judge | {
+    scored_by = {key: value for key, value in described.items() if key not in PER_CATEGORY and "reference" not in key}
+    settings = scored_by | {
         "device": str(inspector.device),
         "batch_size": inspector.batch_size,
         "coreset": inspector.coreset,
@@ -199,7 +199,7 @@ def _about(
         "seeds": list(seeds),
     }
     return {
-        "judge": judge,
+        "detector": scored_by,
         "settings": settings,
         "threads": torch.get_num_threads(),
         "source": {"name": data.name, "root": str(data.root), "layout": data.layout},
@@ -208,6 +208,6 @@ def _about(
 
 
 def _write(found: Evaluation, out: Path) -> None:
-    write_aside(out / "metrics.csv", found.to_csv().encode())
-    write_aside(out / "metrics.json", (json.dumps(found.as_dict(), indent=1) + "\n").encode())
-    write_aside(out / "metrics.md", found.to_markdown().encode())
+    write_atomically(out / "metrics.csv", found.to_csv().encode())
+    write_atomically(out / "metrics.json", (json.dumps(found.as_dict(), indent=1) + "\n").encode())
+    write_atomically(out / "metrics.md", found.to_markdown().encode())

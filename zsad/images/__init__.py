@@ -1,1 +1,1 @@
-"""From a source of pictures to tensors, and from maps back to pictures."""
+"""Reading, cutting and preprocessing pictures, and drawing anomaly maps onto them."""

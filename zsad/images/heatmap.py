@@ -1,4 +1,4 @@
-"""Heat maps on one fixed colour scale, outlines, thumbnails."""
+"""Draws heat maps on one fixed colour scale, outlines and thumbnails."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["colours", "gradient", "overlay", "thumbnail"]
 _ANCHORS = np.array([(255, 225, 80), (255, 172, 40), (246, 114, 36), (214, 45, 50), (166, 10, 96)], dtype=np.float32)
 _STEPS = 256
 _MOST = 0.8  # opacity at the upper end of the scale; it grows with the square, so that a normal picture stays as it is
-DIMMED = 3  # what is not judged is drawn this much darker
+DIMMED = 3  # what lies outside the region of interest is drawn this much darker
 _STRIP = 1 << 20  # pixels blended at a time, which bounds the temporary arrays
 
 
@@ -37,7 +37,7 @@ def colours(count: int = 9) -> list[str]:
 
 
 def gradient(map_range: tuple[float, float], values: NDArray[Any]) -> NDArray[np.uint8]:
-    """Places of the colour scale, 0..255, of map values; values beyond the ends take the ends' colours."""
+    """Map values as positions on the colour scale, 0..255; values beyond its ends are at the ends."""
     low, high = map_range
     scaled = (values - np.float32(low)) * np.float32((_STEPS - 1) / max(high - low, 1e-12))
     places: NDArray[np.uint8] = np.clip(np.rint(scaled), 0, _STEPS - 1).astype(np.uint8)
@@ -49,16 +49,16 @@ def overlay(
     anomaly_map: NDArray[np.float32],
     map_range: tuple[float, float],
     outlines: Iterable[Sequence[tuple[int, int]]] = (),
-    judged: NDArray[np.bool_] | None = None,
+    roi_mask: NDArray[np.bool_] | None = None,
 ) -> Image.Image:
-    """The picture, the heat map over it and the outlines on top.
+    """Draws the heat map over the picture and the outlines on top.
 
     Args:
         image: (H, W, 3) RGB.
         anomaly_map: (H, W).
         map_range: values that the two ends of the colour scale stand for.
         outlines: polygons of (x, y) corners.
-        judged: (H, W), False where the picture is darkened because nothing is said of it; None: nowhere.
+        roi_mask: (H, W), False where the picture was not scored and is darkened; None: nowhere.
     """
     blended = np.empty_like(image)
     rows = max(1, _STRIP // max(1, image.shape[1]))
@@ -67,8 +67,8 @@ def overlay(
         heat = _TABLE[gradient(map_range, anomaly_map[strip])]  # (rows, W, 4)
         opacity = heat[..., 3:]
         blended[strip] = np.rint(image[strip] * (1 - opacity) + heat[..., :3] * opacity)
-        if judged is not None:
-            blended[strip][~judged[strip]] //= DIMMED
+        if roi_mask is not None:
+            blended[strip][~roi_mask[strip]] //= DIMMED
     picture = Image.fromarray(blended)
     pen = ImageDraw.Draw(picture)
     width = max(1, round(max(image.shape[:2]) / 200))
@@ -80,7 +80,7 @@ def overlay(
 
 
 def thumbnail(picture: Image.Image, side: int) -> Image.Image:
-    """The picture within ``side`` x ``side`` pixels, never enlarged."""
+    """Shrinks a picture to fit within ``side`` x ``side`` pixels; never enlarges it."""
     scale = min(1.0, side / max(picture.size))
     size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
     return picture if size == picture.size else picture.resize(size, Image.Resampling.BOX, reducing_gap=2.0)

@@ -1,4 +1,4 @@
-"""From decoded values to 8-bit RGB: the stated rules.
+"""Converts decoded values to 8-bit RGB: rules for bit depth, transparency and orientation.
 
 **Intensities.** 8-bit data stays as it is. Deeper data is mapped to 0..255 by a range that never follows a picture's
 own darkest and brightest pixel, for that would hide what differs between pictures:
@@ -7,9 +7,9 @@ own darkest and brightest pixel, for that would hide what differs between pictur
   files: read over 0..65535 they are black, cut at 255 they are white. Limit: a dark picture whose maximum fits fewer
   bits is read brighter (12-bit with a maximum below 1024: as 10-bit).
 * float: 0..1 if all values fit, else 0..255, else the integer rule on the rounded maximum. Limit: as above.
-* negative or not finite values, or more than 16 bits: refused, for there is no honest guess.
+* negative or not finite values, or more than 16 bits: refused, since any guess may be wrong.
 
-``value_range=(low, high)`` settles all of it for a whole run. Every mapping is told in ``Picture.notes``.
+``value_range=(low, high)`` sets the range for a whole run. Every mapping is stated in ``Picture.notes``.
 
 **Transparency** is composited on white, the ground of cut-outs and of the pages that they are shown on; the colour
 hidden below alpha 0 is arbitrary. CMYK, LAB, palettes and so on become RGB by Pillow's rules.
@@ -42,7 +42,7 @@ _TURNS: dict[int, Callable[[NDArray[Any]], NDArray[Any]]] = {  # EXIF orientatio
 
 @dataclass
 class Raw:
-    """What a decoder gave, before our rules: (H, W) or (H, W, 1..4) of any type; 2 and 4 channels end in alpha."""
+    """Decoded values before these rules: (H, W) or (H, W, 1..4) of any type; 2 and 4 channels end in alpha."""
 
     pixels: NDArray[Any]
     notes: list[str] = field(default_factory=list)
@@ -52,7 +52,7 @@ class Raw:
 
 
 def check_range(value_range: tuple[float, float] | None) -> tuple[float, float] | None:
-    """The range itself, as a pair; None stays None.
+    """Checks a range and returns it as a pair; None stays None.
 
     Raises:
         UsageError: not two finite numbers, the lower one first.
@@ -66,7 +66,7 @@ def check_range(value_range: tuple[float, float] | None) -> tuple[float, float] 
 
 
 def to_rgb(raw: Raw, value_range: tuple[float, float] | None) -> NDArray[np.uint8]:
-    """What a decoder gave -> (H, W, 3) uint8 by the rules above; what was done is added to ``raw.notes``."""
+    """Converts decoded values to (H, W, 3) uint8 by the rules above; states each conversion in ``raw.notes``."""
     pixels = raw.pixels if raw.pixels.ndim == 3 else raw.pixels[..., None]
     colours = pixels.shape[2] - (pixels.shape[2] in (2, 4))
     rgb = _eight_bits(pixels[..., :colours], value_range, raw.notes)
@@ -101,14 +101,14 @@ def _eight_bits(values: NDArray[Any], value_range: tuple[float, float] | None, n
     name = f"{values.dtype.itemsize * 8}-bit" + " float" * (values.dtype.kind == "f")
     notes.append(f"{name}: range {low:g}..{high:g} ({why}) mapped to 0..255")
     with np.errstate(all="ignore"):
-        strange = ~np.isfinite(work)
+        invalid = ~np.isfinite(work)
         outside = np.count_nonzero((work < low) | (work > high)) / work.size
         work = (work - low) * (255 / (high - low))
-    if strange.any():
-        notes.append(f"values that are not finite ({np.count_nonzero(strange)}) are taken as {low:g}")
+    if invalid.any():
+        notes.append(f"values that are not finite ({np.count_nonzero(invalid)}) are taken as {low:g}")
     elif outside:
         notes.append(f"{outside:.2%} of the values lie outside the range and were cut")
-    work[strange] = 0
+    work[invalid] = 0
     return np.clip(np.rint(work, out=work), 0, 255, out=work).astype(np.uint8)
 
 

@@ -1,4 +1,4 @@
-"""From RGB bytes to a backbone's input."""
+"""Preprocessing of RGB pictures into a backbone's input tensor."""
 
 from __future__ import annotations
 

@@ -1,39 +1,33 @@
-"""Any source of pictures, as 8-bit RGB arrays, one at a time: ``list_images`` (``sources.py``), then ``load_image``.
+"""Loads pictures of any source as 8-bit RGB arrays, one at a time: ``list_images`` (``sources.py``), then ``load_image``.
 
-How intensities and transparency become 8-bit RGB is ruled in ``intensity.py``; files are decoded by Pillow and tifffile.
+``decoding.py`` decodes; ``intensity.py`` has the rules by which intensities and transparency become 8-bit RGB.
 """
 
-# ruff: noqa: PTH116  (os.stat is patched and read by itself)
 from __future__ import annotations
 
-import os
 import re
-import stat
-import sys
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, BinaryIO, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from zsad.errors import ImageError
+from zsad.images.decoding import decode
 from zsad.images.intensity import Raw, check_range, to_rgb
 from zsad.images.sources import SUFFIXES, ImageRef, encodable, list_images
 
 __all__ = ["SUFFIXES", "ImageRef", "Picture", "list_images", "load_image", "load_raw"]
 
-_KINDS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "JPEG2000")
-_TIFF_HEADS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _PILLOW = re.compile(r"PIL\.")
-_Decoded = TypeVar("_Decoded")
+_Loaded = TypeVar("_Loaded")
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A decoded picture: ``rgb`` is (H, W, 3) uint8; ``notes`` tell what was done that a person should know."""
+    """A decoded picture: ``rgb`` is (H, W, 3) uint8; ``notes`` state how it was converted, if at all."""
 
     ref: ImageRef
     rgb: NDArray[np.uint8] = field(compare=False, repr=False)
@@ -41,12 +35,12 @@ class Picture:
 
 
 def load_image(ref: ImageRef, *, value_range: tuple[float, float] | None = None, max_pixels: int = 300_000_000) -> Picture:
-    """Decodes one picture by the rules of ``intensity.py``. May be called from many threads.
+    """Loads one picture as 8-bit RGB, by the rules of ``intensity.py``. May be called from many threads.
 
     Args:
         ref: From ``list_images``.
         value_range: The values that become 0 and 255, for data deeper than 8 bits (8-bit data is never touched).
-            What lies outside is cut and told in the notes; nan and inf become the low end.
+            What lies outside is cut, and a note states how much; nan and inf become the low end.
         max_pixels: Larger pictures are refused from their header, before anything is decoded.
 
     Raises:
@@ -55,28 +49,28 @@ def load_image(ref: ImageRef, *, value_range: tuple[float, float] | None = None,
     """
     value_range = check_range(value_range)
 
-    def decode() -> Picture:
-        raw = _raw(ref, max_pixels)
+    def load() -> Picture:
+        raw = decode(ref, max_pixels)
         rgb = to_rgb(raw, value_range)
         return Picture(ref, rgb, tuple(raw.notes))
 
-    return _guarded(ref, decode)
+    return _guarded(ref, load)
 
 
 def load_raw(ref: ImageRef, *, max_pixels: int = 300_000_000) -> Raw:
-    """The values of one file as they are, before any rule on intensities or transparency: for masks.
+    """Loads the values of one file as they are, before any rule on intensities or transparency: for masks.
 
     Raises:
         ImageError: as ``load_image``.
     """
-    return _guarded(ref, lambda: _raw(ref, max_pixels))
+    return _guarded(ref, lambda: decode(ref, max_pixels))
 
 
-def _guarded(ref: ImageRef, decode: Callable[[], _Decoded]) -> _Decoded:
-    """Whatever goes wrong in decoding leaves as one sentence."""
-    _hush_pillow()
+def _guarded(ref: ImageRef, load: Callable[[], _Loaded]) -> _Loaded:
+    """Calls ``load``; whatever goes wrong in it leaves as an ``ImageError`` of one sentence."""
+    _silence_pillow()
     try:
-        return decode()
+        return load()
     except ImageError as error:
         text = str(error)
     except MemoryError:
@@ -96,8 +90,8 @@ def _reason(error: Exception) -> str:
     return f"cannot be decoded: {error or type(error).__name__}. Copy it again, or save it anew as PNG"
 
 
-def _hush_pillow() -> None:
-    """Keeps Pillow's warnings (odd metadata) from printing, or from failing a run in which warnings are errors.
+def _silence_pillow() -> None:
+    """Keeps Pillow's warnings (unusual metadata) from printing, or from failing a run in which warnings are errors.
 
     ``catch_warnings`` swaps the filters of the whole process and is unsafe in threads. One lasting entry that is about
     Pillow alone is safe; it is only added when it does not come first already.
@@ -105,151 +99,3 @@ def _hush_pillow() -> None:
     entry = ("ignore", None, Warning, _PILLOW, 0)
     if entry not in warnings.filters[:1]:
         warnings.filterwarnings("ignore", module=_PILLOW.pattern)
-
-
-def _raw(ref: ImageRef, max_pixels: int) -> Raw:
-    if isinstance(ref.data, Exception):
-        raise ref.data
-    if isinstance(ref.data, Image.Image):
-        _check_size(*ref.data.size, max_pixels)
-        return _from_pillow(ref.data, [])
-    if ref.path is None:
-        return _from_array(ref.data, max_pixels)
-    info = os.stat(ref.path)
-    if not stat.S_ISREG(info.st_mode):  # opening a pipe would wait for its other end for ever
-        raise ImageError("is no regular file but a folder, pipe, socket or device. Give a picture file")
-    if info.st_size == 0:
-        raise ImageError("is empty (0 bytes). Copy or record it again")
-    with open(ref.path, "rb") as file:
-        return _from_file(file, info.st_size, max_pixels)
-
-
-def _check_size(width: int, height: int, max_pixels: int) -> None:
-    if width < 1 or height < 1:
-        raise ImageError(f"has no pixels: it is {width} x {height}")
-    if width * height > max_pixels:
-        size = f"{width} x {height} = {width * height / 1e6:.6g} megapixels"
-        raise ImageError(f"is too large: {size}, the limit is {max_pixels / 1e6:g}. Cut it, or raise max_pixels")
-
-
-def _from_array(data: Any, max_pixels: int) -> Raw:
-    array = data
-    if not isinstance(data, np.ndarray):
-        tensor = data.detach().cpu()
-        array = (tensor.float() if "bfloat16" in str(tensor.dtype) else tensor).numpy()
-        array = np.moveaxis(array, 0, -1) if array.ndim == 3 else array
-    if array.ndim != 2 and not (array.ndim == 3 and array.shape[2] in (1, 3, 4)):
-        wanted = "(H, W) or (H, W, 1|3|4), for a tensor (H, W) or (1|3|4, H, W)"
-        raise ImageError(f"has shape {tuple(data.shape)}, not {wanted}. Pass a stack of pictures as list(stack)")
-    _check_size(array.shape[1], array.shape[0], max_pixels)
-    return Raw(array)
-
-
-def _from_file(file: BinaryIO, size: int, max_pixels: int) -> Raw:
-    head = file.read(32)
-    is_tiff = head.startswith(_TIFF_HEADS)
-    try:
-        image = _identify(file, head)
-    except Exception:
-        if not is_tiff:
-            raise
-        return _from_tiff(file, size, max_pixels)  # Pillow knows no float colour, float64, grey with alpha ...
-    _check_size(*image.size, max_pixels)
-    notes = _frames(image)
-    tags: Mapping[int, Any] = getattr(image, "tag_v2", {})
-    wide = re.fullmatch(r"(RGB|RGBA|RGBX|LA);16[BLN]", _rawmode(image)) and tags.get(284, 1) == 1
-    if is_tiff and max(tags.get(258, (1,))) > 8:
-        try:
-            return _from_tiff(file, size, max_pixels, notes)
-        except ValueError as error:  # Pillow's libtiff undoes most of what tifffile leaves to imagecodecs
-            if "imagecodecs" not in str(error) or not (wide or image.mode.startswith(("I;16", "F"))):
-                raise
-    raw = Raw(_wide(file, head, image), notes) if wide else _from_pillow(image, notes)
-    raw.white_is_zero = raw.pixels.dtype != np.uint8 and tags.get(262) == 0
-    return raw
-
-
-def _identify(file: BinaryIO, head: bytes) -> Image.Image:
-    """What ``Image.open`` does, without its size limit: that is a global of the process, and ours is an argument.
-
-    Only the kinds of ``SUFFIXES`` are tried. Without a file name Pillow reads instead of mapping the file, which would
-    kill the process if the file shrank.
-    """
-    for kind in _KINDS:
-        if kind not in Image.OPEN:
-            Image.init()
-        factory, accept = Image.OPEN.get(kind, (None, None))
-        if factory and accept and (taken := accept(head[:16])):
-            if isinstance(taken, str):
-                raise ImageError(f"cannot be decoded by this Pillow: {taken}")
-            file.seek(0)
-            return factory(file, "")
-    raise ImageError(f"is no picture of a kind that is read here: it starts with {head[:24]!r}")
-
-
-def _frames(image: Image.Image) -> list[str]:
-    frames = getattr(image, "n_frames", 1)
-    paged = image.format in ("TIFF", "MPO")
-    kind = ("multi-page", "pages") if paged else ("animated", "frames")
-    return [f"{kind[0]}: first of {frames} {kind[1]}"] if frames > 1 else []
-
-
-def _rawmode(image: Image.Image) -> str:
-    tiles: list[Any] = getattr(image, "tile", [])
-    args = tiles[0].args if tiles else ""
-    mode = args if isinstance(args, str) else next(iter(args or ()), "")
-    return mode if isinstance(mode, str) else ""
-
-
-def _wide(file: BinaryIO, head: bytes, image: Image.Image) -> NDArray[np.uint16]:
-    """16-bit colour, of which Pillow keeps the upper bytes: a second pass in swapped byte order has the lower ones."""
-    mode = _rawmode(image)
-    big = mode[-1] == "B" or (mode[-1] == "N" and sys.byteorder == "big")
-    other = "RGBA" if mode.startswith("LA") else mode[:-1] + "BL"[big]  # "RGBA": both bytes of grey and alpha
-    file.seek(0)
-    again: Any = _identify(file, head)
-    again.tile = [t._replace(args=other if isinstance(t.args, str) else (other, *t.args[1:])) for t in again.tile]
-    again.load()
-    if mode.startswith("LA"):
-        return np.array(again).view(">u2").astype(np.uint16, copy=False)
-    image.load()
-    return np.asarray(np.array(image).astype(np.uint16) * 256 + np.array(again), np.uint16)
-
-
-def _from_pillow(image: Image.Image, notes: list[str]) -> Raw:
-    image.load()
-    try:
-        orientation = image.getexif().get(274, 1)
-    except Exception:  # a broken label on a sound picture
-        orientation = 1
-        notes.append("EXIF data is broken: taken as stored, not turned")
-    if image.mode.startswith(("I", "F")):
-        return Raw(np.array(image), notes, orientation)
-    if image.mode == "La":
-        image = image.convert("LA")
-    see_through = image.mode in ("LA", "PA", "RGBA", "RGBa") or "transparency" in image.info
-    return Raw(np.array(image.convert("RGBA" if see_through else "RGB")), notes, orientation)
-
-
-def _from_tiff(file: BinaryIO, size: int, max_pixels: int, notes: list[str] | None = None) -> Raw:
-    import tifffile
-
-    file.seek(0)
-    with tifffile.TiffFile(file) as tiff:
-        page: Any = tiff.pages.first
-        _check_size(page.imagewidth, page.imagelength, max_pixels)
-        end = max(map(sum, zip(page.dataoffsets, page.databytecounts, strict=False)), default=0)
-        if end > size:  # tifffile would fill up with zeros
-            raise ImageError(f"is cut off: {size} bytes of {end}. Copy it again")
-        extra, kind = tuple(page.extrasamples), page.photometric.name
-        pixels = np.moveaxis(page.asarray(), 0, -1) if page.axes == "SYX" else page.asarray()
-        turn = page.tags.valueof(274, 1)
-    channels = pixels.shape[2] if pixels.ndim == 3 else 1
-    kinds = {1: ("MINISBLACK", "MINISWHITE"), 3: ("RGB",), 4: ("RGB",)}
-    if pixels.ndim not in (2, 3) or len(extra) > 1 or kind not in kinds.get(channels - len(extra), ()):
-        raise ImageError(f"is a TIFF of shape {page.shape}, {kind}: only grey and RGB are read. Save it anew as PNG")
-    notes = notes or []
-    if extra == (0,):
-        notes.append("a channel that is neither colour nor alpha was left out")
-        pixels = pixels[..., :-1]
-    return Raw(pixels, notes, turn, kind == "MINISWHITE", premultiplied=extra == (1,))

@@ -1,4 +1,4 @@
-"""Regions of interest: the part of a picture that is judged, as a box, a polygon or a mask.
+"""Regions of interest: the part of a picture that is scored, as a box, a polygon or a mask.
 
 A box crops. A polygon or a mask crops to its bounding box, and what lies outside it takes the mean colour of what lies inside
 before the method sees it, so that nothing outside can change a score. This has a price, because the method sees an edge that
@@ -29,7 +29,7 @@ __all__ = ["Roi", "Window", "read_roi", "window"]
 KEPT_WINDOWS = 2  # sizes of picture whose polygon stays rasterised: a byte per pixel of the crop each
 _FORMS = (
     "Give a box 'x0,y0,x1,y1' in pixels of the picture or with %, 'polygon:x,y x,y x,y', or the path of a mask that is "
-    "white where pictures are judged"
+    "white where pictures are scored"
 )
 _NUMBERS = re.compile(r"[\d.,%+\s-]*")
 Length = tuple[float, bool]  # a number, and whether it is a share of the picture (in 0..1) instead of pixels
@@ -45,7 +45,7 @@ class Roi:
         points: (x, y) of a box's two corners or of a polygon's corners, along the pixels' edges: a box's second corner is one
             past its last pixel.
         digest: of the mask.
-        mask: (H, W) bool, True where pictures are judged.
+        mask: (H, W) bool, True where pictures are scored.
     """
 
     kind: str
@@ -57,7 +57,7 @@ class Roi:
         """One line for fingerprints: the numbers, or a mask's size and digest."""
         if self.mask is not None:
             return f"mask of {self.mask.shape[1]} x {self.mask.shape[0]} pixels, {self.digest}"
-        return f"{self.kind}:{' '.join(f'{_said(x)},{_said(y)}' for x, y in self.points)}"
+        return f"{self.kind}:{' '.join(f'{_written(x)},{_written(y)}' for x, y in self.points)}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +67,7 @@ class Window:
     Attributes:
         size: (H, W) of the picture.
         box: x0, y0, x1, y1 of what is cropped, in pixels; x1 and y1 are one past the last.
-        inside: (h, w) of the crop, True where it is judged; None: everywhere.
+        inside: (h, w) of the crop, True where it is scored; None: everywhere.
     """
 
     size: tuple[int, int]
@@ -85,7 +85,7 @@ class Window:
         return self.box[0], self.box[1]
 
     def crop(self, rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """(H, W, 3) -> (h, w, 3), the mean colour of the inside outside."""
+        """(H, W, 3) -> (h, w, 3): the crop, with the mean colour of the inside wherever it is outside the region."""
         x0, y0, x1, y1 = self.box
         cut = rgb[y0:y1, x0:x1]
         if self.inside is None:
@@ -94,11 +94,11 @@ class Window:
         return np.where(self.inside[..., None], cut, mean)
 
     def hide(self, values: NDArray[np.float32], outside: float) -> NDArray[np.float32]:
-        """(h, w) with a constant outside."""
+        """(h, w) -> (h, w) with a constant outside the region."""
         return values if self.inside is None else np.where(self.inside, values, np.float32(outside))
 
     def spread(self, values: NDArray[Any], outside: Any) -> NDArray[Any]:
-        """(h, w) of the crop -> (H, W) of the picture, a constant elsewhere."""
+        """(h, w) of the crop -> (H, W) of the picture, with a constant elsewhere."""
         if self.shape == self.size:
             return values
         x0, y0, x1, y1 = self.box
@@ -106,8 +106,8 @@ class Window:
         full[y0:y1, x0:x1] = values
         return full
 
-    def judged(self) -> NDArray[np.bool_] | None:
-        """(H, W), True where the picture is judged; None: everywhere."""
+    def roi_mask(self) -> NDArray[np.bool_] | None:
+        """(H, W), True where the picture is scored; None: everywhere."""
         if self.inside is None and self.shape == self.size:
             return None
         inside: NDArray[np.bool_] = self.spread(np.ones(self.shape, bool) if self.inside is None else self.inside, False)
@@ -116,7 +116,7 @@ class Window:
 
 # ------------------------------------------------------------------ from what the user gives
 def read_roi(given: Any) -> Roi:
-    """A region of interest from a text of the command line, a path, four numbers, (x, y) corners or a (H, W) mask.
+    """Parses a region of interest: a text of the command line, a path, four numbers, (x, y) corners or a (H, W) mask.
 
     Raises:
         UsageError: it is none of these, is empty, or the mask cannot be read.
@@ -145,7 +145,7 @@ def _box(numbers: Sequence[Any], given: Any) -> Roi:
     x0, y0, x1, y1 = (_length(number, given) for number in numbers)
     for low, high in ((x0, x1), (y0, y1)):
         if low[1] == high[1] and low[0] >= high[0]:
-            raise UsageError(f"The region of interest {given!r} is empty: {_said(low)} to {_said(high)}. {_FORMS}.")
+            raise UsageError(f"The region of interest {given!r} is empty: {_written(low)} to {_written(high)}. {_FORMS}.")
     return Roi("box", ((x0, y0), (x1, y1)))
 
 
@@ -167,7 +167,7 @@ def _length(number: Any, given: Any) -> Length:
     return (value / 100, True) if share else (value, False)
 
 
-def _said(length: Length) -> str:
+def _written(length: Length) -> str:
     return f"{length[0] * 100:.10g}%" if length[1] else f"{length[0]:.10g}"
 
 
@@ -182,10 +182,10 @@ def _of_file(path: Path) -> Roi:
 
 
 def _of_mask(grey: NDArray[Any], called: str) -> Roi:
-    """Judged is what lies above half of the mask's largest value, so that 0 and 1 serve as well as 0 and 255."""
+    """Inside is what lies above half of the mask's largest value, so that 0 and 1 serve as well as 0 and 255."""
     inside = np.ascontiguousarray(grey > grey.max(initial=0) / 2)
     if not inside.any():
-        raise UsageError(f"{called} of the region of interest is black: nothing would be judged. {_FORMS}.")
+        raise UsageError(f"{called} of the region of interest is black: nothing would be scored. {_FORMS}.")
     digest = hashlib.sha256(np.packbits(inside).tobytes() + repr(inside.shape).encode()).hexdigest()
     return Roi("mask", (), f"sha256 {digest[:16]}", inside)
 
@@ -193,7 +193,7 @@ def _of_mask(grey: NDArray[Any], called: str) -> Roi:
 # ------------------------------------------------------------------ in a picture of one size
 @lru_cache(maxsize=KEPT_WINDOWS)
 def window(roi: Roi | None, size: tuple[int, int]) -> Window:
-    """Where a region of interest lies in pictures of (H, W) pixels.
+    """The place of a region of interest in pictures of (H, W) pixels.
 
     Raises:
         ImageError: it does not lie in such a picture, or the mask has another size.
@@ -209,7 +209,7 @@ def window(roi: Roi | None, size: tuple[int, int]) -> Window:
     points = [(x * width if rx else x, y * height if ry else y) for (x, rx), (y, ry) in roi.points]
     if not all(x <= width and y <= height for x, y in points):
         raise ImageError(
-            f"{picture} {roi.describe()} lies outside it. Give it with %, or judge pictures of one size at a time."
+            f"{picture} {roi.describe()} lies outside it. Give it with %, or score pictures of one size at a time."
         )
     if roi.kind == "polygon":
         inside = _rasterised(points, size)
@@ -223,7 +223,7 @@ def window(roi: Roi | None, size: tuple[int, int]) -> Window:
 
 
 def _rasterised(points: Sequence[tuple[float, float]], size: tuple[int, int]) -> NDArray[np.bool_]:
-    """Pixels whose centre lies inside the polygon by the even-odd rule."""
+    """(H, W) bool, True where a pixel's centre lies inside the polygon by the even-odd rule."""
     inside = np.zeros(size, dtype=bool)
     centres = np.arange(size[1]) + 0.5
     for (x0, y0), (x1, y1) in zip(points, [*points[1:], points[0]], strict=True):

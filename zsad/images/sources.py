@@ -1,4 +1,4 @@
-"""Listing pictures: any source -> references with unique, printable names; nothing is decoded."""
+"""Lists the pictures of any source, each as an ``ImageRef`` with a unique, printable name; nothing is decoded."""
 
 # os.path answers False where Path raises (no permission, name too long), and is faster on millions of names.
 # ruff: noqa: PTH110, PTH112, PTH119, PTH120, PTH122, PTH207
@@ -35,7 +35,7 @@ _MAGIC = re.compile(r"[*?[]")
 
 @dataclass(frozen=True)
 class ImageRef:
-    """One picture to come: cheap to list, nothing decoded.
+    """A picture that is listed and not decoded yet.
 
     Attributes:
         name: Posix path below the folder that was given, the file's own name, or the position in the listing
@@ -54,7 +54,7 @@ def list_images(source: Any) -> Iterator[ImageRef]:
 
     Folders are walked in natural order (2 before 10) without hidden entries; links are followed, but no folder is
     entered twice. A list is checked as a whole before its first picture. Iterators stay lazy: what is wrong with one
-    of their items, or with a sub-folder that cannot be opened, becomes a reference whose loading fails.
+    of their items, or with a sub-folder that cannot be opened, becomes an ``ImageRef`` whose loading fails.
 
     Args:
         source: Path of a file or folder, glob pattern, PIL image, array (H, W) or (H, W, 1|3|4), torch tensor
@@ -68,14 +68,14 @@ def list_images(source: Any) -> Iterator[ImageRef]:
 
 
 class _Names:
-    """Hands out references with unique names."""
+    """Makes ``ImageRef`` with unique names."""
 
     def __init__(self) -> None:
         self.taken: set[str] = set()
         self.given = 0
 
     def file(self, name: str, path: str | Path, origin: str | Path, data: Any = None) -> ImageRef:
-        """``origin`` is the folder whose own name tells equal names apart."""
+        """Of a file; ``origin`` is the folder whose own name distinguishes equal names."""
         label, name = encodable(os.path.basename(os.path.realpath(origin))), encodable(name)
         free = chain([name, f"{label}/{name}"], (f"{label}~{k}/{name}" for k in count(2)))
         # A bare number of seven digits and more is kept for pictures in memory.
@@ -85,12 +85,13 @@ class _Names:
         return ImageRef(name, Path(path), data)
 
     def memory(self, data: Any) -> ImageRef:
+        """Of a picture in memory, or of an error: named by its position."""
         self.given += 1
         return ImageRef(f"{self.given - 1:07d}", None, data)
 
 
 def encodable(text: str) -> str:
-    """Bytes that are no UTF-8 reach Python as lone surrogates, which neither print nor encode: here "%E9"."""
+    """The text with undecodable bytes as "%E9"; in Python they are lone surrogates, which neither print nor encode."""
     return re.sub("[\ud800-\udfff]", lambda m: f"%{ord(m[0]) & 0xFF:02X}", text)
 
 

@@ -1,7 +1,7 @@
-"""One map from the maps of a picture's tiles.
+"""Joins the anomaly maps of a picture's tiles into one.
 
 Borders are blended: a map counts less towards its tile's border, by a linear ramp as wide as the overlap of the tiles, so that
-what two neighbours say of a place changes from the one to the other without a seam.
+the joined map passes from the values of one tile to those of its neighbour without a seam.
 """
 
 from __future__ import annotations
@@ -20,15 +20,14 @@ from zsad.images.tiling import Place
 
 __all__ = ["Canvas", "join"]
 
-MAP_CELLS = (
-    1 << 22
-)  # values of a joined map (16 MB): 8000 x 2000 pixels at half resolution; larger ones are joined more coarsely
+# values of a joined map (16 MB): 8000 x 2000 pixels at half resolution; larger ones are joined more coarsely
+MAP_CELLS = 1 << 22
 LEAST_WEIGHT = 1e-3  # at a tile's border; positive, so that every place has a value
 Floats = NDArray[np.float32]
 
 
 class Canvas:
-    """The map of a picture, from its tiles' maps one after the other.
+    """Accumulates the tiles' maps, one after the other, into the map of the picture.
 
     Its resolution is that of the tiles' maps, but no finer than the picture and at most ``MAP_CELLS`` values. A tile that is
     the whole window, unpadded, leaves its map unchanged.
@@ -44,7 +43,7 @@ class Canvas:
         self._weight = np.ones((1, 1), np.float32)  # (h, w)
 
     def add(self, values: Floats, place: Place) -> None:
-        """(..., h', w') at model size, of what ``piece`` cut at that place; leading dimensions are maps of one place each."""
+        """Adds the map (..., h', w') of the tile at that place, at model size; leading dimensions are several maps of it."""
         if place.box == self.view.box and not any(place.padding):
             self._sum, self._weight = values, np.ones(values.shape[-2:], np.float32)
             return
@@ -58,7 +57,7 @@ class Canvas:
         self._weight[rows, columns] += weight
 
     def done(self) -> Floats:
-        """(..., h, w) float32 over the window's box."""
+        """The joined map, (..., h, w) float32 over the window's box."""
         if self._sum is None:
             raise UsageError("A canvas without a tile has no map. Add the maps of all places first.")
         values: Floats = np.divide(self._sum, np.where(self._weight > 0, self._weight, 1), dtype=np.float32)
@@ -103,7 +102,7 @@ class Canvas:
 
 
 def join(maps: Iterable[Floats], places: Iterable[Place], view: Window) -> Floats:
-    """The map of a picture from those of its tiles; see ``Canvas``."""
+    """Joins the maps of a picture's tiles; see ``Canvas``."""
     canvas = Canvas(view)
     for values, place in zip(maps, places, strict=True):
         canvas.add(values, place)

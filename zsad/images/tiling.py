@@ -1,7 +1,7 @@
-"""What of a picture the method sees: the region of interest, tiles and padding.
+"""Cuts pictures into the tiles that a method sees: region of interest, tiles and padding.
 
-Geometry acts before the method and is the same for every method. ``Geometry.cut`` cuts a picture (``places`` says where, from
-its size alone), and ``mosaic.Canvas`` puts the tiles' maps together::
+Geometry acts before the method and is the same for every method. ``Geometry.cut`` cuts a picture (``places`` gives the
+places of its tiles, from its size alone), and ``stitching.Canvas`` joins the tiles' maps::
 
     crop   -> the region of interest (``roi.py``); tiles without any of its pixels are left out
     tile   -> tiles of equal size whose places are spread evenly, so that neighbours overlap by at least ``overlap``
@@ -55,12 +55,12 @@ class Place:
 
 @dataclass(frozen=True)
 class Geometry:
-    """How pictures are cut. The default is no cut at all.
+    """Settings by which pictures are cut: tiles, region of interest and padding. The default is no cut at all.
 
     Attributes:
         tile: (width, height) of a tile in pixels of the picture; a picture that is smaller is one tile, as it is.
         overlap: least share of a tile's side that neighbours have in common, 0 to 0.9.
-        roi: the part that is judged; None: the whole picture.
+        roi: the part that is scored; None: the whole picture.
         keep_aspect: pads to a square instead of squashing.
     """
 
@@ -74,12 +74,12 @@ class Geometry:
         return window(self.roi, size)
 
     def tile_in(self, view: Window) -> tuple[int, int]:
-        """(width, height) of the tiles in a window: its own where there are none, never larger than it."""
+        """(width, height) of the tiles in a window: the window's where pictures are not tiled, never larger than it."""
         height, width = view.shape
         return (width, height) if self.tile is None else (min(self.tile[0], width), min(self.tile[1], height))
 
     def places(self, size: tuple[int, int]) -> list[Place]:
-        """Tiles of a picture of (H, W) pixels, row by row.
+        """Places of the tiles of a picture of (H, W) pixels, row by row.
 
         Raises:
             ImageError: the region of interest does not lie in it, or it would be cut into more than ``MOST_TILES``.
@@ -96,11 +96,11 @@ class Geometry:
         ramp = (_shared(xs, tile[0]), _shared(ys, tile[1]))
         padding = _to_square(*tile) if self.keep_aspect else (0, 0, 0, 0)
         boxes = ((x, y, x + tile[0], y + tile[1]) for y in ys for x in xs)
-        judged = (box for box in boxes if view.inside is None or view.inside[box[1] : box[3], box[0] : box[2]].any())
-        return [Place((x0 + a, y0 + b, x0 + c, y0 + d), padding, ramp) for a, b, c, d in judged]
+        inside = (box for box in boxes if view.inside is None or view.inside[box[1] : box[3], box[0] : box[2]].any())
+        return [Place((x0 + a, y0 + b, x0 + c, y0 + d), padding, ramp) for a, b, c, d in inside]
 
     def cut(self, rgb: NDArray[np.uint8], side: int | None = None) -> Iterator[tuple[NDArray[np.uint8], Place]]:
-        """(H, W, 3) -> what the method sees of it, tile by tile, each made when it is asked for; ``side`` as in ``piece``.
+        """Cuts (H, W, 3) into the tiles that the method sees, each made when it is asked for; ``side`` as in ``piece``.
 
         Raises:
             ImageError: as in ``places``.
@@ -112,7 +112,7 @@ class Geometry:
             yield piece(crop, view.corner, place, side), place
 
     def describe(self) -> dict[str, Any] | None:
-        """For fingerprints, as a JSON object; None where nothing is cut or padded."""
+        """The settings as a JSON object, for fingerprints; None where nothing is cut or padded."""
         if self == Geometry():
             return None
         return {
@@ -124,7 +124,7 @@ class Geometry:
 
 
 def read_geometry(tile: Any = None, overlap: float | None = None, roi: Any = None, keep_aspect: bool = False) -> Geometry:
-    """A geometry from what a user gives.
+    """Parses the geometry that a user gives.
 
     Args:
         tile: side in pixels of the picture, or (width, height), or a text: "512", "512x256".
@@ -163,7 +163,7 @@ def _read_tile(given: Any) -> tuple[int, int]:
 
 
 def _starts(length: int, tile: int, overlap: float) -> list[int]:
-    """Where the tiles begin: as few as reach the overlap, spread evenly, the last one ending with the picture."""
+    """First pixels of the tiles: as few as reach the overlap, spread evenly, the last one ending with the picture."""
     step = max(1, math.floor(tile * (1 - overlap) + 1e-9))
     gaps = -(-(length - tile) // step)
     return [index * (length - tile) // gaps for index in range(gaps + 1)] if gaps else [0]
@@ -181,7 +181,7 @@ def _to_square(width: int, height: int) -> Box:
 
 
 def piece(crop: NDArray[np.uint8], corner: tuple[int, int], place: Place, side: int | None = None) -> NDArray[np.uint8]:
-    """What the method sees of a tile, on its way to a square of ``side`` pixels.
+    """Cuts out one tile and pads it as the method sees it, before the resize to a square of ``side`` pixels.
 
     Args:
         crop: (h, w, 3), ``Window.crop`` of the picture.
@@ -201,7 +201,7 @@ def piece(crop: NDArray[np.uint8], corner: tuple[int, int], place: Place, side: 
 
 
 def _shrunk(tile: NDArray[np.uint8], side: int | None) -> NDArray[np.uint8]:
-    """The longer axis alone: Pillow filters one axis after the other, so that padding the other in between changes nothing."""
+    """Shrinks the longer axis alone: Pillow filters axis by axis, so that padding the other in between changes nothing."""
     height, width = tile.shape[:2]
     if side is None or max(height, width) <= side:
         return tile

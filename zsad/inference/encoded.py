@@ -1,8 +1,8 @@
-"""Pictures that were encoded once and can be judged many times: by other names, other references, or against each other.
+"""Pictures that were encoded once and can be scored many times: by other names, other references, or as a set.
 
-``encode_pictures`` runs the encoder and keeps its features on disk; ``answers`` scores from them. A method that judges pictures
-against each other (``needs_set``) always goes this way. Tiles of one picture never judge each other: where pictures are cut
-into tiles, the first tiles of all pictures are one set, the second tiles another, and so on.
+``encode_pictures`` runs the encoder and keeps its features on disk; ``answers`` scores from them. A method that compares
+pictures with each other (``needs_set``) always goes this way. Tiles of one picture are never compared with each other: where
+pictures are cut into tiles, the first tiles of all pictures are one set, the second tiles another, and so on.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from typing import Any
 
 import torch
 
-from zsad.common.atomic_files import differences, scratch_folder, write_aside
+from zsad.common.atomic_files import scratch_folder, write_atomically
+from zsad.common.output_folder import differences
 from zsad.errors import ImageError, UsageError
 from zsad.images.reading import ImageRef, load_image
 from zsad.images.stitching import Canvas
@@ -34,7 +35,7 @@ __all__ = ["Encoded", "answers", "encode_pictures"]
 
 @dataclass(frozen=True)
 class Entry:
-    """One picture: what is known of it before any score, and the files of its pieces' features."""
+    """One encoded picture: name, size and notes, and the files of its pieces' features."""
 
     ref: ImageRef
     scored: Scored
@@ -54,10 +55,10 @@ class Encoded(Sequence[Entry]):
         self.geometry, self.encoder = geometry, json.loads(json.dumps(dict(encoder)))
 
     def check(self, encoder: Mapping[str, Any]) -> None:
-        """Raises ``UsageError`` where another encoder, or another geometry, made the features; says what differs."""
+        """Raises ``UsageError`` where another encoder, or another geometry, made the features; names what differs."""
         if differ := differences(self.encoder, encoder):
             raise UsageError(
-                f"The pictures were encoded with other settings: {'; '.join(differ)}. Judge them with the same, or encode them "
+                f"The pictures were encoded with other settings: {'; '.join(differ)}. Score them with the same, or encode them "
                 "again."
             )
 
@@ -108,8 +109,8 @@ def _stem(ref: ImageRef, index: int) -> str:
         state = os.stat(ref.path)  # noqa: PTH116 (as images.py reads it)
     except OSError:
         return f"{index:08d}"
-    said = f"{ref.name}\0{state.st_mtime_ns}\0{state.st_size}"
-    return hashlib.blake2b(os.fsencode(said), digest_size=16).hexdigest()
+    key = f"{ref.name}\0{state.st_mtime_ns}\0{state.st_size}"
+    return hashlib.blake2b(os.fsencode(key), digest_size=16).hexdigest()
 
 
 def _encode_group(scorer: Scorer, group: list[ImageRef], stems: list[Path]) -> None:
@@ -124,7 +125,7 @@ def _encode_group(scorer: Scorer, group: list[ImageRef], stems: list[Path]) -> N
         if features is not None:
             save_features(_piece(stems[number], index), features)
         if index == len(read.places) - 1 or features is None:
-            write_aside(stems[number].with_suffix(".json"), json.dumps(note).encode())
+            write_atomically(stems[number].with_suffix(".json"), json.dumps(note).encode())
 
 
 def _piece(stem: Path, index: int) -> Path:
@@ -141,52 +142,53 @@ def _recall(ref: ImageRef, stem: Path) -> Entry | None:
     return Entry(ref, Scored(ref.name, ref.path, size, notes=tuple(note["notes"]), error=note["error"]), files)
 
 
-# ------------------------------------------------------------------ from features to answers
+# ------------------------------------------------------------------ from features to scores
 def answers(scorer: Scorer, encoded: Encoded, *, keep_images: bool = False, marks: Sequence[Mark] = ()) -> Iterator[Scored]:
-    """What the scorer's detector and context say of encoded pictures, in order; the encoder does not run.
+    """Scores and maps of encoded pictures, in order; the encoder does not run.
 
     Args:
         scorer: the detector, the context, and how pictures are read again.
         encoded: the pictures.
         keep_images: give the pictures themselves too.
-        marks: a person's corrections, which act on every answer.
+        marks: a person's corrections, which act on every score.
 
     Raises:
-        UsageError: fewer pictures than a method needs that judges them against each other.
+        UsageError: fewer pictures than a method needs that compares them with each other.
     """
+    for entry, found in zip(encoded, _predictions(scorer, encoded, marks), strict=True):
+        yield _whole(scorer, encoded, entry, found, keep_images)
+
+
+def _predictions(scorer: Scorer, encoded: Encoded, marks: Sequence[Mark]) -> Iterator[Iterable[Prediction] | None]:
+    """For each picture the predictions for its pieces; None where too few others have as many pieces."""
     if not scorer.detector.needs_set(scorer.context):
         for entry in encoded:
-            single = map(_scores(scorer, marks), FeatureFiles(entry.files, str(scorer.device)))
-            yield _whole(scorer, encoded, entry, single, keep_images)
+            yield map(_scores(scorer, marks), FeatureFiles(entry.files, str(scorer.device)))
         return
     tiles = max((len(entry.files) for entry in encoded), default=0)
     if tiles <= 1:
-        judged = _judged(scorer, encoded, 0, marks)
+        whole = _of_tile(scorer, encoded, 0, marks)
         for entry in encoded:
-            yield _whole(scorer, encoded, entry, islice(judged, len(entry.files)), keep_images)
+            yield islice(whole, len(entry.files))
         return
     if advice := scorer.detector.scales_within_set(scorer.context):
         raise UsageError(
             f"{scorer.detector.name} scales its scores within a set, and with tiles there are several, whose scores cannot be "
             f"compared. Leave tile out, or {advice}."
         )
-    least, few = scorer.detector.smallest_set, set[int]()
+    few = set[int]()
     with tempfile.TemporaryDirectory(prefix="zsad-") as folder:
         for tile in range(tiles):
             members = [n for n, entry in enumerate(encoded) if tile < len(entry.files)]
-            if tile and len(members) < least:
+            if tile and len(members) < scorer.detector.smallest_set:
                 few.update(members)
                 continue
-            for number, prediction in zip(members, _judged(scorer, encoded, tile, marks), strict=True):
+            for number, prediction in zip(members, _of_tile(scorer, encoded, tile, marks), strict=True):
                 torch.save(vars(prediction), Path(folder) / f"{number}-{tile}.pt")
         for number, entry in enumerate(encoded):
-            if number in few:
-                said = f"it is cut into more tiles than the others: fewer than {least} pictures have as many to judge the last"
-                yield replace(entry.scored, error=said)
-                continue
             paths = [Path(folder) / f"{number}-{tile}.pt" for tile in range(len(entry.files))]
             kept = (Prediction(**torch.load(path, weights_only=True)) for path in paths)
-            yield _whole(scorer, encoded, entry, kept, keep_images)
+            yield None if number in few else kept
 
 
 def _scores(scorer: Scorer, marks: Sequence[Mark]) -> Any:
@@ -198,7 +200,7 @@ def _scores(scorer: Scorer, marks: Sequence[Mark]) -> Any:
     return score
 
 
-def _judged(scorer: Scorer, encoded: Encoded, tile: int, marks: Sequence[Mark]) -> Iterator[Prediction]:
+def _of_tile(scorer: Scorer, encoded: Encoded, tile: int, marks: Sequence[Mark]) -> Iterator[Prediction]:
     """Predictions for the tile of that number of all pictures that have one."""
     files = [entry.files[tile] for entry in encoded if tile < len(entry.files)]
     features = FeatureFiles(files, str(scorer.device))
@@ -213,10 +215,14 @@ def _judged(scorer: Scorer, encoded: Encoded, tile: int, marks: Sequence[Mark]) 
         yield on_cpu(prediction)
 
 
-def _whole(scorer: Scorer, encoded: Encoded, entry: Entry, found: Iterable[Prediction], keep: bool) -> Scored:
-    """A picture's answer from its pieces' predictions."""
+def _whole(scorer: Scorer, encoded: Encoded, entry: Entry, found: Iterable[Prediction] | None, keep: bool) -> Scored:
+    """The scored picture, from its pieces' predictions."""
     if entry.scored.size is None:
         return entry.scored
+    if found is None:
+        least = scorer.detector.smallest_set
+        why = f"it is cut into more tiles than the others: fewer than {least} pictures have as many to compare the last with"
+        return replace(entry.scored, error=why)
     view, places = encoded.geometry.window(entry.scored.size), encoded.geometry.places(entry.scored.size)
     picture = Opened(entry.scored, len(places), Canvas(view))
     for place, prediction in zip(places, found, strict=True):

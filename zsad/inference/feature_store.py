@@ -11,7 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from zsad.common.atomic_files import write_aside
+from zsad.common.atomic_files import write_atomically
 from zsad.types import ImageFeatures, Tap
 
 __all__ = ["FeatureFiles", "load_features", "save_features"]
@@ -29,7 +29,7 @@ def save_features(path: Path, features: ImageFeatures) -> None:
             if tap.cls is not None:
                 tensors[f"{key}/cls"] = tap.cls
     content = save({key: t.detach().cpu().contiguous().clone() for key, t in tensors.items()}, {"grids": json.dumps(grids)})
-    write_aside(path, content)
+    write_atomically(path, content)
 
 
 def load_features(path: Path) -> ImageFeatures:

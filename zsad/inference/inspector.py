@@ -11,15 +11,14 @@ from typing import Any
 import torch
 
 from zsad.common.arguments import checked
-from zsad.decision.calibration import Calibration, settle
+from zsad.decision.calibration import Calibration, resolve_thresholds
 from zsad.decision.thresholds import Thresholds, fixed
 from zsad.detector import Detector
-from zsad.errors import UsageError
 from zsad.images.intensity import check_range
 from zsad.images.reading import ImageRef, list_images
 from zsad.images.tiling import read_geometry
 from zsad.inference.encoded import Encoded, answers, encode_pictures
-from zsad.inference.reference_set import ReferenceSet, is_saved
+from zsad.inference.reference_set import ReferenceSet, open_references
 from zsad.inference.result import Result
 from zsad.inference.scorer import Scored, Scorer
 from zsad.inference.settings import (
@@ -40,7 +39,7 @@ __all__ = ["Inspector"]
 
 
 class Inspector:
-    """A method, a category and the way to a verdict, ready for any number of pictures.
+    """A detector with a target, references and thresholds, ready for any number of pictures.
 
     Args:
         method: a name that ``create`` takes, or a built ``Detector``.
@@ -53,7 +52,7 @@ class Inspector:
         threshold: raw score from which on a picture is anomalous; None gives no labels.
         review_at: raw score from which on a picture is for review.
         pixel_threshold: map value from which on a place belongs to a region; None gives no regions.
-        calibration: a ``Calibration`` of this judge or its file; gives p-values, and all levels that are not given.
+        calibration: a ``Calibration`` of this detector or its file; gives p-values, and all levels that are not given.
         max_false_alarms: share of normal pictures that may be called anomalous, instead of the calibration's.
         review_false_alarms: share of normal pictures that may be called anomalous or review, likewise.
         device: "auto" (cuda, mps, xpu, else cpu) or a torch device.
@@ -63,7 +62,7 @@ class Inspector:
         value_range: (low, high) that become black and white in pictures of more than 8 bits; None takes the stated rule.
         tile: cuts pictures into tiles of this side, or (width, height), in their own pixels; the score is the largest tile's.
         overlap: least share of a tile that neighbours have in common, 0 to 0.9; None takes 0.25.
-        roi: the part that is judged: (x0, y0, x1, y1), corners (x, y) of a polygon, a (H, W) mask, or a text as for
+        roi: the part that is scored: (x0, y0, x1, y1), corners (x, y) of a polygon, a (H, W) mask, or a text as for
             ``--roi``. A picture that it does not fit becomes an error.
         keep_aspect: pads with mirrored borders to a square instead of squashing.
         **arguments: the method's constructor keywords.
@@ -103,7 +102,7 @@ class Inspector:
         self.calibration = Calibration.load(calibration) if isinstance(calibration, (str, Path)) else calibration
         below = None if self.calibration is not None and threshold is None else review_at  # below the calibration's level then
         given, own = fixed(threshold, below, pixel_threshold), None if below is not None else review_at
-        self.thresholds = settle(given, self.calibration, max_false_alarms, review_false_alarms, own)
+        self.thresholds = resolve_thresholds(given, self.calibration, max_false_alarms, review_false_alarms, own)
         self.device = pick_device(device)
         self.precision = pick_precision(precision, self.device)
         self.batch_size = at_least_one("batch_size", default_batch(self.device) if batch_size is None else batch_size)
@@ -113,10 +112,9 @@ class Inspector:
         self.coreset = share_of_rows(coreset)
         self.detector = build_method(method, backbone, checkpoint, arguments).to(self.device).eval()
         self.detector.require_trained()
-        self.references = ReferenceSet(self._encoder())
+        encoder, scorer = self._encoder(), self._scorer(Context())
+        self.references = ReferenceSet(encoder) if references is None else open_references(references, scorer, encoder)
         self.context = self._prepared()
-        if references is not None:
-            self._take(references)
         if self.calibration is not None:
             self.calibration.check(self.describe())
 
@@ -126,35 +124,37 @@ class Inspector:
         Args:
             source: whatever ``list_images`` takes: a path, a folder, PIL pictures, arrays, or an iterable of them.
         """
+        scorer = self._scorer(self.context)
         for scored in self.scored(list_images(source), keep_images=True):
-            yield self.result(scored, self.thresholds)
+            yield result_of(scored, scorer, self.thresholds, self.calibration)
 
     def scored(self, refs: Iterable[ImageRef], *, keep_images: bool = False, folder: Path | None = None) -> Iterator[Scored]:
-        """What the model says of pictures, before any threshold and at model size; see ``Scorer``.
+        """Scores and maps of pictures, before any threshold and at model size; see ``Scorer``.
 
-        Where the method judges pictures against each other, features go to disk (``folder``, or a temporary one) and the
-        answers come after the last picture.
+        Where the method compares pictures with each other, features go to disk (``folder``, or a temporary one) and the
+        scores come after the last picture.
         """
         scorer = self._scorer(self.context)
-        if self.judges_sets:
-            yield from answers(scorer, encode_pictures(scorer, refs, folder), keep_images=keep_images)
+        if self.needs_set:
+            encoded = encode_pictures(scorer, refs, folder)
+            yield from answers(scorer, encoded, keep_images=keep_images)
         else:
             yield from scorer(refs, keep_images=keep_images)
 
     @property
-    def judges_sets(self) -> bool:
+    def needs_set(self) -> bool:
         """True where a picture's score depends on the other pictures of the source."""
         return self.detector.needs_set(self.context)
 
     def encode(self, source: Any) -> Encoded:
-        """Runs the encoder over pictures once; ``judge`` scores them then as often as you like, after any change."""
+        """Runs the encoder over pictures once; ``rescore`` scores them then as often as you like, after any change."""
         return self.encode_refs(list_images(source))
 
     def encode_refs(self, refs: Iterable[ImageRef]) -> Encoded:
         """As ``encode``, of pictures that ``list_images`` has listed."""
         return encode_pictures(self._scorer(self.context), refs, encoder=self._encoder())
 
-    def judge(self, encoded: Encoded, target: str | None = None) -> Iterator[Result]:
+    def rescore(self, encoded: Encoded, target: str | None = None) -> Iterator[Result]:
         """Results of encoded pictures, by the references and thresholds of now; the encoder does not run.
 
         Args:
@@ -162,19 +162,21 @@ class Inspector:
             target: another name for what is to be seen.
 
         Raises:
-            UsageError: another encoder or another geometry made them; says what differs.
+            UsageError: another encoder or another geometry made them; names what differs.
         """
         encoded.check(self._encoder())
-        context = self.context if target is None else self._prepared(check_target(target))
-        for scored in answers(self._scorer(context), encoded, keep_images=True):
-            yield self.result(scored, self.thresholds)
+        scorer = self._scorer(self.context if target is None else self._prepared(check_target(target)))
+        for scored in answers(scorer, encoded, keep_images=True):
+            yield result_of(scored, scorer, self.thresholds, self.calibration)
+
+    judge = rescore  # its name in earlier versions
 
     def answers(self, encoded: Encoded, marks: Sequence[Mark] = ()) -> Iterator[Scored]:
-        """What the model says of encoded pictures, before any threshold and at model size; ``result`` makes verdicts of it.
+        """Scores and maps of encoded pictures, before any threshold and at model size; ``result`` makes verdicts of them.
 
         Args:
             encoded: from ``encode``.
-            marks: corrections that act on every answer; see ``references/corrections.py``.
+            marks: corrections that act on every score; see ``references/corrections.py``.
         """
         yield from answers(self._scorer(self.context), encoded, marks=marks)
 
@@ -222,21 +224,6 @@ class Inspector:
         """Prepares the context anew, after ``target``, the detector or the references were changed from outside."""
         self.context = self._prepared()
 
-    def _take(self, given: Any) -> None:
-        if isinstance(given, ReferenceSet) or is_saved(given):
-            self.references = given if isinstance(given, ReferenceSet) else ReferenceSet.load(given)
-            self.references.check(self._encoder())
-            if not len(self.references):
-                raise UsageError(
-                    "The saved references hold no picture any more. Add some with zsad references, or leave them out."
-                )
-            self.context = self._prepared()
-            return
-        self.add_references(given)
-        if not len(self.references):
-            why = next(iter(self.references.errors.items()), None)
-            raise UsageError("No reference could be read" + (f"; {why[0]}: {why[1]}" if why else ": the source is empty."))
-
     def _prepared(self, target: str | None = None) -> Context:
         """The context of a target, with the references of now."""
         banks = {key: bank.to(self.device) for key, bank in self.references.banks(self.coreset).items()}
@@ -248,7 +235,7 @@ class Inspector:
         return result_of(scored, self._scorer(self.context), thresholds, self.calibration)
 
     def describe(self) -> dict[str, Any]:
-        """What judges: everything that a score depends on, as a JSON object."""
+        """The detector and everything else that a score depends on, as a JSON object."""
         kept = self.references.describe() | {"coreset": self.coreset} if len(self.references) else None
         return {
             **describe_encoder(self._scorer(self.context)),

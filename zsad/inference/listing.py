@@ -1,4 +1,4 @@
-"""What ``zsad list`` and ``zsad prompts`` say."""
+"""The tables of ``zsad list`` and the sentences of ``zsad prompts``."""
 
 from __future__ import annotations
 
@@ -46,14 +46,14 @@ def _methods() -> list[dict[str, Any]]:
     rows = []
     for name in list_methods():
         cls = method_class(name)
-        said = (cls.__doc__ or "").strip().splitlines()
+        doc = (cls.__doc__ or "").strip().splitlines()
         rows.append(
             {
                 "name": name,
                 "backbone": cls.recipe.backbone,
                 "px": cls.recipe.image_size,
                 "weights": _weights_of(name) if cls.learned else "none of its own",
-                "what": said[0] if said else "",
+                "what": doc[0] if doc else "",
             }
         )
     return rows

@@ -1,9 +1,10 @@
-"""Normal pictures that a session keeps encoded, so that its calibration can follow every change of the judge."""
+"""Calibration on normal pictures; a session keeps them encoded, so that it can follow every change of the detector."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from zsad.decision.calibration import Calibration
 from zsad.decision.conformal import check_size
@@ -16,17 +17,17 @@ from zsad.inference.result import shortest
 from zsad.inference.scorer import Scored
 from zsad.references.corrections import Mark
 
-__all__ = ["Normals", "keep_normals"]
+__all__ = ["NormalPictures", "calibration_of", "keep_normal_pictures"]
 
 
 @dataclass(frozen=True, eq=False)
-class Normals:
-    """Normal pictures and the share of false alarms that they shall promise.
+class NormalPictures:
+    """Encoded normal pictures and the false-alarm rate that they shall guarantee.
 
     Attributes:
         encoded: the pictures.
         digests: of their pixels, in the same order.
-        left_out: True where the pictures are references and each is judged without itself: approximate.
+        left_out: True where the pictures are references and each is scored without itself: approximate.
         share: of normal pictures that may be called anomalous.
     """
 
@@ -36,17 +37,14 @@ class Normals:
     share: float
 
     def calibration(self, inspector: Inspector, marks: Sequence[Mark] = ()) -> Calibration:
-        """What an inspector with these corrections promises; the encoder does not run.
+        """The calibration of an inspector with these corrections; the encoder does not run.
 
         Raises:
             UsageError: too few of the pictures are left for the share.
         """
         found = self._scored(inspector, marks)
-        good = [(s.score, shortest(s.model_map.max())) for s in found if s.score is not None and s.model_map is not None]
-        check_size(len(good), self.share)
-        judge = inspector.describe() | ({"corrections": len(marks)} if marks else {})
-        scores, peaks = [score for score, _ in good], [peak for _, peak in good]
-        return Calibration.from_scores(scores, peaks, judge, exact=not self.left_out, max_false_alarms=self.share)
+        detector = inspector.describe() | ({"corrections": len(marks)} if marks else {})
+        return calibration_of(found, detector, exact=not self.left_out, max_false_alarms=self.share)
 
     def _scored(self, inspector: Inspector, marks: Sequence[Mark]) -> Iterator[Scored]:
         if not self.left_out:
@@ -57,7 +55,39 @@ class Normals:
                 yield from inspector.left_out(digest).answers(self.encoded.only([number]), marks)
 
 
-def keep_normals(inspector: Inspector, refs: Sequence[ImageRef], *, left_out: bool, share: float) -> Normals:
+def calibration_of(
+    found: Iterable[Scored],
+    detector: Mapping[str, Any],
+    *,
+    exact: bool,
+    max_false_alarms: float,
+    review_false_alarms: float | None = None,
+) -> Calibration:
+    """The calibration that scored normal pictures give; those that could not be scored are left out.
+
+    Args:
+        found: the pictures.
+        detector: ``Inspector.describe()`` of what scored them.
+        exact: True where none is a reference, False where each is one and was scored without itself.
+        max_false_alarms: share of normal pictures that may be called anomalous.
+        review_false_alarms: share that may be called anomalous or review.
+
+    Raises:
+        UsageError: too few for ``max_false_alarms``.
+    """
+    good = [(one.score, shortest(one.model_map.max())) for one in found if one.score is not None and one.model_map is not None]
+    check_size(len(good), max_false_alarms)
+    return Calibration.from_scores(
+        [score for score, _ in good],
+        [peak for _, peak in good],
+        detector,
+        exact=exact,
+        max_false_alarms=max_false_alarms,
+        review_false_alarms=review_false_alarms,
+    )
+
+
+def keep_normal_pictures(inspector: Inspector, refs: Sequence[ImageRef], *, left_out: bool, share: float) -> NormalPictures:
     """Checks and encodes normal pictures.
 
     Args:
@@ -79,7 +109,7 @@ def keep_normals(inspector: Inspector, refs: Sequence[ImageRef], *, left_out: bo
         raise UsageError("Leave-one-out needs two references or more, and their own pictures. Add references first.")
     if not left_out and (twice := [ref.name for ref, digest in zip(refs, digests, strict=True) if digest in own]):
         raise UsageError(
-            f"{twice[0]} is a reference and would be judged by itself. Give other normal pictures, or leave one reference out "
-            "at a time."
+            f"{twice[0]} is a reference and would be compared with itself. Give other normal pictures, or leave one "
+            "reference out at a time."
         )
-    return Normals(inspector.encode_refs(refs), digests, left_out, share)
+    return NormalPictures(inspector.encode_refs(refs), digests, left_out, share)

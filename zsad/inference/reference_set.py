@@ -1,16 +1,12 @@
-"""Normal pictures of a category, kept as what the method remembers of them.
+"""Reference images: normal pictures of a category, kept as the rows of the memory banks that the method makes of them.
 
-They can be added, removed, saved and read back without a refit: a saved folder has the uncompressed rows of every picture
-(one safetensors file each) and ``references.json`` with their names and the judge that encoded them; another judge refuses it.
+They can be added, removed, saved and read back without a refit; see ``reference_files.py``.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-import shutil
 from collections.abc import Hashable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from itertools import chain, count
 from pathlib import Path
 from typing import Any
@@ -18,48 +14,44 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from zsad.common.atomic_files import differences, scratch_folder, write_aside
+from zsad.common.atomic_files import scratch_folder
+from zsad.common.output_folder import differences
 from zsad.errors import UsageError
-from zsad.images.reading import ImageRef
+from zsad.images.reading import ImageRef, list_images
+from zsad.inference.reference_files import Reference, copy_rows, is_saved, read_saved, rows_file, write_saved
 from zsad.inference.scorer import Scorer
 from zsad.references.coreset import blocks_of, counted, picked, streamed_coreset
 from zsad.references.memory_bank import leave_out
 from zsad.types import Bank
 
-__all__ = ["ReferenceSet", "digest_of"]
+__all__ = ["ReferenceSet", "digest_of", "open_references"]
 
-FORMAT = "zsad references 1"
-INDEX = "references.json"
 BLOCK = 4  # pictures whose rows are thinned out together
 # of Inspector.describe(): what rows depend on
-JUDGE = (
+ENCODER = (
     *("method", "arguments", "backbone", "backbone_sha256", "weights_sha256", "image_size"),
     *("activation", "position_embedding", "precision", "value_range", "geometry", "encoders"),
 )
 
 
-@dataclass(frozen=True)
-class Reference:
-    """One picture of the set; its rows are in ``<digest>.safetensors``."""
-
-    name: str
-    digest: str  # of the pixels
-
-
 class ReferenceSet:
-    """References of one judge; made by ``collect`` or ``load``.
+    """Reference images that one detector has encoded; they grow by ``add``, or come from ``load``.
+
+    Args:
+        detector: ``Inspector.describe()`` of what encodes them.
+        members: pictures whose rows are put into the set's folder afterwards.
 
     Attributes:
-        judge: what encoded them, from ``Inspector.describe()``.
+        detector: what of it the rows depend on.
         errors: name and reason of every picture that could not be read.
     """
 
-    def __init__(self, judge: Mapping[str, Any], members: Iterable[Reference] = ()) -> None:
-        self.judge = {key: judge.get(key) for key in JUDGE}
+    def __init__(self, detector: Mapping[str, Any], members: Iterable[Reference] = ()) -> None:
+        self.detector = {key: detector.get(key) for key in ENCODER}
         self._folder = scratch_folder(self)
         self._members = {one.digest: one for one in members}
         self.errors: dict[str, str] = {}
@@ -79,15 +71,15 @@ class ReferenceSet:
         return frozenset(self._members)
 
     def describe(self) -> dict[str, Any]:
-        """For fingerprints: how many there are, and a digest that does not depend on their order."""
+        """How many there are, and a digest that does not depend on their order."""
         whole = hashlib.sha256("".join(sorted(self._members)).encode()).hexdigest()
         return {"count": len(self), "sha256": whole}
 
-    def check(self, judge: Mapping[str, Any]) -> None:
-        """Raises ``UsageError`` where another judge encoded the set, and says what differs."""
-        if differ := differences(self.judge, {key: judge.get(key) for key in JUDGE}):
+    def check(self, detector: Mapping[str, Any]) -> None:
+        """Raises ``UsageError`` where another detector encoded the set, and names what differs."""
+        if differ := differences(self.detector, {key: detector.get(key) for key in ENCODER}):
             raise UsageError(
-                f"The references were encoded by another judge: {'; '.join(differ)}. Use the same, or make them again from "
+                f"The references were encoded by another detector: {'; '.join(differ)}. Use the same, or make them again from "
                 "the pictures."
             )
 
@@ -112,7 +104,7 @@ class ReferenceSet:
             whole, rows = {key: torch.cat(parts).clone() for key, parts in rows.items()}, {}
             digest = digest_of(read.scored.image)
             if digest not in self._members:
-                save_file(whole, self._folder / f"{digest}.safetensors")
+                save_file(whole, rows_file(self._folder, digest))
                 self._members[digest] = Reference(self._free(read.scored.name), digest)
                 added.append(self._members[digest].name)
         return added
@@ -137,12 +129,12 @@ class ReferenceSet:
         """(M, C) per picture, one at a time, in an order that does not depend on that of adding."""
         for digest in sorted(self._members):
             if digest != without:
-                with safe_open(self._folder / f"{digest}.safetensors", framework="pt") as file:
+                with safe_open(rows_file(self._folder, digest), framework="pt") as file:
                     yield file.get_tensor(key)
 
     def keys(self) -> list[str]:
         """Names of the banks; one of the form "novelty.3" has a row per row of "3" and comes behind it."""
-        with safe_open(self._folder / f"{next(iter(self._members))}.safetensors", framework="pt") as file:
+        with safe_open(rows_file(self._folder, next(iter(self._members))), framework="pt") as file:
             return sorted(file.keys(), key=lambda key: ("." in key, key))
 
     def banks(self, coreset: float = 1.0, without: str | None = None, seed: int = 0) -> dict[str, Bank]:
@@ -191,9 +183,8 @@ class ReferenceSet:
 
     def copy(self) -> ReferenceSet:
         """A set of its own with the same pictures."""
-        other = ReferenceSet(self.judge, self._members.values())
-        for digest in self._members:
-            shutil.copyfile(self._folder / f"{digest}.safetensors", other._folder / f"{digest}.safetensors")
+        other = ReferenceSet(self.detector, self._members.values())
+        copy_rows(self._folder, self._members, other._folder)
         return other
 
     # ------------------------------------------------------------------ on disk
@@ -203,20 +194,7 @@ class ReferenceSet:
         Raises:
             UsageError: the folder holds something else.
         """
-        place = Path(folder)
-        if place.exists() and not (place / INDEX).is_file() and (not place.is_dir() or any(place.iterdir())):
-            raise UsageError(f"{str(place)!r} holds something that is no set of references. Give another folder.")
-        place.mkdir(parents=True, exist_ok=True)
-        for digest in self._members:
-            target = place / f"{digest}.safetensors"
-            if not target.exists():
-                write_aside(target, (self._folder / target.name).read_bytes())
-        members = [{"name": one.name, "sha256": one.digest} for one in self._members.values()]
-        index = {"format": FORMAT, "judge": self.judge, "references": members}
-        write_aside(place / INDEX, json.dumps(index, indent=1).encode())
-        for stale in place.glob("*.safetensors"):
-            if stale.stem not in self._members:
-                stale.unlink()
+        write_saved(Path(folder), self.detector, self._members.values(), self._folder)
 
     @classmethod
     def load(cls, folder: str | Path) -> ReferenceSet:
@@ -225,27 +203,10 @@ class ReferenceSet:
         Raises:
             UsageError: it is no such folder, or a file of it is damaged.
         """
-        place = Path(folder)
-        try:
-            index = json.loads((place / INDEX).read_text(encoding="utf-8"))
-            then, known = dict(index["judge"]), index["format"] == FORMAT
-            members = [Reference(str(row["name"]), str(row["sha256"])) for row in index["references"]]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UsageError(f"{str(place)!r} is no folder of saved references ({error}). Give pictures instead.") from error
-        if not known or not all(len(one.digest) == 64 and one.digest.isalnum() for one in members):
-            raise UsageError(f"{str(place)!r} was saved by another version, or is damaged. Make it again from the pictures.")
-        made = cls(then, members)
-        for one in members:
-            made._take(place / f"{one.digest}.safetensors")
+        detector, members = read_saved(Path(folder))
+        made = cls(detector, members)
+        copy_rows(Path(folder), made._members, made._folder)
         return made
-
-    def _take(self, path: Path) -> None:
-        try:
-            with safe_open(path, framework="pt") as file:
-                next(iter(file.keys()))
-            shutil.copyfile(path, self._folder / path.name)
-        except (OSError, SafetensorError, StopIteration) as error:
-            raise UsageError(f"{path.name}, a saved reference, is missing or damaged ({error}). Make it again.") from error
 
 
 def digest_of(rgb: NDArray[np.uint8]) -> str:
@@ -253,6 +214,26 @@ def digest_of(rgb: NDArray[np.uint8]) -> str:
     return hashlib.sha256(f"{rgb.shape}".encode() + np.ascontiguousarray(rgb).tobytes()).hexdigest()
 
 
-def is_saved(source: Any) -> bool:
-    """True for a folder that ``ReferenceSet.save`` wrote."""
-    return isinstance(source, (str, Path)) and (Path(source) / INDEX).is_file()
+def open_references(given: Any, scorer: Scorer, detector: Mapping[str, Any]) -> ReferenceSet:
+    """The reference images that a user gives.
+
+    Args:
+        given: a set, a folder that ``ReferenceSet.save`` wrote, or normal pictures: whatever ``list_images`` takes.
+        scorer: encodes pictures.
+        detector: ``Inspector.describe()`` of what encodes them.
+
+    Raises:
+        UsageError: another detector encoded them, or there is none that can be read.
+    """
+    if isinstance(given, ReferenceSet) or is_saved(given):
+        found = given if isinstance(given, ReferenceSet) else ReferenceSet.load(given)
+        found.check(detector)
+        if not len(found):
+            raise UsageError("The saved references hold no picture any more. Add some with zsad references, or leave them out.")
+        return found
+    found = ReferenceSet(detector)
+    found.add(scorer, list_images(given))
+    if not len(found):
+        why = next(iter(found.errors.items()), None)
+        raise UsageError("No reference could be read" + (f"; {why[0]}: {why[1]}" if why else ": the source is empty."))
+    return found

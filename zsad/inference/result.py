@@ -1,4 +1,4 @@
-"""What the library says of one picture: score, verdict, map and regions."""
+"""The result of one picture: score, verdict, map and regions."""
 
 from __future__ import annotations
 
@@ -54,20 +54,20 @@ class Region:
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """One picture's result. ``error`` is set, and the rest None, where the picture could not be judged.
+    """One picture's result. ``error`` is set, and the rest None, where the picture could not be scored.
 
     Attributes:
         pred_score: raw score of the method, higher is more anomalous; not normalised, not comparable between methods.
         p_value: (1 + normal calibration pictures that score as high) / (n + 1); None without calibration.
         pred_label: "normal", "review", "anomalous", or None where no rule was given.
-        threshold: the score from which on a picture is anomalous; ``threshold_source`` says where it comes from.
-        anomaly_map: (H, W) float32 at the picture's original size; the low end of ``map_range`` where nothing was judged.
+        threshold: the score from which on a picture is anomalous; ``threshold_source`` states where it comes from.
+        anomaly_map: (H, W) float32 at the picture's original size; the low end of ``map_range`` where nothing was scored.
         pred_mask: (H, W) bool, the union of the regions; None without a pixel threshold.
         prompts: the exact sentences that the method used, by class of text.
         notes: what reading the picture had to decide (first frame of several, value range, ...).
         image: (H, W, 3) uint8.
         map_range: values of the map that the colour scale draws as its ends: the model's, the same for every picture.
-        judged: (H, W) bool, the region of interest, to which map, mask and regions are confined; None: the whole picture.
+        roi_mask: (H, W) bool, the region of interest, to which map, mask and regions are confined; None: the whole picture.
     """
 
     name: str
@@ -86,17 +86,17 @@ class Result:
     notes: tuple[str, ...] = ()
     image: NDArray[np.uint8] | None = None
     map_range: tuple[float, float] = (0.0, 1.0)
-    judged: NDArray[np.bool_] | None = None
+    roi_mask: NDArray[np.bool_] | None = None
 
     def overlay(self) -> Image.Image:
-        """The picture, dark where it was not judged, the heat map on the model's fixed colour scale and the regions' outlines.
+        """The picture, dark where it was not scored, the heat map on the model's fixed colour scale and the regions' outlines.
 
         Raises:
-            UsageError: the picture could not be judged, so there is nothing to draw.
+            UsageError: the picture could not be scored, so there is nothing to draw.
         """
         if self.image is None or self.anomaly_map is None:
             raise UsageError(f"{self.name} has no map to draw: {self.error or 'it was not scored'}.")
-        return overlay(self.image, self.anomaly_map, self.map_range, [region.contour for region in self.regions], self.judged)
+        return overlay(self.image, self.anomaly_map, self.map_range, [region.contour for region in self.regions], self.roi_mask)
 
     def as_dict(self) -> dict[str, Any]:
         """As a JSON object: everything but the arrays."""

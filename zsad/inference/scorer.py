@@ -1,4 +1,4 @@
-"""The engine room of the inspector: pictures are read in threads beside the model, and answers come in order."""
+"""Scores pictures: they are read in threads beside the model, and the scores come in order."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from zsad.alignment.maps import upsample
 from zsad.common.threads import ahead
 from zsad.detector import Detector
 from zsad.errors import ImageError, UsageError
@@ -24,7 +23,7 @@ from zsad.images.tiling import Geometry, Place, piece
 from zsad.inference.result import shortest
 from zsad.types import Context, ImageFeatures, Prediction
 
-__all__ = ["PRECISIONS", "Opened", "Scored", "Scorer", "on_cpu", "original_size"]
+__all__ = ["PRECISIONS", "Opened", "Scored", "Scorer", "on_cpu"]
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 KEPT_PIXELS = 32_000_000  # of decoded pictures that wait for their batch, where they are kept: 100 MB
@@ -32,7 +31,7 @@ KEPT_PIXELS = 32_000_000  # of decoded pictures that wait for their batch, where
 
 @dataclass(frozen=True, eq=False)
 class Scored:
-    """What the model says of one picture, before any threshold and at model size; ``error`` is set where it says nothing.
+    """Score and maps of one picture, before any threshold and at model size; ``error`` is set where there are none.
 
     The maps cover the region of interest. Maps of tiles are joined at the model's resolution; see ``Canvas``.
     """
@@ -60,7 +59,7 @@ class Read:
 
 @dataclass(eq=False)
 class Opened:
-    """A picture of which the model has not seen every piece yet."""
+    """A picture whose pieces go through the model one after the other."""
 
     scored: Scored
     left: int  # pieces
@@ -68,7 +67,7 @@ class Opened:
     words: Canvas | None = None
 
     def add(self, prediction: Prediction, row: int, place: Place) -> None:
-        """Takes up what the model says of one piece."""
+        """Takes up the prediction for one piece."""
         self.left -= 1
         score = shortest(prediction.pred_score[row].numpy())
         if not math.isfinite(score) or not bool(torch.isfinite(prediction.anomaly_map[row]).all()):
@@ -76,7 +75,7 @@ class Opened:
         if self.scored.error:
             return
         before = self.scored.score
-        notes = tuple(dict.fromkeys(self.scored.notes + prediction.notes))  # each once, however many pieces say it
+        notes = tuple(dict.fromkeys(self.scored.notes + prediction.notes))  # each once, however many pieces have it
         self.scored = replace(self.scored, score=score if before is None else max(before, score), notes=notes)
         self.maps.add(prediction.anomaly_map[row].numpy(), place)
         if prediction.word_maps is not None:
@@ -105,7 +104,7 @@ class Scorer:
     geometry: Geometry = field(default_factory=Geometry)
 
     def __call__(self, refs: Iterable[ImageRef], *, keep_images: bool = False) -> Iterator[Scored]:
-        """The model's answers in order.
+        """Scores and maps in order.
 
         Pictures go in groups of ``batch_size``, cut by position, so that an unreadable picture moves no other. The pieces of a
         group pass the model ``batch_size`` at a time, so that a huge picture needs no more memory there than a small one.
@@ -166,7 +165,7 @@ class Scorer:
             yield more
 
     def _read(self, ref: ImageRef, keep: bool) -> Read:
-        """Decodes and cuts one picture; what is wrong with it is said in ``error``."""
+        """Decodes and cuts one picture; ``error`` is set where that fails."""
         try:
             picture = load_image(ref, value_range=self.value_range)
             size = (picture.rgb.shape[0], picture.rgb.shape[1])
@@ -240,10 +239,3 @@ def _finished(waiting: deque[Scored | Opened]) -> Iterator[Scored]:
     while waiting and (isinstance(waiting[0], Scored) or not waiting[0].left):
         one = waiting.popleft()
         yield one if isinstance(one, Scored) else one.answer()
-
-
-def original_size(model_map: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
-    """(h, w) -> (H, W), bilinear with pixel centres aligned."""
-    small = torch.from_numpy(np.ascontiguousarray(model_map, dtype=np.float32))
-    full: NDArray[np.float32] = upsample(small[None], size)[0].numpy()
-    return full

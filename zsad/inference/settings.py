@@ -1,4 +1,4 @@
-"""What a user asks for: target, device, precision, counts, the method; checked, and described for fingerprints."""
+"""Settings of an ``Inspector``: target, device, precision, counts, the method; checked, and described for fingerprints."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from zsad.common.file_names import many, printable
+from zsad.common.file_names import many
 from zsad.detector import Detector
 from zsad.errors import UsageError
 from zsad.inference.scorer import PRECISIONS, Scorer
@@ -40,8 +40,8 @@ def check_target(target: str) -> str:
     target = " ".join(target.split())
     if not target:
         raise UsageError("The target is empty. Give the object's name, as a person would say it: 'metal nut'.")
-    if printable(target) != target:
-        raise UsageError(f"The target {printable(target)!r} has characters that do not print. Give a plain name: 'metal nut'.")
+    if not target.isprintable():
+        raise UsageError(f"The target {target!r} has characters that do not print. Give a plain name: 'metal nut'.")
     if len(target) > TARGET_CHARACTERS or len(target.split()) > TARGET_WORDS:
         raise UsageError(
             f"The target has {many(len(target.split()), 'word')} and {many(len(target), 'character')}; a text tower reads 77 "
@@ -83,7 +83,7 @@ def pick_precision(precision: str, device: torch.device) -> str:
 
 
 def default_batch(device: torch.device) -> int:
-    """Pictures per pass where nobody says."""
+    """Pictures per pass where the user gives no number."""
     return CPU_BATCH if device.type == "cpu" else ACCELERATOR_BATCH
 
 
@@ -102,7 +102,7 @@ def share_of_rows(coreset: float) -> float:
 
 
 def describe_encoder(scorer: Scorer) -> dict[str, Any]:
-    """What encodes, as a JSON object: everything that features depend on."""
+    """The encoder as a JSON object: everything that features depend on."""
     detector, backbone, facts = scorer.detector, scorer.detector.backbone, facts_of(scorer.detector)
     further = {"encoders": facts["encoders"]} if "encoders" in facts else {}
     return further | {

@@ -1,24 +1,29 @@
-"""From what the model said of a picture to what a person is told: verdict, map at original size, regions."""
+"""From a picture's score and map at model size to its result: verdict, map at original size, regions."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import replace
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from zsad.alignment.maps import upsample
 from zsad.decision.calibration import Calibration
 from zsad.decision.thresholds import Thresholds
 from zsad.inference.result import Region, Result, find_regions
-from zsad.inference.scorer import Scored, Scorer, original_size
+from zsad.inference.scorer import Scored, Scorer
 
-__all__ = ["result_of"]
+__all__ = ["original_size", "result_of"]
 
 
 def result_of(scored: Scored, scorer: Scorer, thresholds: Thresholds, calibration: Calibration | None = None) -> Result:
     """The result of a scored picture.
 
     Args:
-        scored: what the model said.
-        scorer: who said it; its context has the words and sentences, its geometry says which part was judged.
+        scored: the picture.
+        scorer: what scored it; its context has the words and sentences, its geometry the region of interest.
         thresholds: levels for picture and places.
         calibration: gives p-values.
     """
@@ -35,12 +40,12 @@ def result_of(scored: Scored, scorer: Scorer, thresholds: Thresholds, calibratio
     if scored.score is None or scored.model_map is None or scored.size is None:
         return known
     view = geometry.window(scored.size)
-    judged = original_size(scored.model_map, view.shape)
+    whole = original_size(scored.model_map, view.shape)
     regions: tuple[Region, ...] = ()
     mask = None
     if thresholds.pixel is not None:
         words, margin = context.words, detector.word_margin
-        confined, seen = view.hide(judged, -math.inf), math.prod(geometry.tile_in(view))
+        confined, seen = view.hide(whole, -math.inf), math.prod(geometry.tile_in(view))
         places, mask = find_regions(confined, thresholds.pixel, words, scored.word_maps, margin, seen)
         regions, mask = tuple(one.moved(*view.corner) for one in places), view.spread(mask, False)
     low = detector.map_range[0]
@@ -51,9 +56,16 @@ def result_of(scored: Scored, scorer: Scorer, thresholds: Thresholds, calibratio
         pred_label=thresholds.label(scored.score),
         threshold=thresholds.anomalous,
         threshold_source=thresholds.source,
-        anomaly_map=view.spread(view.hide(judged, low), low),
-        judged=view.judged(),
+        anomaly_map=view.spread(view.hide(whole, low), low),
+        roi_mask=view.roi_mask(),
         pred_mask=mask,
         regions=regions,
         prompts=context.sentences,
     )
+
+
+def original_size(model_map: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
+    """(h, w) -> (H, W), bilinear with pixel centres aligned."""
+    small = torch.from_numpy(np.ascontiguousarray(model_map, dtype=np.float32))
+    full: NDArray[np.float32] = upsample(small[None], size)[0].numpy()
+    return full

@@ -7,8 +7,9 @@ Kept: exact GELU on OpenAI's QuickGELU weights (their factory rebuilds CLIP from
 prompts rounded to float16 (``half_prompts``); text prompts overwrite the first words of the sentence before blocks 2 to
 ``depth``, so the first static text prompt is dead; every cluster weighs the same; training fuses too, and its dice losses take
 each row of pixels for a picture. Dropped: one picture per batch; NaN where a cluster has no member.
-Decision: their KMeans draws from the global generator; here it starts from ``seed`` at every picture. Effect of the draw on the
-reference outputs: over eight seeds a score of 0.086 lies in 0.084..0.089, one of 0.319 in 0.301..0.328; maps do not change.
+Decision: their KMeans draws from the global generator; here it starts from ``seed`` at every picture. A score draws in the
+order of the patches' places, which noise does not change (``cluster_labels``), a loss in the published order. What the
+draw changes in the reference outputs: a score of 0.086 lies in 0.084..0.089 over eight seeds, one of 0.319 in 0.301..0.328.
 """
 
 from __future__ import annotations
@@ -20,8 +21,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from zsad.alignment import semantic_fusion
 from zsad.alignment.losses import focal
 from zsad.alignment.maps import smooth, upsample
+from zsad.alignment.similarity import both
 from zsad.backbones.clip import CLIP
 from zsad.detector import Detector
 from zsad.errors import UsageError
@@ -54,6 +57,7 @@ class AdaCLIP(Detector):
     recipe = Recipe("ViT-L-14-336.openai", 518, activation="gelu", position_embedding="bicubic", taps=(6, 12, 18, 24))
     learned, cacheable, dead = True, False, ("text_prompts.static.0",)  # the first text block is not prompted
     schedule = Schedule("adamw", 0.01, 5, 1, betas=(0.5, 0.999), weight_decay=0.01, labels_only=True)
+    authors_file = hybrid.AUTHORS_FILE
     backbone: CLIP
 
     def __init__(
@@ -113,14 +117,15 @@ class AdaCLIP(Detector):
         states, ends = context.extra["states"], context.extra["tokens"].argmax(dim=1)
         return hybrid.prompted_ensemble(self.backbone, self.text_prompts, dynamic, states, ends, normal)
 
-    def margins(self, features: ImageFeatures, context: Context) -> tuple[Tensor, Tensor]:
+    def margins(self, features: ImageFeatures, context: Context, published: bool = False) -> tuple[Tensor, Tensor]:
         """Anomalous logit less normal logit, whose sigmoid is the softmax over both: pictures (B,), patches (B, layers, L)."""
         normal, anomalous = self.text_features(features, context).float().unbind(dim=1)
         contrast, image = 100 * (anomalous - normal), features.image.float()  # (B, D) each
         patches = torch.stack([tap.patches.float() for tap in features.streams["patches"].values()], dim=1)
         places = (patches * contrast[:, None, None]).sum(dim=-1)  # no product, which autocast would round
         if self.use_hsf:
-            image = hybrid.fuse(image, hybrid.semantic_features(patches, places.mean(dim=1), self.k_clusters, self.seed))
+            suspicion, draw = places.mean(dim=1), (self.k_clusters, self.seed, published)
+            image = semantic_fusion.fuse(image, semantic_fusion.semantic_features(patches, suspicion, *draw))
         return (image * contrast).sum(dim=-1), places
 
     def resized(self, margins: Tensor, features: ImageFeatures) -> Tensor:
@@ -138,19 +143,15 @@ class AdaCLIP(Detector):
     def loss(self, batch: Batch, context: Context) -> dict[str, Tensor]:
         """Focal loss of the image score, ``map_losses`` of the layers."""
         features = self.features_of(batch)
-        image, places = self.margins(features, context)
-        losses = {"image": focal(hybrid.both(image[:, None, None]), batch.labels[:, None, None])}
+        image, places = self.margins(features, context, published=True)
+        losses = {"image": focal(both(image[:, None, None]), batch.labels[:, None, None])}
         maps = [self.resized(margins, features) for margins in places.unbind(dim=1)]
         return losses if batch.masks is None else losses | hybrid.map_losses(maps, batch.masks)
 
     @classmethod
     def implied_arguments(cls, state: Mapping[str, Any]) -> dict[str, Any]:
         """``depth`` and ``length`` of the authors' prompts; which layers are tapped, no file states."""
-        return {key: n for key, n in hybrid.stored_sizes(hybrid.authors_state(state)).items() if key != "taps"}
-
-    def foreign_state(self, state: dict[str, Any]) -> dict[str, Tensor]:
-        """The authors' flat file, with or without ``clip_model.``; the frozen CLIP of a full dump is left out."""
-        return hybrid.authors_state(state)
+        return {key: n for key, n in hybrid.stored_sizes(state).items() if key != "taps"}
 
     def load_learned(self, tensors: Mapping[str, Tensor], origin: str = "the given tensors") -> None:
         """Loads strictly; where depth, length or the number of taps differ, the error names the keyword."""

@@ -24,7 +24,7 @@ from zsad.alignment.maps import upsample
 from zsad.detector import Detector
 from zsad.errors import NeedsSet, UsageError
 from zsad.references import mutual_scoring
-from zsad.references.batch_references import Judges
+from zsad.references.batch_references import BatchWithReferences
 from zsad.registry import register
 from zsad.types import Backbone, Context, ImageFeatures, Prediction, Recipe, References
 
@@ -109,7 +109,7 @@ class MuSc(Detector):
         Raises:
             UsageError: fewer than ``smallest_set`` pictures.
         """
-        own, features, size = len(features), Judges(features, context.banks), self.backbone.image_size
+        own, features, size = len(features), BatchWithReferences(features, context.banks), self.backbone.image_size
         count = len(features)
         mutual_scoring.require_enough(own, count, self.smallest_set, reranked=bool(self.rscin_k))
         seconds, memory = self.estimate(count, features[0])

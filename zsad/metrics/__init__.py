@@ -1,4 +1,4 @@
-"""Quality figures, each computed from its definition, on arrays.
+"""Metrics of detection and localisation, each computed from its definition, on arrays.
 
 =====================  ====================================================================================================
 :func:`auroc`          area under the ROC curve, of pictures or (maps and masks ravelled) of pixels
@@ -7,7 +7,7 @@
 :func:`aupro`          per-region overlap over the FPR, exact: every distinct threshold up to the limit
 :func:`aupro_legacy`   the copied 200-threshold version, rescaled by the FPR that it reaches: for comparison with papers
 :func:`aupimo`         per-image overlap over the FPR of normal pictures only, on a logarithmic axis
-:class:`PixelMetrics`  all of them for the pixels of a set that does not fit into memory
+:class:`PixelMetrics`  all pixel metrics of a set that does not fit into memory, one picture at a time
 =====================  ====================================================================================================
 
 Higher scores are more anomalous everywhere. What is undefined (one class only, no region) is NaN with a warning, never 0.

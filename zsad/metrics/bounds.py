@@ -1,4 +1,4 @@
-"""How far a figure of binned scores can be from the exact one, from the histogram alone.
+"""Bounds on the error of metrics that are computed from binned scores, from the histogram alone.
 
 A bin with b normal items above it, u - b normal and p anomalous ones inside can hold these in any order, ties included. Each
 function gives what that order can change, exactly or as a rigorous bound.
@@ -16,12 +16,12 @@ __all__ = ["area_slack", "auroc_slack", "f1_ceiling", "precision_slack"]
 
 
 def auroc_slack(s: Steps) -> float:
-    """Pairs that can be won or lost more than counted: half of those inside a bin."""
+    """Largest error of the summed :func:`auroc_terms`: half of the pairs inside a bin may be won or lost."""
     return float((s.items * (s.upto - s.before) / 2).sum())
 
 
 def precision_slack(s: Steps) -> tuple[float, float]:
-    """What :func:`precision_terms` can be too high and too low by, summed.
+    """Largest amounts by which the summed :func:`precision_terms` can be too high and too low.
 
     Best: all anomalous items of the bin tie above its normal ones. Worst: they follow one by one below them; the j-th then
     has precision 1 - u / (h + u + j) with h anomalous items above the bin, and the sum of 1 / (h + u + j) stays below the
@@ -36,12 +36,12 @@ def precision_slack(s: Steps) -> tuple[float, float]:
 
 
 def f1_ceiling(s: Steps, anomalous: int) -> float:
-    """No threshold can reach a higher F1: all anomalous items of a bin above its normal ones."""
+    """Upper bound of F1 over all thresholds: all anomalous items of a bin above its normal ones."""
     return float((2 * s.hits / (s.hits + s.before + anomalous)).max(initial=f1_terms(s, anomalous).max(initial=0)))
 
 
 def area_slack(s: Steps, normal: int, limit: float) -> tuple[float, float]:
-    """What :func:`area_terms` can be too high and too low by, summed: each rise at the bin's end, or at its start."""
+    """Largest amounts by which the summed :func:`area_terms` can be too high and too low: rises at a bin's end or start."""
     now: NDArray[np.float64] = area_terms(s, normal, limit)
     low = s.mass * np.maximum(limit * normal - s.upto, 0)
     high = s.mass * np.maximum(limit * normal - s.before, 0)

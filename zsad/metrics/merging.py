@@ -1,4 +1,4 @@
-"""An external merge: pixels that were sorted picture by picture, walked from the highest score of the set to the lowest."""
+"""External merge sort: visits the pixels of a set, sorted picture by picture, from the highest score to the lowest."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CHUNK = 1 << 22  # pixels that are sorted at a time
 
 
 class Merge:
-    """Cuts the range of keys into pieces of at most ``CHUNK`` pixels and reads them one by one.
+    """Merges sorted pixels in pieces of at most ``CHUNK``, each a range of keys, one piece at a time.
 
     A piece that holds more is a single bin: its pixels are counted by key instead of sorted, so that any number of ties fits.
 
@@ -35,7 +35,7 @@ class Merge:
         self.out, self.into = self._offsets(outside), self._offsets(inside)  # (pictures, pieces + 1)
 
     def steps(self) -> Iterator[Steps]:
-        """The exact curve in parts, highest scores first."""
+        """The exact ROC curve in parts, highest scores first."""
         above = (0, 0)
         for piece in reversed(range(self.sizes.size)):
             part = self._counted(piece, above) if self.sizes[piece] > CHUNK else self._sorted(piece, above)
@@ -69,7 +69,7 @@ class Merge:
         return np.array(rows, np.int64).reshape(len(spool), self.cuts.size)
 
     def _rows(self, spool: Spool, offsets: NDArray[np.int64], piece: int) -> Iterator[tuple[int, Keys]]:
-        """Each picture's part of a piece, where it has one."""
+        """(picture, keys) of each picture that has keys in a piece."""
         for row in np.flatnonzero(offsets[:, piece + 1] > offsets[:, piece]):
             yield int(row), spool.read(int(row), int(offsets[row, piece]), int(offsets[row, piece + 1]))
 
@@ -107,7 +107,7 @@ class Merge:
         return found.astype(np.uint32) + base, mass[found]
 
     def _base(self, piece: int) -> tuple[np.uint32, int]:
-        """Lowest key of a piece that is one bin, and how many keys it has."""
+        """Lowest key of a piece that is one bin, and its number of keys."""
         return np.uint32(int(self.cuts[piece]) << self.shift), 1 << self.shift
 
 
@@ -116,7 +116,7 @@ def _joined(rows: list[Keys]) -> Numbers:
 
 
 def _cuts(counts: NDArray[np.int64]) -> NDArray[np.uint32]:
-    """Bins where pieces begin, and the end: as many bins in a piece as hold ``CHUNK`` items together, at least one."""
+    """First bins of the pieces, and the end: as many bins in a piece as hold ``CHUNK`` items together, at least one."""
     total, cuts = np.cumsum(counts), [0]
     while cuts[-1] < counts.size:
         held = int(total[cuts[-1] - 1]) if cuts[-1] else 0

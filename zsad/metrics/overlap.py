@@ -1,4 +1,4 @@
-"""Per-region overlap: AUPRO as MVTec defines it, and the version that most published numbers come from."""
+"""Per-region overlap: AUPRO as MVTec defines it, and the version behind most published numbers."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from scipy.integrate import trapezoid
 from zsad.errors import UsageError
 from zsad.metrics.ranking import Numbers, Steps, steps
 
-__all__ = ["area_terms", "aupro", "aupro_legacy", "checked", "pictures", "region_areas"]
+__all__ = ["area_terms", "aupro", "aupro_legacy", "check_pair", "checked_pairs", "region_areas"]
 
 EIGHT = np.ones((3, 3), int)  # pixels that touch at a corner belong together
 
 
 class Pixels(NamedTuple):
-    """All pixels of a set, those inside a region apart."""
+    """Scores of all pixels of a set, those inside a region apart."""
 
     normal: Numbers  # scores outside the masks, normal pictures included
     anomalous: Numbers  # (P,) scores inside
@@ -57,7 +57,7 @@ def aupro(maps: Iterable[ArrayLike], masks: Iterable[ArrayLike], limit: float = 
 
 
 def aupro_legacy(maps: Iterable[ArrayLike], masks: Iterable[ArrayLike], limit: float = 0.3, thresholds: int = 200) -> float:
-    """AUPRO as the repositories of AnomalyCLIP, APRIL-GAN and MuSc compute it: for comparison with their tables only.
+    """AUPRO as AnomalyCLIP's, APRIL-GAN's and MuSc's code computes it: for comparison with their tables only.
 
     Unlike :func:`aupro` it takes ``thresholds`` equal steps from the lowest to the highest score of the set, keeps the points
     whose FPR is below ``limit`` and stretches what they span to [0, 1]: the area is divided by the largest FPR that
@@ -88,7 +88,7 @@ def aupro_legacy(maps: Iterable[ArrayLike], masks: Iterable[ArrayLike], limit: f
 
 
 def area_terms(s: Steps, normal: int, limit: float) -> NDArray[np.float64]:
-    """(K,): what each step's rise adds to the area up to ``limit``, in normal pixels.
+    """(K,): area up to ``limit`` that each step's rise adds, in normal pixels.
 
     A rise of ``mass`` that is spread evenly over [before, upto] lifts all that lies right of it.
     """
@@ -99,14 +99,14 @@ def area_terms(s: Steps, normal: int, limit: float) -> NDArray[np.float64]:
 
 
 def region_areas(mask: NDArray[np.bool_]) -> tuple[NDArray[np.int64], int]:
-    """For every pixel inside the mask (row by row) the area of its 8-connected region; and the number of regions."""
+    """Area of the 8-connected region of every pixel inside the mask (row by row), and the number of regions."""
     labels, count = ndimage.label(mask, structure=EIGHT)
     inside = labels[mask]
     return np.bincount(inside)[inside], int(count)
 
 
-def checked(number: int, given: ArrayLike, mask: ArrayLike) -> tuple[Numbers, NDArray[np.bool_]]:
-    """One map and its mask, (H, W) each; ``number`` says in an error which picture it is."""
+def check_pair(number: int, given: ArrayLike, mask: ArrayLike) -> tuple[Numbers, NDArray[np.bool_]]:
+    """Checks one map and its mask, (H, W) each, and returns them as arrays; errors name the picture by ``number``."""
     values, truth = np.asarray(given), np.asarray(mask) != 0
     if values.ndim != 2 or not values.size or values.shape != truth.shape:
         both = f"{values.shape} and {truth.shape}"
@@ -121,19 +121,19 @@ def checked(number: int, given: ArrayLike, mask: ArrayLike) -> tuple[Numbers, ND
     return values, truth
 
 
-def pictures(maps: Iterable[ArrayLike], masks: Iterable[ArrayLike]) -> Iterator[tuple[Numbers, NDArray[np.bool_]]]:
-    """Maps and masks in pairs, checked; pictures count from 0."""
+def checked_pairs(maps: Iterable[ArrayLike], masks: Iterable[ArrayLike]) -> Iterator[tuple[Numbers, NDArray[np.bool_]]]:
+    """Maps and masks in pairs, checked; errors count pictures from 0."""
     given, truths = list(maps), list(masks)
     if len(given) != len(truths):
         raise UsageError(f"There are {len(given)} maps and {len(truths)} masks; a normal picture has a mask of zeros.")
     for number, (one, mask) in enumerate(zip(given, truths, strict=True)):
-        yield checked(number, one, mask)
+        yield check_pair(number, one, mask)
 
 
 def _pixels(maps: Iterable[ArrayLike], masks: Iterable[ArrayLike]) -> Pixels:
     """The pixels of a set that is in memory; float32 maps stay float32."""
     normal, inside, weight, regions = [], [], [], 0
-    for one, mask in pictures(maps, masks):
+    for one, mask in checked_pairs(maps, masks):
         areas, count = region_areas(mask)
         normal.append(one[~mask])
         inside.append(one[mask])
@@ -147,11 +147,11 @@ def _pixels(maps: Iterable[ArrayLike], masks: Iterable[ArrayLike]) -> Pixels:
 def _defined(metric: str, pixels: Pixels) -> bool:
     if pixels.regions and pixels.normal.size:
         return True
-    words = f"{metric} needs regions and normal pixels; got {pixels.regions} and {pixels.normal.size}: NaN."
-    warnings.warn(words, stacklevel=3)
+    message = f"{metric} needs regions and normal pixels; got {pixels.regions} and {pixels.normal.size}: NaN."
+    warnings.warn(message, stacklevel=3)
     return False
 
 
-def _undefined(words: str) -> float:
-    warnings.warn(words, stacklevel=3)
+def _undefined(message: str) -> float:
+    warnings.warn(message, stacklevel=3)
     return float("nan")

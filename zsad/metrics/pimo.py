@@ -1,4 +1,4 @@
-"""AUPIMO: how much of each anomalous picture's defect is found where normal pictures hardly ever raise an alarm."""
+"""AUPIMO: per-image overlap with the defects, at false positive rates on normal pictures that are close to zero."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.integrate import trapezoid
 
 from zsad.errors import UsageError
-from zsad.metrics.overlap import pictures
+from zsad.metrics.overlap import checked_pairs
 from zsad.metrics.ranking import Numbers
 
-__all__ = ["Levels", "aupimo", "picture_area", "span"]
+__all__ = ["Levels", "aupimo", "picture_area", "span", "warn_missing_class"]
 
 BOUNDS = (1e-5, 1e-4)
 THRESHOLDS = 300_000  # of the authors' code, equally spaced over the scores of the normal pictures
-NEAR = 1e-2  # a bound missed by more than this share of itself is said
-FEWEST, FEW = 30, 300  # sampled thresholds within the bounds: refused, and said
+NEAR = 1e-2  # a bound missed by more than this share of itself gets a warning
+FEWEST, FEW = 30, 300  # sampled thresholds within the bounds: an error, and a warning
 
 
 class Levels(NamedTuple):
-    """The part of the shared FPR axis between the bounds: K thresholds, highest first."""
+    """Thresholds and their FPR on the axis that all pictures share, highest threshold first."""
 
     keys: Numbers  # (K,) thresholds
     fpr: NDArray[np.float64]  # (K,) mean over normal pictures of the share of pixels at or above the threshold
@@ -50,24 +50,24 @@ def aupimo(
 
     Returns:
         (N,) in [0, 1], about 4e-5 for random maps with the default bounds; NaN for normal pictures, and for all, with a
-        warning, where normal or anomalous pictures are missing. A bound that the levels miss by more than 1 % of itself is
-        said in a warning, as are fewer than 300 thresholds between the bounds.
+        warning, where normal or anomalous pictures are missing. There is also a warning where the levels miss a bound by more
+        than 1 % of it, and for fewer than 300 thresholds between the bounds.
 
     Raises:
         UsageError: maps and masks do not fit together, a map is not finite, or the normal pictures cannot resolve the bounds
             (too few pixels, too many ties, or 30 or fewer of the ``thresholds`` between them).
     """
     check_bounds(bounds)
-    sets = list(pictures(maps, masks))
+    sets = list(checked_pairs(maps, masks))
     clean = [np.sort(one, axis=None) for one, mask in sets if not mask.any()]
     found = np.full(len(sets), np.nan)
     if not clean or len(clean) == len(sets):
-        said_missing(len(clean), len(sets) - len(clean))
+        warn_missing_class(len(clean), len(sets) - len(clean))
         return found
     levels = _every(clean) if thresholds is None else _sampled(clean, thresholds)
     part = span(levels, bounds)
     if thresholds is not None:
-        _said_few(part.keys.size)
+        _check_count(part.keys.size)
     for number, (one, mask) in enumerate(sets):
         if mask.any():
             inside = np.sort(one[mask])
@@ -76,13 +76,15 @@ def aupimo(
 
 
 def check_bounds(bounds: tuple[float, float]) -> None:
+    """Raises ``UsageError`` where the bounds are no FPR range."""
     if not 0 < bounds[0] < bounds[1] <= 1:
         raise UsageError(f"bounds={bounds} are no FPR range; give 0 < lower < upper <= 1, such as {BOUNDS}.")
 
 
-def said_missing(normal: int, anomalous: int) -> None:
-    words = f"AUPIMO needs both kinds of pictures; got {normal} normal and {anomalous} anomalous ones: NaN."
-    warnings.warn(words, stacklevel=3)
+def warn_missing_class(normal: int, anomalous: int) -> None:
+    """Warns that there are no normal or no anomalous pictures."""
+    message = f"AUPIMO needs both kinds of pictures; got {normal} normal and {anomalous} anomalous ones: NaN."
+    warnings.warn(message, stacklevel=3)
 
 
 def span(levels: Levels, bounds: tuple[float, float]) -> Levels:
@@ -100,13 +102,13 @@ def span(levels: Levels, bounds: tuple[float, float]) -> Levels:
         )
     for bound, end in zip(bounds, ends, strict=True):
         if abs(fpr[end] - bound) > NEAR * bound:
-            words = f"AUPIMO's bound {bound:g} is not exactly achieved: the nearest FPR of normal pictures is {fpr[end]:.4g}."
-            warnings.warn(words, stacklevel=3)
+            message = f"AUPIMO's bound {bound:g} is not exactly achieved: the nearest FPR of normal pictures is {fpr[end]:.4g}."
+            warnings.warn(message, stacklevel=3)
     return Levels(keys[ends[0] : ends[1] + 1], fpr[ends[0] : ends[1] + 1])
 
 
 def picture_area(part: Levels, inside: Numbers, bounds: tuple[float, float]) -> tuple[float, float]:
-    """One picture's area over every threshold, and half the width of what it can be if ``keys`` are bins.
+    """One picture's area over every threshold, and the largest error of it where ``keys`` are bins.
 
     Args:
         part: from :func:`span`, distinct keys.
@@ -146,7 +148,8 @@ def _sampled_area(part: Levels, inside: Numbers, bounds: tuple[float, float]) ->
     return float(np.clip(trapezoid(found, np.log(part.fpr)) / np.log(bounds[1] / bounds[0]), 0, 1))
 
 
-def _said_few(points: int) -> None:
+def _check_count(points: int) -> None:
+    """Raises ``UsageError`` for too few thresholds between the bounds, and warns of few."""
     if points <= FEWEST:
         raise UsageError(f"{points} thresholds lie between the FPR bounds, more than {FEWEST} are needed; raise thresholds.")
     if points < FEW:

@@ -1,4 +1,4 @@
-"""Pixel metrics of a set that does not fit into memory: one picture at a time, binned with bounds or exact."""
+"""Pixel metrics of a set that does not fit into memory, one picture at a time: exact, or binned with error bounds."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from numpy.typing import ArrayLike, NDArray
 from zsad.errors import UsageError
 from zsad.metrics.bounds import area_slack, auroc_slack, f1_ceiling, precision_slack
 from zsad.metrics.merging import Merge
-from zsad.metrics.overlap import area_terms, checked, region_areas
-from zsad.metrics.pimo import BOUNDS, Levels, check_bounds, picture_area, said_missing, span
+from zsad.metrics.overlap import area_terms, check_pair, region_areas
+from zsad.metrics.pimo import BOUNDS, Levels, check_bounds, picture_area, span, warn_missing_class
 from zsad.metrics.ranking import Steps, auroc_terms, f1_terms, from_histogram, precision_terms
 from zsad.metrics.spool import Spool, keys_of, scores_of
 
@@ -23,7 +23,7 @@ __all__ = ["Bounded", "PixelFigures", "PixelMetrics"]
 
 
 class Bounded(NamedTuple):
-    """A figure, and how far the exact one can be from it at most (0 where it is exact)."""
+    """A metric's value, and the largest possible distance of the exact value from it (0 where it is exact)."""
 
     value: float
     error: float
@@ -34,7 +34,7 @@ UNDEFINED = Bounded(float("nan"), float("nan"))
 
 @dataclass(frozen=True)
 class PixelFigures:
-    """All pixel metrics of a set; NaN where one is undefined."""
+    """Values of all pixel metrics of a set; NaN where one is undefined."""
 
     auroc: Bounded
     average_precision: Bounded
@@ -51,9 +51,9 @@ class PixelMetrics:
     """AUROC, AP, F1-max, AUPRO and AUPIMO of the pixels of any number of pictures in bounded memory.
 
     Scores become float32 and are counted in bins by their upper bits, so that nothing need be known of their range. With
-    the default 22 bits there are 8192 bins between a power of two and the next, and the counts take 128 MB. The bins say
-    how wrong each figure can be at most. ``exact`` also keeps all pixels in a temporary file, 4 bytes each, and merges them
-    in order: no error, and memory stays bounded. AUPIMO is that over every threshold (``aupimo(..., thresholds=None)``);
+    the default 22 bits there are 8192 bins between a power of two and the next, and the counts take 128 MB. The bins
+    bound the error of each value. ``exact`` also keeps all pixels in a temporary file, 4 bytes each, and merges them
+    in order: no error, and memory stays bounded. AUPIMO is the one over every threshold (``aupimo(..., thresholds=None)``);
     pixels inside masks go to a temporary file in either case, 8 bytes each.
 
     Args:
@@ -61,7 +61,7 @@ class PixelMetrics:
         limit: where AUPRO's integral ends.
         bounds: FPR range of AUPIMO.
         bits: 8 to 24; memory is 32 bytes times 2 to the power of it.
-        folder: for the temporary files; None is the system's place.
+        folder: for the temporary files; None is the system's folder.
 
     Raises:
         UsageError: an argument is out of range.
@@ -91,18 +91,18 @@ class PixelMetrics:
         self._inside, self._areas, self._outside = Spool(folder), Spool(folder), Spool(folder)
 
     def update(self, anomaly_map: ArrayLike, mask: ArrayLike) -> None:
-        """Takes one picture.
+        """Adds one picture.
 
         Args:
             anomaly_map: (H, W), higher is more anomalous; rounded to float32.
             mask: (H, W), 0 or False normal, anything else defect; all zero for a normal picture.
 
         Raises:
-            UsageError: the two differ in shape, or the map is not finite; nothing is taken then.
+            UsageError: the two differ in shape, or the map is not finite; nothing is added then.
         """
         with np.errstate(over="ignore"):  # becomes infinite, and is refused
             single = np.asarray(anomaly_map).astype(np.float32, copy=False)
-        values, truth = checked(len(self._kinds), single, mask)
+        values, truth = check_pair(len(self._kinds), single, mask)
         keys = keys_of(values)
         outside, inside = keys[~truth], keys[truth]
         areas, regions = region_areas(truth)
@@ -120,7 +120,7 @@ class PixelMetrics:
         self._kinds.append(bool(regions))
 
     def result(self) -> PixelFigures:
-        """The figures of all pictures so far; more can be added after."""
+        """Computes the metrics of all pictures so far; more can be added afterwards."""
         normal, anomalous = int(self._normal.sum()), int(self._anomalous.sum())
         counts = self._normal + self._anomalous
         merge = Merge(self._outside, self._inside, self._areas, counts, self.shift) if self.exact else None
@@ -129,8 +129,8 @@ class PixelMetrics:
         if normal and anomalous:
             figures, threshold = _tally(self._parts(merge), normal, anomalous, self._regions, self.limit, self.exact)
         else:
-            words = f"Pixel metrics need both classes; got {normal} normal and {anomalous} anomalous pixels: NaN."
-            warnings.warn(words, stacklevel=2)
+            message = f"Pixel metrics need both classes; got {normal} normal and {anomalous} anomalous pixels: NaN."
+            warnings.warn(message, stacklevel=2)
         rank, precision, f1, overlap = figures
         count = len(self._kinds)
         return PixelFigures(rank, precision, f1, threshold, overlap, pimo, per_picture, count, self._regions)
@@ -143,11 +143,11 @@ class PixelMetrics:
         yield part._replace(scores=scores_of((part.scores << self.shift).astype(np.uint32)))  # the bins' lower edges
 
     def _aupimo(self, merge: Merge | None) -> tuple[NDArray[np.float64], Bounded]:
-        """Per picture, and their mean; a set that cannot resolve the bounds is said and gives NaN."""
+        """AUPIMO per picture, and the mean; NaN, with a warning, where the set cannot resolve the bounds."""
         found, slack = np.full(len(self._kinds), np.nan), 0.0
         bad = np.flatnonzero(self._kinds)
         if not 0 < bad.size < found.size:
-            said_missing(found.size - bad.size, bad.size)
+            warn_missing_class(found.size - bad.size, bad.size)
             return found, UNDEFINED
         try:
             part = span(self._levels(merge), self.bounds)
@@ -162,7 +162,7 @@ class PixelMetrics:
         return found, Bounded(float(found[bad].mean()), most)
 
     def _levels(self, merge: Merge | None) -> Levels:
-        """Levels of the shared FPR, from the highest key down to beyond the upper bound."""
+        """Levels of the shared FPR, from the highest key down to one beyond the upper bound."""
         clean = ~np.array(self._kinds)
         if merge:
             keys, mass = merge.top(clean, 2 * self.bounds[1] * clean.sum())

@@ -1,4 +1,4 @@
-"""AUROC, average precision and F1-max, from one walk down the distinct scores of the anomalous items."""
+"""AUROC, average precision and F1-max, from one pass over the distinct scores of the anomalous items."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Steps(NamedTuple):
 
 
 def steps(normal: Numbers, anomalous: Numbers, weight: Numbers | None = None, above: tuple[int, int] = (0, 0)) -> Steps:
-    """Steps of scores in any order; ``above`` counts the (normal, anomalous) items above all of these."""
+    """The ROC steps of scores in any order; ``above`` counts the (normal, anomalous) items above all of these."""
     normal = np.sort(normal)  # ascending
     order = None if weight is None else np.argsort(anomalous)
     values = np.sort(anomalous) if order is None else anomalous[order]
@@ -45,7 +45,7 @@ def steps(normal: Numbers, anomalous: Numbers, weight: Numbers | None = None, ab
 
 
 def from_histogram(normal: Numbers, anomalous: Numbers, mass: Numbers, above: tuple[int, int] = (0, 0)) -> Steps:
-    """Steps of binned items, each of (bins,), lowest bin first; what shares a bin counts as tied, ``scores`` are bins."""
+    """The ROC steps of binned items, each of (bins,), lowest bin first; items of one bin are ties, ``scores`` are bins."""
     bins = np.flatnonzero(anomalous)[::-1]
     upto = above[0] + np.cumsum(normal[::-1])[::-1][bins]
     count = anomalous[bins]
@@ -68,7 +68,7 @@ def f1_terms(s: Steps, anomalous: int) -> Numbers:
 
 
 def auroc(scores: ArrayLike, labels: ArrayLike) -> float:
-    """Area under the ROC curve: the chance that an anomalous item scores above a normal one, ties counting half.
+    """Area under the ROC curve: the probability that an anomalous item scores above a normal one, ties counting half.
 
     Args:
         scores: of pictures (N,), or of pixels in any shape; higher is more anomalous.
@@ -87,7 +87,7 @@ def auroc(scores: ArrayLike, labels: ArrayLike) -> float:
 
 
 def average_precision(scores: ArrayLike, labels: ArrayLike) -> float:
-    """Precision averaged over the steps of recall, without interpolation (scikit-learn's ``average_precision_score``).
+    """Average precision over the steps of recall, without interpolation (scikit-learn's ``average_precision_score``).
 
     Args and errors as for :func:`auroc`.
 
@@ -101,13 +101,13 @@ def average_precision(scores: ArrayLike, labels: ArrayLike) -> float:
 
 
 def f1_max(scores: ArrayLike, labels: ArrayLike) -> tuple[float, float]:
-    """The best F1 = 2 P R / (P + R) over all thresholds, and the highest threshold that reaches it.
+    """The highest F1 = 2 P R / (P + R) over all thresholds, and the highest threshold that reaches it.
 
     Args and errors as for :func:`auroc`.
 
     Returns:
         (F1, t), where ``score >= t`` is called anomalous; both NaN, with a warning, where one of the two classes is missing.
-        The threshold was chosen with the labels in sight: it says what could be had, not what to expect in use.
+        The threshold was chosen with the labels at hand, so F1 is an upper limit and not what to expect in use.
     """
     normal, anomalous = _classes("F1-max", scores, labels)
     if not normal.size or not anomalous.size:
@@ -119,7 +119,7 @@ def f1_max(scores: ArrayLike, labels: ArrayLike) -> tuple[float, float]:
 
 
 def _classes(metric: str, scores: ArrayLike, labels: ArrayLike) -> tuple[Numbers, Numbers]:
-    """Scores of the normal and of the anomalous items; a missing class is said."""
+    """Scores of the normal and of the anomalous items; warns where one of the classes is missing."""
     values, positive = np.asarray(scores).ravel(), np.asarray(labels).ravel() != 0
     if values.dtype.kind not in "fiu":
         values = values.astype(np.float64)
@@ -130,6 +130,6 @@ def _classes(metric: str, scores: ArrayLike, labels: ArrayLike) -> tuple[Numbers
         raise UsageError(f"{lost} of {values.size} scores are NaN; drop the pictures that failed first.")
     normal, anomalous = values[~positive], values[positive]
     if not normal.size or not anomalous.size:
-        words = f"{metric} needs both classes; got {normal.size} normal and {anomalous.size} anomalous items: NaN."
-        warnings.warn(words, stacklevel=3)
+        message = f"{metric} needs both classes; got {normal.size} normal and {anomalous.size} anomalous items: NaN."
+        warnings.warn(message, stacklevel=3)
     return normal, anomalous

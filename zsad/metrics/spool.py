@@ -1,4 +1,4 @@
-"""Pixels of a set as ordered integers, by picture, in a temporary file."""
+"""Temporary file with the pixels of each picture of a set, as integers in the order of their scores."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ def keys_of(scores: NDArray[np.float32]) -> Keys:
 
 
 def scores_of(keys: Keys) -> NDArray[np.float32]:
-    """The scores that have these keys."""
+    """The scores of these keys; the inverse of ``keys_of``."""
     return np.where(keys & SIGN, keys ^ SIGN, ~keys).astype(np.uint32).view(np.float32)
 
 
 class Spool:
-    """Rows of uint32 of any length, written in order and read anywhere; the file vanishes with the object.
+    """Rows of uint32 of any length in a temporary file, which is deleted with the object: append in order, read any part.
 
     Args:
-        folder: where the file goes; None is the system's place for temporary files.
+        folder: of the file; None is the system's folder for temporary files.
     """
 
     def __init__(self, folder: str | Path | None = None) -> None:
@@ -43,12 +43,13 @@ class Spool:
         return len(self._starts) - 1
 
     def append(self, row: Keys) -> None:
+        """Writes a row behind the others."""
         self._file.seek(self._starts[-1])
         self._file.write(np.ascontiguousarray(row, np.uint32).data)
         self._starts.append(self._starts[-1] + 4 * row.size)
 
     def read(self, row: int, start: int = 0, stop: int | None = None) -> Keys:
-        """Entries ``start`` to ``stop`` of a row."""
+        """Reads the entries ``start`` to ``stop`` of a row."""
         length = (self._starts[row + 1] - self._starts[row]) // 4
         stop = length if stop is None else stop
         self._file.seek(self._starts[row] + 4 * start)

@@ -1,4 +1,4 @@
-"""AdaCLIP's parts: hybrid (static plus dynamic) prompts, hybrid semantic fusion, and the layout of the authors' files.
+"""AdaCLIP's hybrid (static plus dynamic) prompts, their losses, and the layout of the authors' files.
 
 Cao et al., ECCV 2024, arXiv 2407.15795, section 3; caoyunkang/AdaCLIP.
 """
@@ -6,7 +6,6 @@ Cao et al., ECCV 2024, arXiv 2407.15795, section 3; caoyunkang/AdaCLIP.
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,40 +15,36 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zsad.alignment.losses import dice, focal
+from zsad.alignment.similarity import both
 from zsad.errors import CheckpointMismatch
 from zsad.prompts.deep_prompts import Overwrite, rounded_to_half
+from zsad.weights.checkpoints import AuthorsFile
 
 __all__ = [
+    "AUTHORS_FILE",
     "Append",
     "HybridPrompts",
-    "authors_state",
-    "both",
-    "cluster_labels",
-    "cluster_mean",
     "compare_sizes",
     "cut",
-    "fuse",
     "map_losses",
     "prompted_ensemble",
-    "semantic_features",
     "stored_sizes",
     "unprompted_states",
 ]
 
 PICTURES = 8  # whose sentences pass the text tower together
-SHARE = 0.2  # of the clusters in the image feature
-RENAMED = {
-    r"^text_prompter\.static_prompts\.": "text_prompts.static.",
-    r"^visual_prompter\.static_prompts\.": "visual_prompts.static.",
-    r"^dynamic_text_prompt_generator\.head\.": "text_prompts.dynamic.",
-    r"^dynamic_visual_prompt_generator\.head\.": "visual_prompts.dynamic.",
-    r"^patch_token_layer\.head\.": "patch_projection.",
-    r"^cls_token_layer\.head\.0\.": "class_projection.",
-}
-# CLIP's own tensors, which a dump of the authors' whole model carries twice
-FROZEN = re.compile(
-    r"freeze_clip\.|visual\.|transformer\.|token_embedding\.|ln_final\."
-    r"|(positional_embedding|text_projection|logit_scale|attn_mask)$"
+AUTHORS_FILE = AuthorsFile(  # flat, with or without the prefix; the rest is CLIP's own, which a full dump carries twice
+    {
+        r"^clip_model\.": "",
+        r"^text_prompter\.static_prompts\.": "text_prompts.static.",
+        r"^visual_prompter\.static_prompts\.": "visual_prompts.static.",
+        r"^dynamic_text_prompt_generator\.head\.": "text_prompts.dynamic.",
+        r"^dynamic_visual_prompt_generator\.head\.": "visual_prompts.dynamic.",
+        r"^patch_token_layer\.head\.": "patch_projection.",
+        r"^cls_token_layer\.head\.0\.": "class_projection.",
+        r"^(freeze_clip|visual|transformer|token_embedding|ln_final)\.": None,
+        r"^(positional_embedding|text_projection|logit_scale|attn_mask)$": None,
+    }
 )
 
 
@@ -144,11 +139,6 @@ def _prompted_sentences(backbone: Any, prompts: HybridPrompts, dynamic: Tensor, 
     return F.normalize(encoded, dim=-1).unflatten(0, (len(dynamic), len(states)))
 
 
-def both(margins: Tensor) -> Tensor:
-    """Anomalous logit less normal logit (B, H, W) -> probabilities of both, normal first, (B, 2, H, W)."""
-    return torch.stack([-margins, margins], dim=1).sigmoid()
-
-
 def map_losses(layers: Sequence[Tensor], masks: Tensor) -> dict[str, Tensor]:
     """Focal and both dice losses of every layer's map, summed over the layers.
 
@@ -163,75 +153,7 @@ def map_losses(layers: Sequence[Tensor], masks: Tensor) -> dict[str, Tensor]:
     return {"focal": torch.stack([focal(p, masks) for p in maps]).sum(), "dice": torch.stack(dices).sum()}
 
 
-# ------------------------------------------------------------------ hybrid semantic fusion
-def semantic_features(patches: Tensor, suspicion: Tensor, clusters: int, seed: int) -> Tensor:
-    """What the most anomalous patches of each picture have in common.
-
-    The ``5 * clusters`` most suspicious patches are clustered by their features of all layers, side by side.
-
-    Args:
-        patches: (B, layers, L, D), of length one.
-        suspicion: (B, L), higher is more anomalous.
-        clusters: of KMeans.
-        seed: of KMeans; every picture starts with it, so that it does not matter in which batch it comes.
-
-    Returns:
-        (B, D), of length one.
-    """
-    chosen = suspicion.topk(min(suspicion.shape[1], 5 * clusters), dim=1).indices  # highest first
-    fused = []
-    for layers, index in zip(patches, chosen, strict=True):
-        rows = layers[:, index]  # (layers, M, D)
-        fused.append(cluster_mean(rows, cluster_labels(rows.transpose(0, 1).flatten(1), clusters, seed)))
-    return torch.stack(fused)
-
-
-def fuse(image: Tensor, clusters: Tensor) -> Tensor:
-    """The class token's feature with its share of the clusters', (B, D) of length one."""
-    return F.normalize(SHARE * clusters + (1 - SHARE) * image, dim=-1)
-
-
-def cluster_labels(rows: Tensor, clusters: int, seed: int) -> Tensor:
-    """Seeded KMeans: (M, C) -> the cluster (M,) of each row. Where rows coincide, some clusters stay empty."""
-    from sklearn.cluster import KMeans
-    from sklearn.exceptions import ConvergenceWarning
-
-    means = KMeans(min(clusters, len(rows)), n_init="auto", random_state=seed)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct rows than clusters: a blank picture
-        labels = means.fit_predict(rows.detach().float().cpu().numpy())
-    return torch.as_tensor(labels, dtype=torch.int64, device=rows.device)
-
-
-def cluster_mean(patches: Tensor, labels: Tensor) -> Tensor:
-    """The mean over clusters of each cluster's mean; clusters without a member do not count.
-
-    Args:
-        patches: (layers, M, D), features of the chosen patches.
-        labels: (M,), the cluster of each patch, the same in every layer.
-
-    Returns:
-        (D,), of length one.
-    """
-    members = F.one_hot(labels.long()).to(patches)  # (M, clusters)
-    members = members[:, members.any(dim=0)]
-    means = (members / members.sum(dim=0)).T @ patches.mean(dim=0)  # (clusters, D)
-    return F.normalize(means.mean(dim=0), dim=-1)
-
-
 # ------------------------------------------------------------------ the authors' files
-def authors_state(state: Mapping[str, Any]) -> dict[str, Any]:
-    """Renames the authors' keys and leaves out the frozen CLIP; whatever else there is stays and will be refused."""
-    renamed = {}
-    for key, tensor in state.items():
-        key = str(key).removeprefix("clip_model.")
-        for pattern, own in RENAMED.items():
-            key = re.sub(pattern, own, key)
-        if not FROZEN.match(key):
-            renamed[key] = tensor
-    return renamed
-
-
 SIZES = {
     "depth": r"(text|visual)_prompts\.static\.(?P<index>\d+)$",
     "length": r"(text|visual)_prompts\.dynamic\.(?P<index>\d+)\.",
@@ -240,7 +162,7 @@ SIZES = {
 
 
 def stored_sizes(state: Mapping[str, Any]) -> dict[str, int]:
-    """What renamed keys say of "depth", "length" and "taps" (their number)."""
+    """Sizes that own names imply: "depth", "length" and "taps" (their number)."""
     indices = {size: [int(hit["index"]) for key in state if (hit := re.match(p, key))] for size, p in SIZES.items()}
     return {size: max(found) + 1 for size, found in indices.items() if found}
 

@@ -1,4 +1,4 @@
-"""Prompt sets: which sentences stand for "normal" and for "anomalous", kept in ``prompts/*.toml``."""
+"""Prompt sets: the sentences for "normal" and for "anomalous", from ``prompts/*.toml``."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["PromptSet", "encode_ensemble"]
 
 @dataclass(frozen=True)
 class PromptSet:
-    """States x templates per class of text.
+    """Sentences per class of text, as states x templates.
 
     Attributes:
         states: class -> phrases with one ``{}`` for the object's name, such as ``"damaged {}"``.
@@ -38,7 +38,7 @@ class PromptSet:
 
         Raises:
             SourceNotFound: no such file.
-            UsageError: it is no prompt set; says what is wrong.
+            UsageError: it is no prompt set; the message names what is wrong.
         """
         own = str(name_or_path).endswith(".toml")
         path = Path(name_or_path) if own else _shipped(str(name_or_path))
@@ -95,7 +95,7 @@ def _shipped(name: str) -> Path:
 
 
 def encode_ensemble(backbone: TextBackbone, sentences: Sequence[Sequence[str]], *, normalize: str = "both") -> Tensor:
-    """One vector per class from many sentences.
+    """Encodes many sentences per class into one vector per class.
 
     Args:
         backbone: encodes text.

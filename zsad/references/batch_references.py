@@ -1,4 +1,4 @@
-"""References as further judges of a set whose pictures judge each other: they judge, and are not judged."""
+"""Reference images in batch mode: the pictures are compared with them too, and they are not scored themselves."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ import torch
 from zsad.errors import UsageError
 from zsad.types import Bank, ImageFeatures, Tap
 
-__all__ = ["Judges", "pictures_of"]
+__all__ = ["BatchWithReferences", "reference_features"]
 
 
-def pictures_of(banks: Mapping[str, Bank], like: ImageFeatures) -> list[ImageFeatures]:
-    """The references' features, one (B = 1) per picture, from the banks of their tapped patches.
+def reference_features(banks: Mapping[str, Bank], like: ImageFeatures) -> list[ImageFeatures]:
+    """Features of the reference images, one (B = 1) per picture, from the memory banks of their tapped patches.
 
     Args:
-        banks: by layer, all patches of every reference in their order.
-        like: a picture of the set, for the grids; the references' pooled features are not kept, so theirs are zero.
+        banks: by layer, all patches of every reference image in their order.
+        like: a picture of the batch, for the grids; the references' pooled features are not kept, so theirs are zero.
 
     Raises:
-        UsageError: the banks were thinned out, so pictures cannot be put together again.
+        UsageError: the banks are coresets, from which pictures cannot be put together again.
     """
     if not banks:
         return []
@@ -30,7 +30,7 @@ def pictures_of(banks: Mapping[str, Bank], like: ImageFeatures) -> list[ImageFea
     for source in banks[last].source.unique().tolist():
         rows = {layer: banks[str(layer)].rows[banks[str(layer)].source == source] for layer in like.taps}
         if any(len(rows[layer]) % tap.patches.shape[1] for layer, tap in like.taps.items()):
-            raise UsageError("References that judge a set are compared whole. Leave coreset out, or take another method.")
+            raise UsageError("In batch mode, reference images are compared whole. Leave coreset out, or take another method.")
         for piece in range(len(rows[int(last)]) // like.taps[int(last)].patches.shape[1]):
             taps = {
                 layer: Tap(rows[layer].split(tap.patches.shape[1])[piece][None], tap.grid) for layer, tap in like.taps.items()
@@ -39,12 +39,12 @@ def pictures_of(banks: Mapping[str, Bank], like: ImageFeatures) -> list[ImageFea
     return found
 
 
-class Judges(Sequence[ImageFeatures]):
-    """A set, and behind it the references; features are read when asked for."""
+class BatchWithReferences(Sequence[ImageFeatures]):
+    """The pictures of a batch, followed by the reference images; features are read when asked for."""
 
     def __init__(self, features: Sequence[ImageFeatures], banks: Mapping[str, Bank]) -> None:
         self.features = features
-        self.references = pictures_of(banks, features[0]) if banks and len(features) else []
+        self.references = reference_features(banks, features[0]) if banks and len(features) else []
 
     def __len__(self) -> int:
         return len(self.features) + len(self.references)

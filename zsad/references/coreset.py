@@ -1,4 +1,4 @@
-"""Coresets of reference patches: few rows that leave no row far from its nearest (PatchCore, Roth et al., CVPR 2022, 3.2, 3.3).
+"""Coresets of memory banks: few rows that leave no row far from its nearest (PatchCore, Roth et al., CVPR 2022, 3.2, 3.3).
 
 Greedy k-centre selection: the next row is the one that is farthest from those already chosen. Rows are normalised first, as in
 the search that follows, so that distances are chords of the unit sphere: |a - b|^2 = 2 - 2 cos(a, b).
@@ -21,7 +21,7 @@ WIDTH = 128  # channels that distances are computed in; PatchCore projects to 12
 
 
 def coreset(rows: Tensor, fraction: float, seed: int = 0, width: int = WIDTH) -> Tensor:
-    """Indices of a greedy k-centre selection.
+    """Selects rows by greedy k-centre.
 
     With distances as they are (``width`` at least C), the largest distance of a row to its nearest chosen one is at most twice
     the smallest that so many rows can reach (Gonzalez 1985). A random projection keeps distances roughly: to about a tenth
@@ -34,7 +34,7 @@ def coreset(rows: Tensor, fraction: float, seed: int = 0, width: int = WIDTH) ->
         width: channels after the projection; rows of no more channels are not projected.
 
     Returns:
-        (m,) int64, distinct, in the order of choice; in order of the rows where all are chosen.
+        (m,) int64 indices, distinct, in the order of choice; in order of the rows where all are chosen.
 
     Raises:
         UsageError: a fraction outside (0, 1], or no rows.
@@ -58,12 +58,13 @@ def streamed_coreset(
     known: MutableMapping[Hashable, Tensor] | None = None,
     names: Iterable[Hashable] = (),
 ) -> tuple[Tensor, Tensor]:
-    """A coreset of rows that come block by block and never are in memory together.
+    """Selects a coreset of rows that come block by block and never are in memory together.
 
     Of each block its own coreset is kept, nothing else. So every row of the stream is as near to a kept row as its block's
     coreset makes it: the largest such distance is the largest of the blocks', each at most twice the best that so many rows of
-    that block can reach. Not promised: that the rows are as few, or the distance as small, as if all blocks had been seen
-    at once; rows that are alike in several blocks are kept in each. Larger blocks come nearer to that and cost their square.
+    that block can reach. It is not guaranteed that the rows are as few, or the distance as small, as if all blocks had been
+    seen at once; rows that are alike in several blocks are kept in each. Larger blocks come nearer to it and cost their
+    square.
 
     Args:
         blocks: (M_i, C) rows each, of any length; one block at a time is held.
@@ -118,20 +119,20 @@ def _farthest_first(points: Tensor, count: int, start: int) -> Tensor:
 
 
 def counted(parts: Iterable[Tensor], sizes: list[int]) -> Iterator[Tensor]:
-    """The parts as they are; ``sizes`` gets the number of rows of each."""
+    """Yields the parts unchanged and appends the number of rows of each to ``sizes``."""
     for part in parts:
         sizes.append(len(part))
         yield part
 
 
 def blocks_of(parts: Iterator[Tensor], count: int) -> Iterator[Tensor]:
-    """The parts (M, C), ``count`` of them together."""
+    """Concatenates the parts (M, C) in blocks of ``count`` parts."""
     while block := list(islice(parts, count)):
         yield torch.cat(block)
 
 
 def picked(parts: Iterable[Tensor], positions: Tensor) -> Tensor:
-    """The rows at these positions of the whole, in their order."""
+    """Selects the rows at these positions of the concatenated parts, in the order of ``positions``."""
     start, found = 0, []
     order = positions.argsort(stable=True)
     for part in parts:

@@ -1,15 +1,15 @@
-"""What a person marks in a picture: a false alarm becomes an example of normal, a miss an example of a defect.
+"""Corrections by a person: a marked false alarm becomes an example of normal, a marked miss an example of a defect.
 
 A decision of this package and no paper's. The patches under a mark are a bank: ``sign`` +1 where they are normal (the place
 joins the normal references), -1 where they are anomalous. A patch elsewhere is *like* the mark by ::
 
     likeness = clip(1 - mean over layers of (distance to the nearest marked patch / reach of the layer), 0, 1)
 
-with cosine distances; a layer's reach is what 5 % of the unmarked patches of the marked picture stay below, so that a mark
-says much of what looks the same and, in its own picture, little of the rest. Marks act in the order in which they were made:
-a false alarm pulls the map by its likeness towards the low end of ``map_range`` and never raises it, a miss towards the high
-end and never lowers it. The picture's score moves with the mean of the highest 1 % of its map; for ``compact``, whose score is
-that mean, this is exact.
+with cosine distances; a layer's reach is the distance below which 5 % of the unmarked patches of the marked picture lie, so
+that a mark acts on what looks the same and, in its own picture, hardly on the rest. Marks act in the order in which they were
+made: a false alarm pulls the map by its likeness towards the low end of ``map_range`` and never raises it, a miss towards the
+high end and never lowers it. The picture's score moves with the mean of the highest 1 % of its map; for ``compact``, whose
+score is that mean, this is exact.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ TOP = 0.01  # part of the map whose mean carries the score
 
 @dataclass(frozen=True)
 class Mark:
-    """A marked place.
+    """A place that a person marked in a picture, as the patches under it.
 
     Attributes:
         name: of the picture.
@@ -57,7 +57,7 @@ class Mark:
 
 
 def mark_of(features: ImageFeatures, place: Tensor, sign: int, name: str = "") -> Mark:
-    """Takes the patches under a place into a mark.
+    """Makes a mark of the patches under a place.
 
     Args:
         features: of one picture (B = 1).
@@ -82,7 +82,7 @@ def mark_of(features: ImageFeatures, place: Tensor, sign: int, name: str = "") -
 
 
 def likeness(features: ImageFeatures, mark: Mark, size: tuple[int, int]) -> Tensor:
-    """(B, H, W) in [0, 1] of the given size: 1 where a picture looks as the mark does, 0 where it does not at all."""
+    """Likeness to a mark, (B, H, W) in [0, 1] of the given size: 1 where a picture looks the same, 0 where not at all."""
     parts = []
     for key, tap in _patches(features).items():
         share = _distance(tap.patches.float(), mark.banks[key]) / mark.reach[key]  # (B, L)
@@ -91,12 +91,12 @@ def likeness(features: ImageFeatures, mark: Mark, size: tuple[int, int]) -> Tens
 
 
 def corrected(found: Prediction, features: ImageFeatures, marks: Iterable[Mark], map_range: tuple[float, float]) -> Prediction:
-    """A method's answer after a person's marks; without marks it is given back as it is.
+    """Applies marks to a prediction; without marks it is returned as it is.
 
     Args:
-        found: the method's answer of B pictures.
-        features: what it judged.
-        marks: in the order in which they were made; the latest has the last word.
+        found: the method's prediction for B pictures.
+        features: of those pictures.
+        marks: in the order in which they were made; later ones override earlier ones.
         map_range: of the method.
     """
     maps, (low, high) = found.anomaly_map, map_range
@@ -115,7 +115,7 @@ def _distance(rows: Tensor, bank: Bank) -> Tensor:
 
 
 def _patches(features: ImageFeatures) -> dict[str, Tap]:
-    """Every layer's patches, of the plain stream and of the others."""
+    """Patches of every layer, of the plain stream and of the others."""
     streams = {"": features.taps, **features.streams}
     found = {f"{stream}/{layer}": tap for stream, taps in streams.items() for layer, tap in taps.items()}
     kept = {key: tap for key, tap in found.items() if tap.grid[0] * tap.grid[1] == tap.patches.shape[1]}

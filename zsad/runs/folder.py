@@ -1,22 +1,28 @@
-"""The ``results/`` folder of ``zsad predict``: whose it is, what may be in it, and how finished files get there.
+"""The ``results/`` folder of ``zsad predict``: opened, filled, finished and closed by one owner, ``RunFolder``.
 
-A run has two stages. The first scores every picture and keeps what the model said under ``.zsad/`` (``records.py``). The
-second (``writers.py``) is a function of these records and the thresholds: it writes everything a person reads under
-``.zsad/new``, and ``install`` moves it into place at the end. Killed at any moment and resumed, the files are the same, byte
-for byte; times are in ``run.json`` alone.
+A run has two stages. The first scores every picture and keeps scores and maps under ``.zsad/`` (``records.py``); beside them
+``settings.json`` has what they depend on. The second (``writers.py``) is a function of these records and the thresholds: it
+writes everything a person reads under ``.zsad/new``, and ``finish`` moves it into place at the end. Killed at any moment and
+resumed, the files are the same, byte for byte; times are in ``run.json`` alone.
 """
 
 from __future__ import annotations
 
 import os
-import shutil
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
-from zsad.common.atomic_files import HIDDEN, check_out
+from zsad.common.output_folder import HIDDEN, RUN, begin_settings, claim, remove, resume_settings
+from zsad.decision.thresholds import Thresholds
 from zsad.errors import UsageError
 from zsad.images.reading import ImageRef
-from zsad.runs.records import Records
+from zsad.inference.inspector import Inspector
+from zsad.runs.drawing import Options
+from zsad.runs.records import Records, Score
+from zsad.runs.summary import Summary
+from zsad.runs.writers import Watch, unwatched, write_facts, write_results
 
 __all__ = ["RunFolder"]
 
@@ -25,50 +31,51 @@ FOLDERS = ("overlays", "masks", "maps")
 
 
 class RunFolder:
-    """An output folder.
+    """The output folder of one run, which is this run's own from its making on.
+
+    with RunFolder("results", inspector.describe()) as run:
+        run.fill(refs, inspector.scored, inspector.batch_size)
+        summary = run.write(inspector, inspector.thresholds, Options())
+        run.finish(summary.as_dict())
 
     Args:
-        out: where; made if it is not there.
+        out: the folder; made if it is not there.
+        detector: ``Inspector.describe()`` of what scores.
+        resume: goes on with the run that is there.
+        overwrite: deletes it first.
+        **settings: what else a score's last digits depend on; a run that is resumed has to have the same.
 
     Attributes:
-        records: what the model said of each picture.
-        new: where finished files wait for ``install``.
-        skipped: pictures that were left out because they are output of a run.
+        records: the model's scores and maps of each picture.
+        features: a folder for what the encoder gives, until every picture is on record.
+        skipped: pictures that ``outside`` left out.
+
+    Raises:
+        UsageError: the folder cannot be this run's own (see ``output_folder.claim``), or the run that is to be resumed has
+            other settings; names what differs.
     """
 
-    def __init__(self, out: str | Path) -> None:
-        self.out = Path(out)
-        self.hidden = self.out / HIDDEN
-        self.new = self.hidden / "new"
-        self.records = Records(self.hidden)
-        self.skipped = 0
+    def __init__(
+        self, out: str | Path, detector: Mapping[str, Any], *, resume: bool = False, overwrite: bool = False, **settings: Any
+    ) -> None:
+        self.out, self.detector, self.skipped = Path(out), detector, 0
+        hidden = self.out / HIDDEN
+        self.features, self._new = hidden / "features", hidden / "new"
+        self.records = Records(hidden)
+        claim(self.out, RUN, (*FILES, *FOLDERS), begun=self.records.begun, resume=resume, overwrite=overwrite)
+        kept, all_settings = hidden / RUN.settings, {**detector, **settings}
+        if kept.is_file() and self.records.file.is_file():
+            resume_settings(kept, all_settings, what=RUN.work)
+            self.records.read()
+        else:
+            self.records.clear()
+            begin_settings(kept, all_settings)
 
-    def claim(self, *, resume: bool = False, overwrite: bool = False) -> None:
-        """Makes the folder this run's own.
+    def __enter__(self) -> RunFolder:
+        return self
 
-        Raises:
-            UsageError: it is a file, holds another run or an evaluation, or files of the same names that are no run's.
-        """
-        check_out(self.out, self.records.settings.name, resume=resume, overwrite=overwrite)
-        foreign = [name for name in (*FILES, *FOLDERS) if (self.out / name).exists()]
-        if foreign and not self.hidden.is_dir():
-            raise UsageError(
-                f"{str(self.out)!r} holds {', '.join(foreign)}, but no run of zsad, so nothing was overwritten. Give another "
-                "--out."
-            )
-        if overwrite and self.hidden.is_dir():
-            self._clear()
-        elif not resume and self.records.file.is_file() and self.records.file.stat().st_size:
-            raise UsageError(
-                f"{str(self.out)!r} holds a run already. Give --resume to go on with it (pictures that are scored are not "
-                "scored again), --overwrite to start anew, or another --out."
-            )
-        self.hidden.mkdir(parents=True, exist_ok=True)
-
-    def _clear(self) -> None:
-        for name in (*FILES, *FOLDERS):
-            _remove(self.out / name)
-        _remove(self.hidden)
+    def __exit__(self, *_: object) -> None:
+        remove(self._new)  # of a run that was stopped; the records stay
 
     def outside(self, refs: Iterable[ImageRef]) -> Iterator[ImageRef]:
         """The pictures that are not the output of a run, this one or another.
@@ -76,9 +83,9 @@ class RunFolder:
         Raises:
             UsageError: there are no others.
         """
-        kept, judged = 0, dict[Path, bool]()
+        kept, known = 0, dict[Path, bool]()
         for ref in refs:
-            if ref.path is not None and _is_output(Path(os.path.realpath(ref.path.parent)), judged):
+            if ref.path is not None and _is_output(Path(os.path.realpath(ref.path.parent)), known):
                 self.skipped += 1
                 continue
             kept += 1
@@ -86,32 +93,39 @@ class RunFolder:
         if not kept:
             raise UsageError("Every picture of the source is output of an earlier run. Give other pictures.")
 
-    def begin_new(self) -> None:
-        """An empty place for finished files."""
-        _remove(self.new)
-        self.new.mkdir(parents=True)
+    def fill(self, refs: Iterable[ImageRef], score: Score, group: int, *, watch: Watch = unwatched, total: int = 0) -> None:
+        """Scores the pictures that are not on record.
 
-    def install(self) -> None:
-        """Moves the finished files into place; what an earlier run left there goes."""
+        Args:
+            refs: the pictures of the run.
+            score: gives the model's scores and maps of pictures, in order.
+            group: pictures that are scored together, because a score's last digits depend on the others.
+            watch: shows progress.
+            total: number of the pictures, for ``watch``; 0 where it is not known.
+        """
+        deque(watch(self.records.score(refs, score, group), "scoring", total), maxlen=0)
+        remove(self.features)
+
+    def write(self, inspector: Inspector, given: Thresholds, options: Options, *, watch: Watch = unwatched) -> Summary:
+        """Decides, draws and writes all results but run.json, where ``finish`` finds them; see ``write_results``."""
+        remove(self._new)
+        self._new.mkdir(parents=True)
+        return write_results(self._new, self.records, inspector, self.detector, given, options, watch)
+
+    def finish(self, facts: Mapping[str, Any]) -> None:
+        """Writes run.json and moves the results into place; what an earlier run left there goes."""
+        write_facts(self._new / "run.json", facts)
         for name in (*FOLDERS, *FILES):
-            fresh, place = self.new / name, self.out / name
+            fresh, place = self._new / name, self.out / name
             if place.is_dir() or not fresh.exists():
-                _remove(place)
+                remove(place)
             if fresh.exists():
                 fresh.replace(place)
-        _remove(self.new)
 
 
-def _is_output(folder: Path, judged: dict[Path, bool]) -> bool:
-    """True below the overlays, masks or maps of a folder that holds a run; ``judged`` remembers."""
-    if folder not in judged:
-        own = folder.name == ".zsad" or (folder.name in FOLDERS and (folder.parent / ".zsad").is_dir())
-        judged[folder] = own or (folder.parent != folder and _is_output(folder.parent, judged))
-    return judged[folder]
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+def _is_output(folder: Path, known: dict[Path, bool]) -> bool:
+    """True below the overlays, masks or maps of a folder that holds a run; ``known`` keeps what was found."""
+    if folder not in known:
+        own = folder.name == HIDDEN or (folder.name in FOLDERS and (folder.parent / HIDDEN).is_dir())
+        known[folder] = own or (folder.parent != folder and _is_output(folder.parent, known))
+    return known[folder]

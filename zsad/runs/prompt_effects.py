@@ -57,7 +57,7 @@ def prompt_effects(session: Session, numbers: Sequence[int]) -> list[PromptEffec
     """The effect of every prompt on some pictures of a session, without encoding them again.
 
     Raises:
-        UsageError: the method has neither words nor sentences whose effect could be told.
+        UsageError: the method has neither words nor sentences whose effect could be measured.
     """
     inspector = session.inspector
     detector: Any = inspector.detector
@@ -71,7 +71,9 @@ def prompt_effects(session: Session, numbers: Sequence[int]) -> list[PromptEffec
         return found
     sentences = inspector.context.sentences
     if set(sentences) != {"normal", "anomalous"} or not hasattr(detector, "prompts") or not hasattr(detector, "temperature"):
-        raise UsageError(f"{detector.name} has learned prompts or none, so there is no sentence whose effect could be told.")
+        raise UsageError(
+            f"{detector.name} has learned prompts or none, so there is no sentence whose effect could be measured."
+        )
     with torch.inference_mode():
         text = {kind: detector.backbone.encode_text(list(lines)) for kind, lines in sentences.items()}
         images = torch.cat([load_features(session.encoded[number].files[0]).image for number in numbers])

@@ -1,7 +1,7 @@
-"""What the model said, kept on disk picture by picture: the first stage of ``zsad predict``, and what ``--resume`` reads.
+"""Scores and maps, kept on disk picture by picture: the first stage of ``zsad predict``, and what ``--resume`` reads.
 
-``.zsad/settings.json`` is the fingerprint of what scored, ``.zsad/records.jsonl`` has one line per picture, in the order of
-scoring, and ``.zsad/maps/`` has the maps at model size, in 16 bits between each map's own least and largest value.
+``.zsad/records.jsonl`` has one line per picture, in the order of scoring, and ``.zsad/maps/`` has the maps at model size, in 16
+bits between each map's own least and largest value.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from zsad.common.atomic_files import differences, write_aside
+from zsad.common.atomic_files import write_atomically
 from zsad.errors import UsageError
 from zsad.images.reading import ImageRef
 from zsad.inference.result import shortest
 from zsad.inference.scorer import Scored
 
-__all__ = ["Records", "rows_at"]
+__all__ = ["Records", "Score", "rows_at"]
 
 _LEVELS = 65535
 _NOT_YET = -1
@@ -42,33 +42,25 @@ class Records:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.file = folder / "records.jsonl"
-        self.settings = folder / "settings.json"
+        self.order = array("q")  # places in the file of the pictures that were scored, or known, in the order of the source
         self._known: dict[str, tuple[int, list[Any]]] = {}  # name -> (place in the file, what the picture's file was)
 
     def __len__(self) -> int:
         return len(self._known)
 
-    def open(self, settings: dict[str, Any]) -> None:
-        """Begins a run, or goes on with the one that is there.
+    @property
+    def begun(self) -> bool:
+        """Whether there is a record of any picture."""
+        return self.file.is_file() and self.file.stat().st_size > 0
 
-        Raises:
-            UsageError: the one that is there was scored with other settings; says which.
-        """
-        if self.settings.is_file() and self.file.is_file():
-            try:
-                then = json.loads(self.settings.read_text())
-            except ValueError as error:
-                raise UsageError(f"{str(self.settings)!r} is damaged ({error}). Give --overwrite to start anew.") from error
-            if said := differences(then, settings):
-                raise UsageError(
-                    f"The output folder holds a run with other settings: {'; '.join(said)}. Give the same settings to resume "
-                    "it, --overwrite to start anew, or another --out."
-                )
-            self._known = dict(self._read_known())
-            return
+    def clear(self) -> None:
+        """Begins without any record."""
         (self.folder / "maps").mkdir(parents=True, exist_ok=True)
         self.file.unlink(missing_ok=True)
-        write_aside(self.settings, json.dumps(settings, indent=1).encode())
+
+    def read(self) -> None:
+        """Goes on with the records that are there."""
+        self._known = dict(self._read_known())
 
     def _read_known(self) -> Iterator[tuple[str, tuple[int, list[Any]]]]:
         """Reads the file's lines up to the first that is torn or damaged, and cuts that off with all behind it."""
@@ -87,11 +79,11 @@ class Records:
     def score(self, refs: Iterable[ImageRef], score: Score, batch_size: int) -> Iterator[int]:
         """Scores whatever is not on record, and yields every picture's place in the file, in the order of ``refs``.
 
-        Batches are cut by position. One with a picture that is not on record is scored as a whole, because a score's last
-        digits depend on the batch; so a resumed run equals an uninterrupted one.
+        In the end they are ``order``. Batches are cut by position. One with a picture that is not on record is scored as a
+        whole, because a score's last digits depend on the batch; so a resumed run equals an uninterrupted one.
         """
         waiting: deque[tuple[ImageRef, int, list[Any]]] = deque()
-        order = array("q")
+        order = self.order = array("q")
 
         def missing() -> Iterator[ImageRef]:
             for batch in _batches(refs, batch_size):
@@ -139,21 +131,18 @@ class Records:
         share = (scored.model_map.astype(np.float64) - least) / ((most - least) or 1.0)
         levels = np.rint(np.clip(share, 0, 1) * _LEVELS).astype(np.uint16)
         parts = {"map": levels} if scored.word_maps is None else {"map": levels, "words": scored.word_maps.astype(np.float16)}
-        aside = path.with_suffix(".partial")
-        with aside.open("wb") as file:
-            np.savez(file, **parts)
-        aside.replace(path)
+        write_atomically(path, lambda file: np.savez(file, **parts))
 
     def _map_path(self, name: str) -> Path:
         digits = hashlib.blake2b(os.fsencode(name), digest_size=10).hexdigest()
         return self.folder / "maps" / digits[:2] / f"{digits[2:]}.npz"
 
-    def rows(self, places: Iterable[int]) -> Iterator[dict[str, Any]]:
-        """The records at these places, without their maps."""
-        return rows_at(self.file, places)
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """The records in the order of the source, without their maps."""
+        return rows_at(self.file, self.order)
 
     def recall(self, row: dict[str, Any]) -> Scored:
-        """A record with its maps.
+        """The scored picture of a record, with its maps.
 
         Raises:
             UsageError: a map was deleted or damaged.
@@ -185,7 +174,7 @@ def rows_at(path: Path, places: Iterable[int]) -> Iterator[dict[str, Any]]:
 
 
 def _state(ref: ImageRef) -> list[Any]:
-    """What tells whether a picture's file is still the same: path, size, times of change; only the path where it is gone."""
+    """By what a picture's file is known to be the same: path, size, times of change; only the path where it is gone."""
     if ref.path is None:
         return [None]
     try:

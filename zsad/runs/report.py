@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from zsad.common.file_names import many
 from zsad.decision.thresholds import ANOMALOUS, NORMAL, REVIEW, Thresholds
 from zsad.images.heatmap import colours
+from zsad.runs.summary import label_of, verdict_line
 
 __all__ = ["Shown", "write_report"]
 
@@ -42,7 +43,7 @@ def write_report(
     *,
     counts: Mapping[str, int],
     thresholds: Thresholds,
-    judge: Mapping[str, Any],
+    detector: Mapping[str, Any],
     scores: NDArray[np.float64],
     limit: int,
 ) -> None:
@@ -53,62 +54,53 @@ def write_report(
         rows: worst first, errors last.
         counts: pictures per verdict, with "unlabelled" and "error".
         thresholds: what the verdicts rest on.
-        judge: ``Inspector.describe()``.
+        detector: ``Inspector.describe()`` of what scored.
         scores: all raw scores, NaN where there is none.
-        limit: how many rows come with pictures, to be said.
+        limit: how many rows come with pictures.
     """
     total = sum(counts.values())
     with path.open("w", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
-        _write_head(file, counts, thresholds, judge, scores)
+        _write_head(file, counts, thresholds, detector, scores)
         _write_tools(file, counts)
         file.write(_TABLE.format(caption=_caption(total, int(np.isfinite(scores).sum()), limit)))
         for rank, shown in enumerate(islice(rows, MOST_ROWS)):
             file.write(_row(rank, shown))
         file.write("</tbody></table>\n")
-        _write_prompts(file, judge)
+        _write_prompts(file, detector)
         file.write(f"</main><script>{_part('report.js')}</script></body></html>\n")
-
-
-def verdict_line(counts: Mapping[str, int], promise: str = "") -> str:
-    """ "12 pictures: 3 anomalous, 1 review, 8 normal"; errors, unjudged pictures and the promise where there are any."""
-    total = sum(counts.values())
-    judged = [label for label in (ANOMALOUS, REVIEW, NORMAL) if counts.get("unlabelled", 0) < total - counts.get("error", 0)]
-    said = [f"{counts.get(label, 0)} {label}" for label in judged]
-    said += [f"{counts['unlabelled']} scored without a verdict"] if counts.get("unlabelled") else []
-    said += [f"{counts['error']} could not be judged"] if counts.get("error") else []
-    return f"{many(total, 'picture')}: {', '.join(said)}{promise and f'; {promise}'}"
 
 
 def _write_head(
     file: IO[str],
     counts: Mapping[str, int],
     thresholds: Thresholds,
-    judge: Mapping[str, Any],
+    detector: Mapping[str, Any],
     scores: NDArray[np.float64],
 ) -> None:
-    title = escape(f"Inspection: {judge['target']}")
+    title = escape(f"Inspection: {detector['target']}")
     facts = {
         "Threshold": _number(thresholds.anomalous, "none, so there are no verdicts"),
         "Review from": _number(thresholds.review, "no review band"),
         "Regions from": _number(thresholds.pixel, "no pixel threshold, so there are no regions"),
         "Where from": thresholds.source,
-        "Judged by": f"{judge['method']} on {judge['backbone']} at {judge['image_size']} px",
-        "Weights": _weights(judge),
+        "Detector": f"{detector['method']} on {detector['backbone']} at {detector['image_size']} px",
+        "Weights": _weights(detector),
     }
     listed = "".join(f"<dt>{name}</dt><dd>{escape(value)}</dd>" for name, value in facts.items())
     file.write(
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f'<link rel="icon" href="data:,"><style>{_part("report.css")}</style></head>\n<body><main><h1>{title}</h1>'
-        f'<p class="lead">{escape(verdict_line(counts, thresholds.promise))}.</p>\n<div class="about"><dl>{listed}</dl><div>'
-        f"{_histogram(scores, thresholds)}{_scale(judge['map_range'])}</div></div>\n"
+        f'<p class="lead">{escape(verdict_line(counts, thresholds.false_alarm_rate))}.</p>\n'
+        f'<div class="about"><dl>{listed}</dl><div>'
+        f"{_histogram(scores, thresholds)}{_scale(detector['map_range'])}</div></div>\n"
     )
 
 
-def _weights(judge: Mapping[str, Any]) -> str:
-    named = {"backbone": judge["backbone_sha256"], "method": judge["weights_sha256"]}
-    said = [f"{part} sha256 {digest[:12]}…" for part, digest in named.items() if digest]
-    return ", ".join(said) or "seeded random weights: the scores mean nothing"
+def _weights(detector: Mapping[str, Any]) -> str:
+    named = {"backbone": detector["backbone_sha256"], "method": detector["weights_sha256"]}
+    parts = [f"{part} sha256 {digest[:12]}…" for part, digest in named.items() if digest]
+    return ", ".join(parts) or "seeded random weights: the scores mean nothing"
 
 
 def _scale(map_range: Iterable[float]) -> str:
@@ -143,11 +135,11 @@ def _histogram(scores: NDArray[np.float64], thresholds: Thresholds) -> str:
         for label, level in marks.items()
         for x in [10 * BINS * (level - low) / wide]
     )
-    said = "; lines: review (dashed) and anomalous" if marks else ""
+    legend = "; lines: review (dashed) and anomalous" if marks else ""
     return (
         f'<figure><svg viewBox="-2 0 {10 * BINS + 4} 92" role="img" aria-label="histogram of the scores">{bars}{lines}</svg>'
         f'<div class="ends soft"><span>{low:.4g}</span><span>{high:.4g}</span></div>'
-        f"<figcaption>Scores of {many(len(known), 'picture')}{said}.</figcaption></figure>"
+        f"<figcaption>Scores of {many(len(known), 'picture')}{legend}.</figcaption></figure>"
     )
 
 
@@ -170,17 +162,17 @@ _TABLE = """<table><caption>{caption}</caption><thead><tr><th class="pictures" s
 
 
 def _caption(total: int, scored: int, limit: int) -> str:
-    said = ["Worst first."]
+    sentences = ["Worst first."]
     if limit < scored:
-        said.append(f"Pictures are shown for the {limit} highest scores of {scored}.")
+        sentences.append(f"Pictures are shown for the {limit} highest scores of {scored}.")
     if total > MOST_ROWS:
-        said.append(f"{many(total - MOST_ROWS, 'more row is', 'more rows are')} in predictions.csv.")
-    return " ".join(said)
+        sentences.append(f"{many(total - MOST_ROWS, 'more row is', 'more rows are')} in predictions.csv.")
+    return " ".join(sentences)
 
 
 def _row(rank: int, shown: Shown) -> str:
     row = shown.row
-    label = "error" if row["error"] else row["pred_label"] or "unlabelled"
+    label = label_of(row)
     score, regions = row["pred_score"], row["regions"]
     keys = {
         "rank": rank,
@@ -191,11 +183,11 @@ def _row(rank: int, shown: Shown) -> str:
         "regions": len(regions),
     }
     data = " ".join(f'data-{key}="{escape(str(value))}"' for key, value in keys.items())
-    said = "" if label == "unlabelled" else label
+    verdict = "" if label == "unlabelled" else label
     places = _regions(regions) + "".join(f'<p class="soft">{escape(note)}</p>' for note in row["notes"])
     return (
         f'<tr {data}><td class="pictures">{_pair(shown)}</td><td class="score">{_score(row)}</td>'
-        f'<td class="name">{escape(row["name"])}</td><td><span class="verdict is-{label}">{said}</span></td>'
+        f'<td class="name">{escape(row["name"])}</td><td><span class="verdict is-{label}">{verdict}</span></td>'
         f'<td class="places">{escape(row["error"] or "")}{places}</td></tr>\n'
     )
 
@@ -231,8 +223,8 @@ def _regions(regions: list[dict[str, Any]]) -> str:
     return f'<ol class="regions">{"".join(map(line, regions[:LISTED_REGIONS]))}</ol>{rest}'
 
 
-def _write_prompts(file: IO[str], judge: Mapping[str, Any]) -> None:
-    sentences = judge["sentences"]
+def _write_prompts(file: IO[str], detector: Mapping[str, Any]) -> None:
+    sentences = detector["sentences"]
     if not sentences:
         file.write('<p class="soft">This method uses no sentences.</p>')
         return

@@ -1,4 +1,4 @@
-"""``Session``: pictures that are encoded once, and everything a person may change about how they are judged.
+"""``Session``: pictures that are encoded once and scored again whenever a person changes what they are scored by.
 
 References, corrections, thresholds and calibrations change verdicts at once, from what is stored; the encoder does not run
 again. A session forks the inspector that it is given, so that any number of them share one model and nothing else.
@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import sys
 import time
-from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from itertools import islice
@@ -30,25 +29,26 @@ from zsad.images.tiling import piece
 from zsad.inference.encoded import Encoded
 from zsad.inference.feature_store import load_features
 from zsad.inference.inspector import Inspector
-from zsad.inference.normal_pictures import Normals, keep_normals
+from zsad.inference.normal_pictures import NormalPictures, keep_normal_pictures
 from zsad.inference.result import Region, Result, shortest
 from zsad.inference.scorer import Scored
 from zsad.references.corrections import FALSE_ALARM, MISS, Mark, mark_of
+from zsad.runs.drawing import Options
 from zsad.runs.folder import RunFolder
-from zsad.runs.writers import Options, Summary, write_results
+from zsad.runs.summary import Summary, levels_of
 
 __all__ = ["Session"]
 
 
 class Session:
-    """Pictures, and the state of their judgement.
+    """Encoded pictures with references, corrections, thresholds and a calibration that may change.
 
     Args:
         inspector: the model; it is not changed. Tiles are not supported, for marks are places of whole pictures.
 
     Attributes:
         inspector: the session's own fork.
-        scored: what the model says of each picture now, in the order of encoding.
+        scored: the current score and map of each picture, in the order of encoding.
         marks: the corrections in force, in the order in which they were made.
         log: what was done, one JSON object per step.
 
@@ -59,7 +59,7 @@ class Session:
     @checked
     def __init__(self, inspector: Inspector) -> None:
         if inspector.geometry.tile is not None:
-            raise UsageError("A session judges whole pictures, and the inspector cuts tiles. Leave tile out.")
+            raise UsageError("A session scores whole pictures, and the inspector cuts tiles. Leave tile out.")
         self.inspector = inspector.fork()
         self.scored: list[Scored] = []
         self.marks: list[Mark] = []
@@ -67,7 +67,7 @@ class Session:
         self._given = Thresholds()
         self._pictures = self.inspector.encode_refs([])
         self._owners: list[Encoded] = []  # keep the features on disk
-        self._normals: Normals | None = None
+        self._normals: NormalPictures | None = None
 
     def __len__(self) -> int:
         return len(self._pictures)
@@ -85,7 +85,7 @@ class Session:
             yield len(self)
 
     def rescore(self) -> None:
-        """Judges all pictures anew by the references and marks of now, and the calibration's normal pictures too."""
+        """Scores all pictures anew by the references and marks of now, and the calibration's normal pictures too."""
         if not any(entry.files for entry in self._pictures):
             self.scored = [entry.scored for entry in self._pictures]
         else:
@@ -120,11 +120,11 @@ class Session:
             found = decide(scores, self.peaks, self._given)
         if found.pixel is not None:
             return found
-        said = f"{found.source}; regions lie above the middle of the method's scale, for want of normal pictures"
-        return replace(found, pixel=sum(self.inspector.detector.map_range) / 2, source=said)
+        source = f"{found.source}; regions lie above the middle of the method's scale, for want of normal pictures"
+        return replace(found, pixel=sum(self.inspector.detector.map_range) / 2, source=source)
 
     def set_threshold(self, anomalous: float | None, review: float | None = None) -> None:
-        """Levels that the user wants; None goes back to the calibration or the batch rule. Nothing is scored."""
+        """Sets the user's levels; None goes back to the calibration or the batch rule. Nothing is scored."""
         self._given = fixed(anomalous, review)
         self._note("threshold", anomalous=anomalous, review=review)
 
@@ -155,14 +155,14 @@ class Session:
 
     # ------------------------------------------------------------------ corrections
     def false_alarm(self, number: int, region: Region) -> None:
-        """A region of a picture is normal: what looks like it counts less, in every picture."""
+        """Marks a region of a picture as normal: places that look like it count less, in every picture."""
         size = self._size(number)
         drawn = Image.new("L", (size[1], size[0]))
         ImageDraw.Draw(drawn).polygon(list(region.contour), fill=1)
         self._mark(number, np.asarray(drawn, dtype=np.uint8), FALSE_ALARM, box=list(region.box))
 
     def miss(self, number: int, place: NDArray[Any]) -> None:
-        """A place of a picture, (H, W) larger than 0 where it is drawn, is a defect: what looks like it counts more."""
+        """Marks a place of a picture, (H, W) above 0 where it is drawn, as a defect: places that look like it count more."""
         size = self._size(number)
         drawn = np.asarray(place)
         if drawn.shape != size:
@@ -204,12 +204,13 @@ class Session:
         Args:
             source: normal pictures: none of them a reference, or with ``left_out`` the references themselves.
             max_false_alarms: share of normal pictures that may be called anomalous.
-            left_out: each picture is judged without itself; then the promise is approximate, else exact (split-conformal).
+            left_out: each picture is scored without itself; then the false-alarm rate is approximate, else guaranteed
+                (split-conformal).
 
         Raises:
-            UsageError: as ``keep_normals``; nothing is changed then.
+            UsageError: as ``keep_normal_pictures``; nothing is changed then.
         """
-        normals = keep_normals(self.inspector, list(list_images(source)), left_out=left_out, share=max_false_alarms)
+        normals = keep_normal_pictures(self.inspector, list(list_images(source)), left_out=left_out, share=max_false_alarms)
         made = normals.calibration(self.inspector, self.marks)
         self._normals, self._given = normals, Thresholds()
         self.inspector.thresholds, self.inspector.calibration = made.thresholds(), made
@@ -230,24 +231,17 @@ class Session:
 
     # ------------------------------------------------------------------ on disk
     def write(self, folder: str | Path, options: Options | None = None) -> Summary:
-        """Writes what ``zsad predict`` writes, with the corrections and the log in run.json; scores nothing."""
-        run = RunFolder(folder)
-        run.claim(overwrite=True)
-        run.records.open(self.inspector.describe())
-        refs = [replace(entry.ref, name=entry.scored.name) for entry in self._pictures]
-        places = array("q", run.records.score(refs, self._stored, sys.maxsize))
-        options = options or Options(maps="png", hide_folders=True)
+        """Writes the files of ``zsad predict``, with the corrections and the log in run.json; scores nothing."""
         thresholds = self.thresholds
-
-        def about(summary: Summary) -> dict[str, Any]:
-            levels = {"anomalous": thresholds.anomalous, "review": thresholds.review, "pixel": thresholds.pixel}
-            said = {"judge": self.inspector.describe(), "thresholds": levels | {"source": thresholds.source}}
-            return said | {"counts": dict(sorted(summary.counts.items())), "corrections": len(self.marks), "log": self.log}
-
-        return write_results(run, places, self.inspector, thresholds, options, about, lambda items, _, __: items)
+        with RunFolder(folder, self.inspector.describe(), overwrite=True) as run:
+            run.fill((replace(entry.ref, name=entry.scored.name) for entry in self._pictures), self._stored, sys.maxsize)
+            summary = run.write(self.inspector, thresholds, options or Options(maps="png", hide_folders=True))
+            facts = {"detector": run.detector} | summary.as_dict() | {"thresholds": levels_of(thresholds)}
+            run.finish(facts | {"corrections": len(self.marks), "log": self.log})
+        return summary
 
     def _stored(self, refs: Iterable[ImageRef]) -> Iterator[Scored]:
-        """What is known already of each picture of a run, in place of a scorer."""
+        """The scores that are known already, in place of a scorer."""
         for _, scored in zip(refs, self.scored, strict=True):
             yield scored
 

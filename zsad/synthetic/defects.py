@@ -1,8 +1,8 @@
-"""Seeded synthetic defects: a normal picture in, the same picture with one defect, its mask and its word out.
+"""Seeded synthetic defects: each function adds one defect to a normal picture and returns picture, mask and defect word.
 
 Each function takes an RGB uint8 picture (H, W, 3), a generator, and optionally ``where`` (H, W) bool, the places that a
 defect may start from (the object). It returns the new picture, the mask (H, W) uint8 of what changed (1 = changed) and
-the word for it. Strengths and sizes are drawn from faint and small to plain and large. Sources of the ideas: cut-paste
+the word for it. Strengths and sizes range from faint and small to obvious and large. Sources of the ideas: cut-paste
 (Li et al. 2021), noise-mask blending (DRAEM, Zavrtanik et al. 2021); the others are drawn from what the words mean.
 """
 
@@ -12,16 +12,18 @@ from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import numpy as np
-from PIL import Image, ImageDraw
 from scipy import ndimage
 
 from zsad.errors import UnknownName
 from zsad.synthetic.shapes import (
     any_colour,
+    blend,
     blob,
+    border_colour,
     is_grey,
     length_between,
     place,
+    polygon,
     sign,
     smooth_noise,
     stroke,
@@ -38,14 +40,8 @@ CHANGED = 6  # grey levels by which a pixel differs where the mask is 1
 SMALLEST = 3e-4  # part of the picture that has to change, or the defect is drawn again
 
 
-# ------------------------------------------------------------------ putting it there
-def _blend(rgb: Array, alpha: Array, paint: Array | float) -> Array:
-    """``paint`` over the picture with opacity ``alpha`` (H, W)."""
-    return np.asarray(rgb + (paint - rgb.astype(np.float32)) * alpha[..., None])
-
-
-def _done(rgb: Array, after: Array, word: str) -> Defect:
-    """Rounds, and marks what changed; gaps narrower than three pixels inside the change belong to it."""
+def _with_mask(rgb: Array, after: Array, word: str) -> Defect:
+    """Rounds ``after``, and masks what changed; gaps narrower than three pixels inside the change belong to it."""
     result = np.clip(np.rint(after), 0, 255).astype(np.uint8)
     changed = np.abs(result.astype(int) - rgb).max(2) >= CHANGED
     closed = ndimage.binary_closing(np.pad(changed, 3), iterations=2)[3:-3, 3:-3]
@@ -65,7 +61,7 @@ def scratch(rgb: Array, rng: Rng, where: Array | None = None, source: Array | No
         if shadow:
             after -= 0.7 * gain * np.roll(alpha, (1, 1), (0, 1))[..., None]
         line = line + rng.normal(0, 0.02 * min(shape), 2)
-    return _done(rgb, after, "scratch")
+    return _with_mask(rgb, after, "scratch")
 
 
 def crack(rgb: Array, rng: Rng, where: Array | None = None, source: Array | None = None) -> Defect:
@@ -81,7 +77,7 @@ def crack(rgb: Array, rng: Rng, where: Array | None = None, source: Array | None
     after = rgb * (1 - alpha * rng.uniform(0.35, 0.95))[..., None]
     if rng.random() < 0.3:
         after += (np.roll(alpha, (-1, -1), (0, 1)) * rng.uniform(10, 50))[..., None]
-    return _done(rgb, after, "crack")
+    return _with_mask(rgb, after, "crack")
 
 
 def hole(rgb: Array, rng: Rng, where: Array | None = None, source: Array | None = None) -> Defect:
@@ -95,8 +91,8 @@ def hole(rgb: Array, rng: Rng, where: Array | None = None, source: Array | None 
             rim = np.clip(ndimage.gaussian_filter(alpha, 1.5) * 2 - alpha, 0, 1) * (alpha < 0.5)
             after += (rim * sign(rng) * rng.uniform(15, 50))[..., None]
         depth = np.minimum(1, rng.uniform(0.7, 1.0) + 0.15 * smooth_noise(rng, shape, 30))
-        after = _blend(after, alpha * np.clip(depth, 0.5, 1), inside)
-    return _done(rgb, after, "hole")
+        after = blend(after, alpha * np.clip(depth, 0.5, 1), inside)
+    return _with_mask(rgb, after, "hole")
 
 
 def stain(rgb: Array, rng: Rng, where: Array | None = None, source: Array | None = None) -> Defect:
@@ -110,7 +106,7 @@ def stain(rgb: Array, rng: Rng, where: Array | None = None, source: Array | None
     tint = 0.25 + 0.75 * any_colour(rng, is_grey(rgb)) / 255
     tint = tint if rng.random() < 0.8 else 2.0 - tint
     strength = rng.uniform(0.25, 0.9) * np.clip(alpha * (1 + 0.15 * smooth_noise(rng, shape, 12, 2)), 0, 1)
-    return _done(rgb, rgb * (1 + strength[..., None] * (tint - 1)), "stain")
+    return _with_mask(rgb, rgb * (1 + strength[..., None] * (tint - 1)), "stain")
 
 
 def contamination(rgb: Array, rng: Rng, where: Array | None = None, source: Array | None = None) -> Defect:
@@ -131,7 +127,7 @@ def contamination(rgb: Array, rng: Rng, where: Array | None = None, source: Arra
     if rng.random() < 0.5:
         after *= (1 - 0.4 * np.roll(ndimage.gaussian_filter(alpha, 2), (2, 2), (0, 1)) * (1 - alpha))[..., None]
     shading = 25 * smooth_noise(rng, shape, rng.uniform(10, 50), 2)[..., None] * rng.uniform(0, 1)
-    return _done(rgb, _blend(after, alpha, paint + shading), "contamination")
+    return _with_mask(rgb, blend(after, alpha, paint + shading), "contamination")
 
 
 def missing(rgb: Array, rng: Rng, where: Array | None = None, source: Array | None = None) -> Defect:
@@ -139,28 +135,18 @@ def missing(rgb: Array, rng: Rng, where: Array | None = None, source: Array | No
     shape = rgb.shape[:2]
     alpha = blob(rng, shape, where, length_between(rng, shape, 0.05, 0.2), 0.3, 2)
     if where is not None and rng.random() < 0.6:
-        ring = np.concatenate(
-            [rgb[:4].reshape(-1, 3), rgb[-4:].reshape(-1, 3), rgb[:, :4].reshape(-1, 3), rgb[:, -4:].reshape(-1, 3)]
-        )
-        paint = np.median(ring, 0) + rng.normal(0, 3, rgb.shape[:2])[..., None]
+        paint = border_colour(rgb) + rng.normal(0, 3, rgb.shape[:2])[..., None]
         alpha = alpha * where
     else:
         paint = surrounding(rgb, alpha) + rng.normal(0, 2, rgb.shape[:2])[..., None]
-    return _done(rgb, _blend(rgb, alpha, paint), "missing")
+    return _with_mask(rgb, blend(rgb, alpha, paint), "missing")
 
 
 def broken(rgb: Array, rng: Rng, where: Array | None = None, source: Array | None = None) -> Defect:
     """A jagged chip with a fracture face: lighter or darker, rough, its outline sharp; or a piece that has slipped."""
     shape = rgb.shape[:2]
     radius = length_between(rng, shape, 0.05, 0.2)
-    count = int(rng.integers(5, 9))
-    angles = np.sort(rng.uniform(0, 2 * np.pi, count))
-    row, column = place(rng, shape, where)
-    reach = radius * rng.uniform(0.5, 1.3, count)
-    canvas = Image.new("L", (shape[1], shape[0]))
-    corners = [(column + r * np.cos(a), row + r * np.sin(a)) for r, a in zip(reach, angles, strict=True)]
-    ImageDraw.Draw(canvas).polygon(corners, fill=255)
-    alpha = ndimage.gaussian_filter(np.asarray(canvas, np.float32) / 255, 0.6)
+    alpha = polygon(rng, shape, where, radius)
     if rng.random() < 0.5:
         rough = smooth_noise(rng, shape, 40, 3) * rng.uniform(8, 25) + sign(rng) * rng.uniform(20, 70)
         inside = ndimage.gaussian_filter(rgb.astype(np.float32), (4, 4, 0)) + rough[..., None]
@@ -168,7 +154,7 @@ def broken(rgb: Array, rng: Rng, where: Array | None = None, source: Array | Non
         slip = rng.uniform(3, 0.5 * radius + 4, 2) * (sign(rng), sign(rng))
         inside = ndimage.shift(rgb.astype(np.float32), (*slip, 0), order=1, mode="nearest")
     edge = np.clip(ndimage.gaussian_gradient_magnitude(alpha, 0.8) * 2, 0, 1) * rng.uniform(0.1, 0.6) * (rng.random() < 0.6)
-    return _done(rgb, _blend(rgb, alpha, inside) * (1 - edge)[..., None], "broken")
+    return _with_mask(rgb, blend(rgb, alpha, inside) * (1 - edge)[..., None], "broken")
 
 
 def bent(rgb: Array, rng: Rng, where: Array | None = None, source: Array | None = None) -> Defect:
@@ -189,7 +175,7 @@ def bent(rgb: Array, rng: Rng, where: Array | None = None, source: Array | None 
     after = np.stack(
         [ndimage.map_coordinates(rgb[..., c].astype(np.float32), at, order=1, mode="mirror") for c in range(3)], -1
     )
-    return _done(rgb, np.where((np.hypot(dx, dy) > 0.6)[..., None], after, rgb), "bent")
+    return _with_mask(rgb, np.where((np.hypot(dx, dy) > 0.6)[..., None], after, rgb), "bent")
 
 
 def colour(rgb: Array, rng: Rng, where: Array | None = None, source: Array | None = None) -> Defect:
@@ -204,7 +190,7 @@ def colour(rgb: Array, rng: Rng, where: Array | None = None, source: Array | Non
         paint = rgb[..., rng.permutation(3)] * rng.uniform(0.7, 1.2, 3)
     else:
         paint = rgb + rng.normal(0, 35, 3)
-    return _done(rgb, _blend(rgb, alpha * rng.uniform(0.6, 1), paint), "colour")
+    return _with_mask(rgb, blend(rgb, alpha * rng.uniform(0.6, 1), paint), "colour")
 
 
 def cut_paste(rgb: Array, rng: Rng, where: Array | None = None, source: Array | None = None) -> Defect:
@@ -214,7 +200,7 @@ def cut_paste(rgb: Array, rng: Rng, where: Array | None = None, source: Array | 
     piece = rgb if source is None or rng.random() < 0.6 else source
     piece = np.rot90(piece, int(rng.integers(1, 4))) if piece.shape[0] == piece.shape[1] else piece[::-1, ::-1]
     piece = np.roll(piece, rng.integers(0, shape, 2), (0, 1)) * rng.uniform(0.85, 1.15)
-    return _done(rgb, _blend(rgb, alpha, piece), "defect")
+    return _with_mask(rgb, blend(rgb, alpha, piece), "defect")
 
 
 def texture_blend(rgb: Array, rng: Rng, where: Array | None = None, source: Array | None = None) -> Defect:
@@ -225,7 +211,7 @@ def texture_blend(rgb: Array, rng: Rng, where: Array | None = None, source: Arra
     if source is None:
         grain = smooth_noise(rng, shape, rng.uniform(8, 80), 3)[..., None]
         source = any_colour(rng, is_grey(rgb)) + grain * any_colour(rng, is_grey(rgb)) * 0.3
-    return _done(rgb, _blend(rgb, alpha * rng.uniform(0.2, 1), source), "defect")
+    return _with_mask(rgb, blend(rgb, alpha * rng.uniform(0.2, 1), source), "defect")
 
 
 DEFECTS: dict[str, Callable[..., Defect]] = {
@@ -241,14 +227,14 @@ def make_defect(
 
     Args:
         rgb: (H, W, 3) uint8; not changed.
-        rng: where all chance comes from; the same state gives the same defect.
+        rng: source of randomness; the same state gives the same defect.
         kind: a name of ``DEFECTS``; None draws one.
         where: (H, W) bool, the object; None: anywhere.
         source: (H, W, 3) uint8, another picture, for the kinds that paste from one.
 
     Returns:
         The new picture, the mask (H, W) uint8 (1 = changed by ``CHANGED`` grey levels or more), and the defect's word
-        ("defect" where no word says what it is). A draw that changes next to nothing is made again, at most 8 times.
+        ("defect" where there is no specific one). A draw that changes next to nothing is repeated, at most 8 times.
 
     Raises:
         UnknownName: no such kind.

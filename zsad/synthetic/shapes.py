@@ -1,4 +1,4 @@
-"""Random shapes and lines on pictures: what synthetic defects are drawn with."""
+"""Random shapes, lines, colours and noise: the primitives of synthetic defects."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ import numpy as np
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
-__all__ = ["any_colour", "blob", "is_grey", "length_between", "place", "sign", "smooth_noise", "stroke", "surrounding", "walk"]
+__all__ = [
+    *("any_colour", "blend", "blob", "border_colour", "is_grey", "length_between", "place", "polygon", "sign", "smooth_noise"),
+    *("stroke", "surrounding", "walk"),
+]
 
 Array: TypeAlias = np.ndarray[Any, Any]
 Rng: TypeAlias = np.random.Generator
@@ -50,6 +53,18 @@ def blob(rng: Rng, shape: tuple[int, int], where: Array | None, radius: float, r
     return np.asarray(np.clip((radius + wobble - distance) / soft + 0.5, 0, 1))
 
 
+def polygon(rng: Rng, shape: tuple[int, int], where: Array | None, radius: float) -> Array:
+    """(H, W) in [0, 1]: an irregular polygon of five to eight corners with a sharp edge."""
+    count = int(rng.integers(5, 9))
+    angles = np.sort(rng.uniform(0, 2 * np.pi, count))
+    row, column = place(rng, shape, where)
+    reach = radius * rng.uniform(0.5, 1.3, count)
+    canvas = Image.new("L", (shape[1], shape[0]))
+    corners = [(column + r * np.cos(a), row + r * np.sin(a)) for r, a in zip(reach, angles, strict=True)]
+    ImageDraw.Draw(canvas).polygon(corners, fill=255)
+    return np.asarray(ndimage.gaussian_filter(np.asarray(canvas, np.float32) / 255, 0.6))
+
+
 def walk(rng: Rng, shape: tuple[int, int], where: Array | None, length: float, curl: float, jag: float = 0.0) -> Array:
     """(N, 2) points (column, row) of a line: ``curl`` bends it slowly, ``jag`` breaks it at each step (radians)."""
     steps = max(int(length / 3), 3)
@@ -61,7 +76,7 @@ def walk(rng: Rng, shape: tuple[int, int], where: Array | None, length: float, c
 
 
 def stroke(shape: tuple[int, int], points: Array, widths: Array | float) -> Array:
-    """(H, W) in [0, 1]: a smooth-edged line through ``points``, as wide as ``widths`` says."""
+    """(H, W) in [0, 1]: a smooth-edged line through ``points``, ``widths`` pixels wide."""
     scale = 3
     canvas = Image.new("L", (shape[1] * scale, shape[0] * scale))
     draw = ImageDraw.Draw(canvas)
@@ -69,6 +84,11 @@ def stroke(shape: tuple[int, int], points: Array, widths: Array | float) -> Arra
     for (x0, y0), (x1, y1), width in zip(points[:-1] * scale, points[1:] * scale, each[1:], strict=True):
         draw.line((x0, y0, x1, y1), fill=255, width=max(1, round(width * scale)))
     return np.asarray(canvas.resize((shape[1], shape[0]), Image.Resampling.BOX), np.float32) / 255
+
+
+def blend(rgb: Array, alpha: Array, paint: Array | float) -> Array:
+    """(H, W, 3) float: ``paint`` over the picture with opacity ``alpha`` (H, W)."""
+    return np.asarray(rgb + (paint - rgb.astype(np.float32)) * alpha[..., None])
 
 
 def sign(rng: Rng) -> float:
@@ -84,6 +104,12 @@ def any_colour(rng: Rng, grey: bool) -> Array:
 def is_grey(rgb: Array) -> bool:
     """Whether the channels of a picture are the same but for a few levels."""
     return bool(np.ptp(rgb[::8, ::8].astype(int), axis=2).mean() < 4)
+
+
+def border_colour(rgb: Array) -> Array:
+    """(3,): the median colour of the picture's outermost four pixels, for an object often the background's."""
+    edges = (rgb[:4], rgb[-4:], rgb[:, :4], rgb[:, -4:])
+    return np.asarray(np.median(np.concatenate([edge.reshape(-1, 3) for edge in edges]), 0))
 
 
 def surrounding(rgb: Array, hole: Array) -> Array:

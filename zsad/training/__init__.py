@@ -1,4 +1,4 @@
-"""From annotated pictures to learned weights: ``zsad.train``."""
+"""Training a method on annotated pictures: ``zsad.train``."""
 
 from zsad.training.loop import train
 

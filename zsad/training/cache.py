@@ -1,4 +1,4 @@
-"""What the frozen towers say of a picture, kept on disk: training runs them once per picture, not once per epoch."""
+"""Features of the frozen backbone, cached on disk: training encodes each picture once, not once per epoch."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from zsad.inference.feature_store import load_features, save_features
 from zsad.types import ImageFeatures, Tap
 from zsad.weights.learned import facts_of
 
-__all__ = ["FeatureCache", "joined"]
+__all__ = ["FeatureCache", "stacked"]
 
-LAYOUT = 1  # of the files; another number means other keys
+LAYOUT = 1  # of the files; raised when their keys change
 
 
 class FeatureCache:
-    """One safetensors file per picture; its name is a digest of the pixels as the backbone gets them.
+    """One safetensors file per picture, named after a digest of the preprocessed pixels.
 
     Args:
-        folder: for all caches; each combination of method, arguments, weights and precision has a folder of its own there.
-        detector: whose ``encode`` is kept; must be ``cacheable``.
-        precision: that ``encode`` runs in.
+        folder: of all caches; each combination of method, arguments, weights and precision has its own subfolder.
+        detector: whose ``encode`` is cached; must be ``cacheable``.
+        precision: of ``encode``.
     """
 
     def __init__(self, folder: Path, detector: Detector, precision: str = "fp32") -> None:
@@ -47,7 +47,7 @@ class FeatureCache:
         return self.folder / key[:2] / f"{key}.safetensors"
 
     def has(self, key: str) -> bool:
-        """Whether a picture's features are there and whole."""
+        """Whether a picture's features are cached and the file is complete."""
         try:
             with safe_open(self.path(key), framework="pt"):
                 return True
@@ -55,7 +55,7 @@ class FeatureCache:
             return False
 
     def write(self, key: str, features: ImageFeatures) -> int:
-        """Keeps the features of one picture; returns the file's size in bytes."""
+        """Writes the features of one picture; returns the file's size in bytes."""
         path = self.path(key)
         path.parent.mkdir(parents=True, exist_ok=True)
         save_features(path, features)
@@ -66,17 +66,17 @@ class FeatureCache:
         return load_features(self.path(key))
 
 
-def joined(parts: Sequence[ImageFeatures]) -> ImageFeatures:
+def stacked(parts: Sequence[ImageFeatures]) -> ImageFeatures:
     """Features of several pictures as one batch; all have the same layers and grids."""
     first = parts[0]
     return ImageFeatures(
         torch.cat([part.image for part in parts]),
-        _joined_taps([part.taps for part in parts]),
-        {name: _joined_taps([part.streams[name] for part in parts]) for name in first.streams},
+        _stacked_taps([part.taps for part in parts]),
+        {name: _stacked_taps([part.streams[name] for part in parts]) for name in first.streams},
     )
 
 
-def _joined_taps(parts: Sequence[Mapping[int, Tap]]) -> dict[int, Tap]:
+def _stacked_taps(parts: Sequence[Mapping[int, Tap]]) -> dict[int, Tap]:
     found = {}
     for layer, tap in parts[0].items():
         rows = [part[layer] for part in parts]
@@ -86,7 +86,7 @@ def _joined_taps(parts: Sequence[Mapping[int, Tap]]) -> dict[int, Tap]:
 
 
 def _digest_of_weights(backbone: Any) -> str:
-    """Of weights that come from no file (random ones), so that two seeds never share features."""
+    """SHA-256 of weights that come from no file (random ones), so that two seeds never share features."""
     digest = hashlib.sha256()
     for key, tensor in sorted(backbone.state_dict().items()):
         digest.update(key.encode())

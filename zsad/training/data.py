@@ -1,4 +1,4 @@
-"""From data sets to the pictures of a training run: which are of use, what is wrong with the others, in which order."""
+"""From data sets to training examples: which pictures can be used, why the others cannot, and the order of the steps."""
 
 from __future__ import annotations
 
@@ -20,38 +20,38 @@ from zsad.images.reading import load_image
 from zsad.images.sources import ImageRef
 from zsad.synthetic.defects import make_defect
 
-__all__ = ["Example", "Pictures", "candidates", "checked", "open_all", "share", "steps_of"]
+__all__ = ["Example", "ExampleLoader", "epoch_steps", "find_examples", "load_examples", "open_datasets", "share"]
 
 
 @dataclass(frozen=True)
 class Example:
-    """One picture of a training run, or one synthetic defect on it. Nothing is decoded."""
+    """One training picture as it is, or with one synthetic defect. Nothing is decoded."""
 
     sample: Sample
     source: str  # "data set/path below its root"
-    name: str  # words for the category
+    name: str  # of the category, for prompts
     label: int  # 0 normal, 1 anomalous
-    masked: bool  # whether it is known where the defect is (normal pictures: nowhere)
-    defect: int = 0  # 0 the picture as it is, n its n-th synthetic defect
+    masked: bool  # whether the position of the defect is known (normal pictures: an empty mask)
+    defect: int = 0  # 0: the picture as it is; n: with its n-th synthetic defect
 
 
-def open_all(data: Any, split: str | None = "test") -> list[Dataset]:
-    """A data set, a path, or several of them, opened.
+def open_datasets(data: Any, split: str | None = "test") -> list[Dataset]:
+    """Opens a data set, a path, or several of them.
 
     Raises:
         UsageError: nothing was given; SourceNotFound and the like as ``open_dataset``.
     """
     several = [data] if isinstance(data, (Dataset, str, Path)) else list(data)
     if not several:
-        raise UsageError("There is no data set to learn from. Give its folder: --data path/to/data.")
+        raise UsageError("There is no data set to train on. Give its folder: --data path/to/data.")
     return [one if isinstance(one, Dataset) else open_dataset(one, split=split) for one in several]
 
 
-def candidates(sets: Sequence[Dataset], synthetic: int = 0) -> tuple[list[Example], list[dict[str, str]]]:
-    """What can be learned from by its labels, and a row for each picture that cannot.
+def find_examples(sets: Sequence[Dataset], synthetic: int = 0) -> tuple[list[Example], list[dict[str, str]]]:
+    """Examples whose labels allow training, and an error row for each picture that has no label.
 
     With synthetic defects, pictures without a label count as normal. Where no anomalous picture of a category has a mask,
-    its normal pictures train the image term alone too: otherwise the maps would learn "nothing is ever wrong".
+    its normal pictures train the image-level loss alone too: otherwise the maps would learn that everything is normal.
 
     Args:
         sets: opened data sets.
@@ -65,7 +65,7 @@ def candidates(sets: Sequence[Dataset], synthetic: int = 0) -> tuple[list[Exampl
             source = f"{data.name}/{data.name_of(sample)}"
             label = 0 if sample.label is None and synthetic else sample.label
             if label is None:
-                rows.append({"picture": source, "error": "has no label, so nothing can be learned from it."})
+                rows.append({"picture": source, "error": "has no label, so it cannot be trained on."})
                 continue
             masked = sample.mask is not None or (label == 0 and (synthetic > 0 or sample.category not in bare))
             name = data.prompt_name(sample.category)
@@ -75,12 +75,12 @@ def candidates(sets: Sequence[Dataset], synthetic: int = 0) -> tuple[list[Exampl
     return found, rows
 
 
-class Pictures:
-    """Loads pictures and masks at the model's size.
+class ExampleLoader:
+    """Loads pictures and masks at the model's input size.
 
     Args:
         backbone: its ``preprocess`` and ``image_size`` are used.
-        seed: of the synthetic defects, which depend on it, on the picture's name and on their number, and on nothing else.
+        seed: of the synthetic defects, which depend on the seed, the picture's name and their number alone.
         value_range: as ``load_image``.
     """
 
@@ -88,18 +88,18 @@ class Pictures:
         self.backbone, self.seed, self.value_range = backbone, seed, value_range
 
     def load(self, example: Example) -> tuple[Tensor, Tensor | None, str]:
-        """The picture (3, H, W) as the backbone takes it, its mask (H, W) uint8, 1 = defect (None: not known where), and what
-        the defect is called ("": normal, or not known).
+        """The preprocessed picture (3, H, W), its mask (H, W) uint8, 1 = defect (None: no mask), and the kind of defect ("":
+        normal, or unknown).
 
         Raises:
             ImageError: it cannot be read.
-            MaskError: the mask cannot be read, has another size than the picture, or says the contrary of the label.
+            MaskError: the mask cannot be read, has another size than the picture, or contradicts the label.
         """
         sample, size = example.sample, int(self.backbone.image_size)
         rgb = load_image(ImageRef(example.source, sample.path), value_range=self.value_range).rgb
         kind = sample.kind if example.label else ""
         if example.defect:
-            rgb, mask, kind = self._spoilt(rgb, example, size)
+            rgb, mask, kind = self._with_defect(rgb, example, size)
         elif not example.masked:
             return self.backbone.preprocess(rgb), None, kind
         elif example.label == 0 and sample.mask is None:
@@ -112,26 +112,26 @@ class Pictures:
             mask = resize_mask(whole, size).astype(np.uint8)
         return self.backbone.preprocess(rgb), torch.from_numpy(mask), kind
 
-    def _spoilt(self, rgb: Any, example: Example, size: int) -> tuple[Any, Any, str]:
-        """One synthetic defect, drawn at the model's size so that thin ones survive."""
+    def _with_defect(self, rgb: Any, example: Example, size: int) -> tuple[Any, Any, str]:
+        """Adds a synthetic defect at the model's input size, so that thin ones survive."""
         small = np.array(Image.fromarray(rgb).resize((size, size), Image.Resampling.BICUBIC))
         digest = hashlib.sha256(f"{self.seed} {example.defect} {example.source}".encode()).digest()
         bad, mask, word = make_defect(small, np.random.default_rng(list(digest)))
         if not mask.any():
-            raise MaskError(f"{example.source!r}: no synthetic defect shows on it. Leave the picture out.")
+            raise MaskError(f"{example.source!r}: a synthetic defect changes nothing on it. Leave the picture out.")
         return bad, mask, word
 
 
-def checked(
-    examples: Iterable[Example], pictures: Pictures, rows: list[dict[str, str]]
+def load_examples(
+    examples: Iterable[Example], loader: ExampleLoader, rows: list[dict[str, str]]
 ) -> Iterator[tuple[Example, Tensor, Tensor | None, str]]:
-    """Loads each once; what cannot be used becomes one row instead of ending the run, and no defect is drawn on it."""
+    """Loads each example; a picture that cannot be used becomes one error row, and its synthetic defects are skipped."""
     failed: set[str] = set()
     for example in examples:
         if example.source in failed:
             continue
         try:
-            loaded = pictures.load(example)
+            loaded = loader.load(example)
         except (ImageError, MaskError) as error:
             rows.append({"picture": example.source, "error": str(error)})
             failed.add(example.source)
@@ -139,10 +139,10 @@ def checked(
         yield example, *loaded
 
 
-def steps_of(examples: Sequence[Example], batch_size: int, one_name: bool, seed: int, epoch: int) -> list[list[int]]:
-    """The steps of an epoch as rows of ``examples``: a function of seed and epoch alone, whatever the number of processes.
+def epoch_steps(examples: Sequence[Example], batch_size: int, one_name: bool, seed: int, epoch: int) -> list[list[int]]:
+    """The steps of an epoch as lists of indices into ``examples``: a function of seed and epoch, not of the processes.
 
-    A step holds pictures with masks or pictures without, never both, and where ``one_name`` those of one category.
+    A step holds pictures with masks or pictures without, never both, and with ``one_name`` those of one category.
     """
     rng = np.random.default_rng([seed, epoch])
     groups: dict[tuple[bool, str], list[int]] = {}
@@ -154,9 +154,9 @@ def steps_of(examples: Sequence[Example], batch_size: int, one_name: bool, seed:
 
 
 def share(rows: Sequence[int], rank: int, world: int, parts: int = 1) -> list[tuple[list[int], float]]:
-    """The pieces of one step that a process works on, with the share of the step's pictures that each holds.
+    """The micro-batches of one step that a process computes, each with its share of the step's pictures.
 
-    A process that gets none takes the first picture with weight 0: it has to meet the others where they add up gradients.
+    A process without a picture computes the first one with weight 0, since it has to join the sum of gradients.
     """
     own = list(rows[rank::world])
     if not own:

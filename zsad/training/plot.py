@@ -1,4 +1,4 @@
-"""A training run's loss as a picture, drawn with Pillow."""
+"""The loss curve of a training run, drawn with Pillow."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ PALE, STRONG, INK, GRID = (158, 188, 222), (24, 84, 156), (60, 60, 60), (226, 22
 
 
 def draw_losses(steps: Sequence[float], ends: Sequence[int]) -> Image.Image:
-    """The loss of every step, pale, and the mean of every epoch, strong, at the epoch's middle.
+    """Plots the loss of every step (pale) and the mean of every epoch (strong, at the epoch's middle).
 
     Args:
         steps: losses in order, at least one.
-        ends: how many steps there were at the end of each epoch.
+        ends: number of steps at the end of each epoch.
     """
     image = Image.new("RGB", (WIDTH, HEIGHT), "white")
     draw = ImageDraw.Draw(image)
@@ -49,7 +49,7 @@ def draw_losses(steps: Sequence[float], ends: Sequence[int]) -> Image.Image:
 
 
 def _ticks(low: float, high: float, count: int = 5) -> list[float]:
-    """Round numbers that hold the range, at least two."""
+    """Round numbers that span the range, at least two."""
     width = max(high - low, 1e-6 * max(abs(low), abs(high)), 1e-12)
     rough = width / count
     unit = 10 ** math.floor(math.log10(rough))

@@ -26,7 +26,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from zsad.common.atomic_files import differences, write_aside
+from zsad.common.atomic_files import remove_partials, write_atomically
+from zsad.common.output_folder import begin_settings, check_flags, resume_settings
 from zsad.detector import Detector
 from zsad.errors import CheckpointMismatch, UsageError, WriteError
 from zsad.training.plot import draw_losses
@@ -59,12 +60,9 @@ class TrainingRun:
         """Makes the folder this run's own.
 
         Raises:
-            UsageError: it is a file, or holds a run and neither ``resume`` nor ``overwrite`` was said; or nothing to resume.
+            UsageError: it is a file, or holds a run and neither ``resume`` nor ``overwrite`` was given; or nothing to resume.
         """
-        if resume and overwrite:
-            raise UsageError("resume and overwrite were both given: one keeps the run that is there, one deletes it.")
-        if self.out.exists() and not self.out.is_dir():
-            raise UsageError(f"{str(self.out)!r} is a file; give the run a folder.")
+        check_flags(self.out, resume=resume, overwrite=overwrite)
         own = [path for path in self._files() if path.exists() and path.name != ERRORS]
         if resume and not (self.out / SETTINGS).is_file():
             raise UsageError(f"{str(self.out)!r} holds no training run to go on with. Leave resume out to start one.")
@@ -83,18 +81,11 @@ class TrainingRun:
         return [*sorted(epochs), *(self.out / name for name in (FINAL, SETTINGS, METRICS, ERRORS, PLOT))]
 
     def agree(self, settings: Mapping[str, Any], resume: bool) -> None:
-        """Keeps the settings, or compares them with those of the run that is resumed.
-
-        Raises:
-            UsageError: says which differ.
-        """
-        path = self.out / SETTINGS
+        """Keeps the settings, or compares them with those of the run that is resumed; see ``resume_settings``."""
         if resume:
-            then = json.loads(path.read_text(encoding="utf-8"))
-            if differ := differences(then, settings):
-                raise UsageError(f"The run in {str(self.out)!r} cannot be resumed: {'; '.join(differ)}. Start another run.")
+            resume_settings(self.out / SETTINGS, settings, what="a training run")
         else:
-            write_aside(path, json.dumps(settings, indent=1, sort_keys=True).encode())
+            begin_settings(self.out / SETTINGS, json.loads(json.dumps(settings, sort_keys=True)))
 
     # ------------------------------------------------------------------ epochs
     def last_epoch(self) -> int:
@@ -118,7 +109,7 @@ class TrainingRun:
             for row, values in optimizer.state_dict()["state"].items()
             for key, value in values.items()
         }
-        write_aside(self.state_path(epoch), save(tensors, {"zsad.training": json.dumps(state)}))
+        write_atomically(self.state_path(epoch), save(tensors, {"zsad.training": json.dumps(state)}))
         detector.save(self.weights_path(epoch), **about)
         for path in self._files():
             hit = EPOCH.fullmatch(path.name)
@@ -135,7 +126,7 @@ class TrainingRun:
         detector.load(self.weights_path(epoch))
         try:
             with safe_open(self.state_path(epoch), framework="pt") as file:
-                said = json.loads(file.metadata()["zsad.training"])
+                stored = json.loads(file.metadata()["zsad.training"])
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
         except SafetensorError as error:
             raise CheckpointMismatch(f"{self.state_path(epoch).name} is broken: {error}. Start another run.") from error
@@ -144,14 +135,14 @@ class TrainingRun:
             row, _, key = name.partition(".")
             state.setdefault(int(row), {})[key] = tensor
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-        if scaler is not None and said["scaler"]:
-            scaler.load_state_dict(said["scaler"])
+        if scaler is not None and stored["scaler"]:
+            scaler.load_state_dict(stored["scaler"])
         lines = (self.out / METRICS).read_text(encoding="utf-8").splitlines()
         self.rows = [row for row in map(json.loads, filter(_is_whole, lines)) if row["epoch"] <= epoch]
 
     def finish(self, epoch: int) -> None:
         """The last epoch's weights under their final name."""
-        write_aside(self.out / FINAL, self.weights_path(epoch).read_bytes())
+        write_atomically(self.out / FINAL, self.weights_path(epoch).read_bytes())
 
     # ------------------------------------------------------------------ what a person reads
     def log_step(self, epoch: int, losses: Mapping[str, float], board: Any = None) -> None:
@@ -180,32 +171,31 @@ class TrainingRun:
 
     def write_errors(self, rows: list[dict[str, str]]) -> None:
         """One row per picture that was left out."""
-        write_aside(self.out / ERRORS, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
+        write_atomically(self.out / ERRORS, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
 
     def write_metrics(self) -> None:
         """``metrics.jsonl`` and the curve."""
-        write_aside(self.out / METRICS, "".join(json.dumps(row) + "\n" for row in self.rows).encode())
+        write_atomically(self.out / METRICS, "".join(json.dumps(row) + "\n" for row in self.rows).encode())
         steps = [row for row in self.rows if "step" in row]
         if steps:
             ends = [row["steps"] for row in self.rows if "steps" in row] or [len(steps)]
             buffer = io.BytesIO()
             draw_losses([row["loss"] for row in steps], ends).save(buffer, "PNG")
-            write_aside(self.out / PLOT, buffer.getvalue())
+            write_atomically(self.out / PLOT, buffer.getvalue())
 
     @contextmanager
     def guarded(self) -> Iterator[None]:
-        """A disk that is full ends in a sentence, and leaves no half of a file.
+        """Turns a full disk into an error with a sentence, and leaves no half of a file.
 
         Raises:
-            WriteError: says which checkpoint is the last whole one.
+            WriteError: names the last whole checkpoint.
         """
         try:
             yield
         except (OSError, SafetensorError) as error:
             if isinstance(error, OSError) and error.errno not in FULL:
                 raise
-            for path in self.out.rglob("*.partial"):
-                path.unlink(missing_ok=True)
+            remove_partials(self.out)
             done = self.last_epoch()
             whole = f"The last whole checkpoint is {self.weights_path(done).name}" if done else "No epoch was finished"
             again = "go on with --resume" if (self.out / SETTINGS).is_file() else "start again"

@@ -1,4 +1,4 @@
-"""What stands before a training loop: schedule, accelerator, optimizer, and where a resumed run goes on."""
+"""Preparation of a training run: schedule, accelerator, optimizer, and the epoch at which a resumed run starts."""
 
 from __future__ import annotations
 
@@ -14,32 +14,32 @@ from torch import nn
 from zsad.common.file_names import many
 from zsad.detector import Detector
 from zsad.errors import MissingExtra, UsageError
-from zsad.training.material import Material
 from zsad.training.run import TrainingRun
+from zsad.training.training_set import TrainingSet
 from zsad.types import Schedule
 from zsad.weights.learned import facts_of
 
 __all__ = [
     "accelerator_for",
-    "begin",
-    "board_in",
     "check_counts",
     "chosen_schedule",
-    "learned",
+    "learning_rate_at",
     "optimizer_for",
-    "rate_at",
-    "set_rate",
+    "set_learning_rate",
     "settings_of",
+    "start_or_resume",
+    "tensorboard_writer",
+    "trainable_parameters",
 ]
 
 PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 LR_SCHEDULES = ("constant", "one_cycle")
-WARM = 0.15  # part of a run in which the rate rises
+WARMUP = 0.15  # part of a run in which the learning rate rises
 OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 
 
-def learned(detector: Detector) -> list[nn.Parameter]:
-    """The method's own parameters, without its encoders'."""
+def trainable_parameters(detector: Detector) -> list[nn.Parameter]:
+    """The method's own parameters; its encoders' are frozen."""
     own = detector.learned_state().keys()
     return [p for key, p in detector.named_parameters() if key in own and p.requires_grad]
 
@@ -52,12 +52,12 @@ def check_counts(**given: tuple[int, int]) -> None:
 
 
 def chosen_schedule(detector: Detector, **given: Any) -> Schedule:
-    """The method's schedule with what the caller gave in its place.
+    """The method's schedule, with the caller's values where they are not None.
 
     Raises:
-        UsageError: the method learns nothing, or a value is out of range.
+        UsageError: the method has no trainable parameters, or a value is out of range.
     """
-    if not learned(detector):
+    if not trainable_parameters(detector):
         raise UsageError(f"{detector.name} has nothing to train. Choose a method with learned weights; see zsad list methods.")
     for key, value in given.items():
         if isinstance(value, (int, float)) and not (math.isfinite(value) and value > 0):
@@ -69,7 +69,7 @@ def chosen_schedule(detector: Detector, **given: Any) -> Schedule:
 
 
 def accelerator_for(device: str, precision: str) -> Any:
-    """An ``accelerate.Accelerator``; what ``accelerate launch`` sets is kept.
+    """An ``accelerate.Accelerator``; the settings of ``accelerate launch`` apply.
 
     Raises:
         MissingExtra: accelerate is not installed.
@@ -80,42 +80,42 @@ def accelerator_for(device: str, precision: str) -> Any:
         from accelerate.utils import InitProcessGroupKwargs
     except ImportError as error:
         raise MissingExtra("Training", "train") from error
-    if AcceleratorState._shared_state:  # of an earlier run in this process, perhaps of another device or precision
+    if AcceleratorState._shared_state:  # left by an earlier run in this process, perhaps with another device or precision
         AcceleratorState._reset_state(reset_partial_state=PartialState().num_processes == 1)
     patience = InitProcessGroupKwargs(timeout=timedelta(days=1))  # while the main process reads the pictures
     return Accelerator(cpu=device == "cpu", mixed_precision=PRECISIONS[precision], kwargs_handlers=[patience])
 
 
 def optimizer_for(detector: Detector, schedule: Schedule) -> torch.optim.Optimizer:
-    """Over the method's own parameters."""
+    """The schedule's optimizer over the method's own parameters."""
     if schedule.optimizer not in OPTIMIZERS:
         raise UsageError(f"The schedule of {detector.name} asks for {schedule.optimizer!r}; known: {', '.join(OPTIMIZERS)}.")
     build = OPTIMIZERS[schedule.optimizer]
-    return build(learned(detector), lr=schedule.lr, betas=schedule.betas, weight_decay=schedule.weight_decay)
+    return build(trainable_parameters(detector), lr=schedule.lr, betas=schedule.betas, weight_decay=schedule.weight_decay)
 
 
-def rate_at(schedule: Schedule, done: float) -> float:
-    """The learning rate when a part ``done`` of the run, from 0 to 1, lies behind.
+def learning_rate_at(schedule: Schedule, done: float) -> float:
+    """The learning rate after a part ``done`` of the run, 0 to 1.
 
     "one_cycle" is the shape of Smith and Topin 2019 in two cosine halves: from a 25th of the highest rate up to it within
-    ``WARM`` of the run, then down to next to nothing. A function of the place alone, so that a resumed run goes on with it.
+    ``WARMUP`` of the run, then down to almost 0. A function of ``done`` alone, so that a resumed run continues it.
     """
     if schedule.lr_schedule == "constant":
         return schedule.lr
-    first, last, part = (1 / 25, 1.0, done / WARM) if done < WARM else (1.0, 4e-6, (done - WARM) / (1 - WARM))
+    first, last, part = (1 / 25, 1.0, done / WARMUP) if done < WARMUP else (1.0, 4e-6, (done - WARMUP) / (1 - WARMUP))
     return schedule.lr * (last + (first - last) * (1 + math.cos(math.pi * part)) / 2)
 
 
-def set_rate(optimizer: Any, lr: float) -> None:
-    """Puts the rate of every group of parameters."""
+def set_learning_rate(optimizer: Any, lr: float) -> None:
+    """Sets the learning rate of every parameter group."""
     for group in optimizer.param_groups:
         group["lr"] = lr
 
 
 def settings_of(
-    detector: Detector, schedule: Schedule, seed: int, synthetic: int, precision: str, material: Material
+    detector: Detector, schedule: Schedule, seed: int, synthetic: int, precision: str, training_set: TrainingSet
 ) -> dict[str, Any]:
-    """What two runs have to share to be one; the number of epochs may differ where the rate is constant."""
+    """Settings that a resumed run must share; the number of epochs may differ where the learning rate is constant."""
     steps = {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(schedule).items()}
     if schedule.lr_schedule == "constant":
         del steps["epochs"]
@@ -124,15 +124,15 @@ def settings_of(
         "seed": seed,
         "synthetic": synthetic,
         "precision": precision,
-        "examples": len(material.examples),
-        "examples_sha256": material.digest(),
+        "examples": len(training_set),
+        "examples_sha256": training_set.digest(),
         "learner": {"method": detector.name, "arguments": {k: str(v) for k, v in detector.arguments().items()}}
         | facts.pop("backbone")
         | facts,
     }
 
 
-def begin(
+def start_or_resume(
     run: TrainingRun,
     settings: dict[str, Any],
     epochs: int,
@@ -141,7 +141,7 @@ def begin(
     optimizer: Any,
     accelerator: Any,
 ) -> int:
-    """Stores or compares the settings, and puts every process at the same point; returns the epochs that are done.
+    """Stores the settings or compares them with the run's, and gives every process the same state; returns the finished epochs.
 
     Raises:
         UsageError: the run has other settings, or more epochs.
@@ -157,12 +157,12 @@ def begin(
     elif accelerator.num_processes > 1:
         from accelerate.utils import broadcast
 
-        for tensor in learned(detector):
+        for tensor in trainable_parameters(detector):
             tensor.data.copy_(broadcast(tensor.data))
     return done
 
 
-def board_in(out: Path, wanted: bool) -> Any:
+def tensorboard_writer(out: Path, wanted: bool) -> Any:
     """A TensorBoard writer, or None.
 
     Raises:

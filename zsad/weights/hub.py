@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from zsad.common.arguments import checked
-from zsad.common.atomic_files import write_aside
+from zsad.common.atomic_files import write_atomically
 from zsad.errors import CheckpointMismatch, SourceNotFound, UsageError, WeightsUnavailable
 from zsad.registry import create, load_backbone, method_class
 from zsad.weights.checkpoints import read_header
@@ -143,8 +143,8 @@ def _repository(target: str | Path) -> str | None:
 
 def _fill(folder: Path, weights: Path, header: Mapping[str, Any], name: str, figures: Mapping[str, Any]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    write_aside(folder / WEIGHTS, weights.read_bytes())
-    write_aside(folder / CARD, card(header, name, figures).encode())
+    write_atomically(folder / WEIGHTS, weights.read_bytes())
+    write_atomically(folder / CARD, card(header, name, figures).encode())
 
 
 def _uploaded(folder: Path, repository: str, private: bool) -> str:

@@ -27,7 +27,7 @@ from zsad.errors import NeedsSet
 from zsad.methods.compact.head import CHANNELS, DIM, SIDES, TOP, CompactHead
 from zsad.methods.compact.memory import Near, check_references, departure, memory_rows, nearest_in, nearest_in_batch
 from zsad.prompts.prompt_set import PromptSet
-from zsad.prompts.sentence_encoder import SIDE_NAMES, check_words, encode_sentences, word_phrases
+from zsad.prompts.sentence_encoder import CLASS_NAMES, check_words, encode_sentences, word_phrases
 from zsad.registry import register
 from zsad.types import Backbone, Batch, Context, ImageFeatures, Prediction, Recipe, References, Schedule
 
@@ -80,7 +80,7 @@ class Compact(Detector):
     ) -> None:
         super().__init__(backbone)
         self.words, self.batch, self.pool, self.seed = words, batch, pool, seed
-        self.vocabulary = tuple(word for word in default_phrases().states if word not in SIDE_NAMES)
+        self.vocabulary = tuple(word for word in default_phrases().states if word not in CLASS_NAMES)
         self.head = CompactHead()
         self.register_buffer("weights", torch.ones(2 + len(SIDES)))
         shapes = {"sides": (2, DIM), "vectors": (len(self.vocabulary), DIM), "centre": (DIM,), "bias": (), "margin": ()}
@@ -113,7 +113,7 @@ class Compact(Detector):
             vectors |= dict(zip(new, encoded, strict=True))
         chosen = torch.stack([vectors[word] for word in words])
         extra = {"words": chosen} if self.words is None else {"words": chosen, "steer": chosen - self.vectors.mean(0)}
-        lines = {key: lines[key] for key in (*SIDE_NAMES, *words)}
+        lines = {key: lines[key] for key in (*CLASS_NAMES, *words)}
         return Context(self.sides[None], lines, words, self.banks(references), extra)
 
     def encode(self, images: Tensor) -> ImageFeatures:

@@ -1,0 +1,155 @@
+"""Every method equals its authors' code on the stored outputs; and what is no equal is seen."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from reference_sets import COMMITTED, REFERENCE_SETS
+from typer.testing import CliRunner
+
+import zsad
+from zsad.alignment import similarity
+from zsad.cli import app
+from zsad.errors import UnknownName, UsageError
+from zsad.verification import list_proofs, verify
+from zsad.verification.compare import Comparisons, worst_per_kind
+from zsad.verification.reference import Reference
+
+WITHOUT_AUTHORS = {"compact"}  # methods of this project
+NO_METHODS = {"metrics"}
+
+
+def test_every_method_has_a_proof() -> None:
+    assert set(list_proofs()) == set(zsad.list_methods()) - WITHOUT_AUTHORS | NO_METHODS
+
+
+@pytest.mark.parametrize("folder", REFERENCE_SETS)
+@pytest.mark.parametrize("method", list_proofs())
+def test_equals_the_authors_code(method: str, folder: str) -> None:
+    found = verify(method, REFERENCE_SETS[folder])
+    assert not [one for one in found.comparisons if not one.passed]
+    assert not found.missing  # whatever is stored was compared, or the proof says why not
+    assert found.passed
+
+
+@pytest.mark.parametrize("method", list_proofs())
+def test_the_stored_part_has_every_output(method: str) -> None:
+    """The part in the repository holds all kinds of outputs of the proof, and small files."""
+    proof = list_proofs()[method]
+    assert all((COMMITTED / f"{proof.fixture}{ending}").stat().st_size <= 500_000 for ending in (".npz", ".json"))
+    stored = set(Reference(COMMITTED, proof.fixture))
+    described = set(Reference(COMMITTED, proof.fixture).settings["arrays"])
+    left = {key for key in described - stored if not proof.is_left_out(key) and not proof.is_full_only(key)}
+    assert not left
+
+
+def test_all_files_together_are_small() -> None:
+    assert sum(path.stat().st_size for path in COMMITTED.iterdir()) < 4_000_000
+
+
+def test_reasons_are_of_use() -> None:
+    """Each reason for leaving something out is about an array that the authors' program wrote."""
+    for proof in list_proofs().values():
+        described = set(Reference(COMMITTED, proof.fixture).settings["arrays"]) | {"labels", "input_first"}
+        for pattern in proof.left_out:
+            assert any(proof.is_left_out(key) for key in described), pattern
+
+
+# ------------------------------------------------------------------ a difference is seen
+def spoiled(tmp_path: Path, fixture: str, key: str, change: Any) -> Path:
+    """A copy of the stored part with one array changed."""
+    arrays = dict(np.load(COMMITTED / f"{fixture}.npz"))
+    arrays[key] = change(arrays.get(key))
+    np.savez(tmp_path / f"{fixture}.npz", **arrays)
+    (tmp_path / f"{fixture}.json").write_bytes((COMMITTED / f"{fixture}.json").read_bytes())
+    return tmp_path
+
+
+def test_one_wrong_value_fails_the_command(tmp_path: Path) -> None:
+    def one_more(values: Any) -> Any:
+        values = values.copy()
+        values.reshape(-1)[7] += 1e-3
+        return values
+
+    folder = spoiled(tmp_path, "musc", "anomaly_map", one_more)
+    done = CliRunner().invoke(app, ["verify", "musc", "--references", str(folder)])
+    assert done.exit_code == 1
+    assert done.stdout.startswith("musc         DIFFERS ")
+    assert "maps 1.0e-03 (2e-05)" in done.stdout
+    assert "beyond the tolerance: anomaly_map" in done.stdout
+
+
+def test_an_output_that_nobody_compares_fails(tmp_path: Path) -> None:
+    found = verify("musc", spoiled(tmp_path, "musc", "surplus", lambda _: np.zeros(3, np.float32)))
+    assert (found.passed, found.missing) == (False, ("surplus",))
+
+
+def test_a_wrong_method_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A temperature that is off by 2 % moves scores, and features stay."""
+    plain = similarity.anomaly_probability
+    monkeypatch.setattr("zsad.methods.winclip.anomaly_probability", lambda x, text, t: plain(x, text, 1.02 * t))
+    found = verify("winclip")
+    assert not found.passed
+    worst = worst_per_kind(found.comparisons)
+    assert not worst["scores"].passed
+    assert not worst["maps"].passed
+    assert worst["features"].passed
+
+
+def test_shapes_and_numbers_that_are_none() -> None:
+    check = Comparisons(Reference(COMMITTED, "musc"))
+    check("scores", "image_score_raw", torch.zeros(9))
+    check("scores", "image_score_raw", torch.full((10,), float("nan")))
+    assert [one.difference for one in check.made] == [float("inf")] * 2
+    assert not any(one.passed for one in check.made)
+
+
+def test_samples_are_of_the_right_places() -> None:
+    """Of a thinned array, the values at every n-th place, whichever part is asked for."""
+    reference = Reference(COMMITTED, "musc")
+    shape, every = reference.settings["sampled"]["anomaly_map"]
+    whole = np.arange(np.prod(shape), dtype=np.float64).reshape(shape)
+    reference._arrays["anomaly_map"] = whole.reshape(-1)[::every]
+    for part in (..., (slice(None), slice(1, None)), 2, (slice(1, 3), 5)):
+        places, values = reference.stored("anomaly_map", part)
+        assert len(values)
+        np.testing.assert_array_equal(whole[part].reshape(-1)[places], values)
+    with pytest.raises(UsageError, match="anomaly_map is only sampled"):
+        reference["anomaly_map"]
+
+
+# ------------------------------------------------------------------ the command
+def test_the_command() -> None:
+    done = CliRunner().invoke(app, ["verify", "metrics", "--json"])
+    assert done.exit_code == 0
+    found = json.loads(done.stdout)
+    assert found["passed"]
+    [one] = found["methods"]
+    assert one["method"] == "metrics"
+    assert one["beyond_tolerance"] == one["not_compared"] == []
+    assert one["kinds"]["metrics"]["worst_difference"] <= one["kinds"]["metrics"]["tolerance"]
+    plain = CliRunner().invoke(app, ["verify", "metrics"])
+    assert plain.stdout.startswith("metrics      equal   metrics ")
+
+
+def test_wrong_usage(tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["verify", "patchcore"])
+    assert done.exit_code == 2
+    assert done.stderr.startswith("zsad: There are no reference outputs of 'patchcore'. There are those of adaclip, ")
+    with pytest.raises(UnknownName):
+        verify("compact")
+    with pytest.raises(UsageError, match="The reference outputs 'musc' in .* cannot be read"):
+        verify("musc", tmp_path)
+
+
+def test_other_weights_are_told_from_the_stored_ones(tmp_path: Path) -> None:
+    settings = json.loads((COMMITTED / "musc.json").read_text())
+    (tmp_path / "musc.json").write_text(json.dumps(settings | {"seed": 5}))
+    (tmp_path / "musc.npz").write_bytes((COMMITTED / "musc.npz").read_bytes())
+    with pytest.raises(UsageError, match="have the fingerprint .* the stored outputs belong to"):
+        verify("musc", tmp_path)

@@ -1,0 +1,219 @@
+"""``zsad predict``: pictures in, verdicts out."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import sys
+import time
+from collections.abc import Mapping
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from zsad.cli.app import EXIT_CODES, app, keeps_scores_in, sentence_on_error
+from zsad.cli.console import log_to_stderr, progress, report_unreadable, table
+from zsad.cli.options import (
+    Backbone,
+    BatchSize,
+    Checkpoint,
+    Coreset,
+    Device,
+    Json,
+    KeepAspect,
+    Method,
+    Overlap,
+    Overwrite,
+    Precision,
+    References,
+    Resume,
+    Roi,
+    Sets,
+    Target,
+    Tile,
+    ValueRange,
+    Words,
+    Workers,
+    check_out,
+    inspector_settings,
+)
+from zsad.common.file_names import many
+from zsad.common.version import __version__, versions
+from zsad.images.reading import list_images
+from zsad.inference.inspector import Inspector
+from zsad.registry import list_methods, method_class
+from zsad.runs.drawing import Options
+from zsad.runs.folder import RunFolder
+from zsad.runs.records import rows_at
+from zsad.runs.summary import Summary, verdict_line
+
+LEVELS = ("threshold", "review_at", "pixel_threshold", "calibration", "max_false_alarms", "review_false_alarms")
+SHOWN = 20  # rows of the table on stdout
+STEP_UP = "winclip"
+
+
+@app.command(epilog=EXIT_CODES)
+@sentence_on_error
+def predict(
+    source: Annotated[str, typer.Argument(help="A picture, a folder (with its subfolders) or a quoted glob pattern.")],
+    target: Target = "object",
+    out: Annotated[str, typer.Option(help="Folder for the results.")] = "results",
+    method: Method = "compact",
+    backbone: Backbone = None,
+    checkpoint: Checkpoint = None,
+    word: Words = None,
+    references: References = None,
+    coreset: Coreset = 1.0,
+    set_: Sets = None,
+    threshold: Annotated[float | None, typer.Option(help="Score from which on a picture is anomalous.")] = None,
+    review_at: Annotated[float | None, typer.Option(help="Score from which on a picture is for review.")] = None,
+    pixel_threshold: Annotated[float | None, typer.Option(help="Map value from which on a place is a region.")] = None,
+    calibration: Annotated[
+        Path | None, typer.Option(help="File of zsad calibrate: verdicts with a guaranteed false-alarm rate.")
+    ] = None,
+    max_false_alarms: Annotated[
+        float | None,
+        typer.Option(help="Share of normal pictures that may be called anomalous; the calibration's by default."),
+    ] = None,
+    review_false_alarms: Annotated[
+        float | None, typer.Option(help="Share that may be called anomalous or review; twice the other by default.")
+    ] = None,
+    maps: Annotated[
+        Literal["npy", "png"] | None, typer.Option(help="Write the maps too: float32 .npy, or 16-bit .png.")
+    ] = None,
+    device: Device = "auto",
+    precision: Precision = "fp32",
+    batch_size: BatchSize = None,
+    workers: Workers = 2,
+    value_range: ValueRange = None,
+    tile: Tile = None,
+    overlap: Overlap = None,
+    roi: Roi = None,
+    keep_aspect: KeepAspect = False,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+    limit_report: Annotated[int, typer.Option(min=0, help="Pictures shown in report.html, the worst first.")] = 500,
+    as_json: Json = False,
+) -> None:
+    """Scores pictures, decides, and writes predictions.jsonl, .csv, report.html, overlays/ and masks/ to --out.
+
+    Without --threshold or --calibration the verdicts come from a robust rule over the batch itself, which assumes that more
+    than half of the pictures are normal; it needs at least 8.
+    """
+    settings = inspector_settings(dict(locals()), "references", "coreset", *LEVELS)
+    check_out(out)
+    refs = list_images(source)
+    first = next(refs)  # a wrong path ends here, before any weights are loaded
+    inspector = Inspector(method, target, **settings)
+    report_unreadable(inspector)
+    detector, scoring = inspector.describe(), {"device": str(inspector.device), "batch_size": inspector.batch_size}
+    with keeps_scores_in(out), RunFolder(out, detector, resume=resume, overwrite=overwrite, **scoring) as run:
+        times: dict[str, Any] = {"started": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "on_record_before": len(run.records)}
+        begun = time.perf_counter()
+        score = partial(inspector.scored, folder=run.features)
+        group = sys.maxsize if inspector.needs_set else inspector.batch_size
+        total = sum(1 for _ in list_images(source)) if sys.stderr.isatty() else 0
+        with log_to_stderr():
+            run.fill(run.outside(chain([first], refs)), score, group, watch=progress, total=total)
+        scored = time.perf_counter()
+        summary = run.write(inspector, inspector.thresholds, Options(maps, limit_report), watch=progress)
+        times |= {"scoring_seconds": round(scored - begun, 3), "writing_seconds": round(time.perf_counter() - scored, 3)}
+        outcome = {"maps": _scale_of_maps(maps, inspector), "limit_report": limit_report, "times": times}
+        run.finish(_facts(source, run, scoring, summary, _calibrated(inspector, settings)) | outcome)
+    if run.skipped:
+        typer.echo(f"zsad: output of earlier runs in {out} was left out: {many(run.skipped, 'picture')}.", err=True)
+    if as_json:
+        _print_results(run.out)
+    else:
+        _print_summary(run, inspector, summary)
+    raise typer.Exit(3 if summary.counts["error"] else 0)
+
+
+# ------------------------------------------------------------------ run.json
+def _facts(
+    source: str, run: RunFolder, scoring: Mapping[str, Any], summary: Summary, calibration: dict[str, Any] | None
+) -> dict[str, Any]:
+    """What scored, and what came out; whatever may differ between equal runs goes under "times"."""
+    outcome = summary.as_dict()
+    return {
+        "zsad": __version__,
+        "versions": versions(("torch", "numpy", "scipy", "pillow", "open_clip_torch", "transformers"))
+        | {"platform": platform.platform()},
+        "source": source,
+        "detector": run.detector,
+        "seeds": {key: value for key, value in run.detector["arguments"].items() if "seed" in key},
+        **scoring,
+        "thresholds": outcome["thresholds"],
+        "calibration": calibration,
+        "counts": outcome["counts"],
+    }
+
+
+def _calibrated(inspector: Inspector, settings: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Which calibration the verdicts rest on, and at which false-alarm rates."""
+    made = inspector.calibration
+    if made is None:
+        return None
+    shares = made.shares(settings["max_false_alarms"], settings["review_false_alarms"])
+    facts = {"file": str(settings["calibration"]), "kind": made.kind, "normal_pictures": len(made)}
+    return facts | {"max_false_alarms": shares[0], "review_false_alarms": shares[1]}
+
+
+def _scale_of_maps(kind: str | None, inspector: Inspector) -> str | None:
+    low, high = inspector.detector.map_range
+    if kind == "png":
+        return f"16 bit at original size: 0 is {low:g} and 65535 is {high:g}"
+    return "float32 at original size" if kind else None
+
+
+# ------------------------------------------------------------------ stdout
+def _print_summary(run: RunFolder, inspector: Inspector, summary: Summary) -> None:
+    """The worst pictures, counts, threshold, detector and files."""
+    width = shutil.get_terminal_size((120, 24)).columns
+    worst = rows_at(run.out / "predictions.jsonl", summary.order[:SHOWN])
+    typer.echo("\n".join(table([_line(row, inspector.calibration is not None) for row in worst], width)))
+    if summary.total > SHOWN:
+        typer.echo(f"… and {summary.total - SHOWN} more in {run.out / 'predictions.csv'}")
+    typer.echo(f"\n{verdict_line(summary.counts)}.")
+    levels = summary.thresholds
+    typer.echo(f"Threshold: {'none' if levels.anomalous is None else f'{levels.anomalous:.4g}'}; {levels.source}.")
+    typer.echo(_detector_line(inspector))
+    files = ["report.html", "predictions.jsonl", "predictions.csv", "run.json", "overlays/", "masks/", "maps/"]
+    typer.echo(f"Written to {run.out}: {', '.join(name for name in files if (run.out / name).exists())}")
+
+
+def _line(row: dict[str, Any], calibrated: bool) -> dict[str, str]:
+    regions = row["regions"]
+    where = "{},{}-{},{}".format(*regions[0]["box"]) if regions else ""
+    more = f" and {len(regions) - 1} more" if len(regions) > 1 else ""
+    return {
+        "score": "-" if row["pred_score"] is None else f"{row['pred_score']:.4f}",
+        **({"p": "-" if row["p_value"] is None else f"{row['p_value']:.3f}"} if calibrated else {}),
+        "verdict": "error" if row["error"] else row["pred_label"] or "-",
+        "picture": row["name"] if len(row["name"]) <= 60 else f"{row['name'][:28]}…{row['name'][-31:]}",
+        "strongest region": row["error"] or where + more,
+    }
+
+
+def _detector_line(inspector: Inspector) -> str:
+    """The detector, and how to use a larger one."""
+    backbone = inspector.detector.backbone
+    line = f"Detector: {inspector.detector.name} on {backbone.name} ({backbone.image_size} px)."
+    if inspector.detector.name != "compact" or STEP_UP not in list_methods():
+        return line
+    return (
+        f"{line} It is small and ships with zsad; a larger model: --method {STEP_UP} "
+        f"({method_class(STEP_UP).recipe.backbone}; downloads about 830 MB once)."
+    )
+
+
+def _print_results(out: Path) -> None:
+    """{"run": ..., "results": [...]}, the rows copied line by line."""
+    typer.echo(f'{{"run": {(out / "run.json").read_text(encoding="utf-8").strip()},\n"results": [', nl=False)
+    with (out / "predictions.jsonl").open(encoding="utf-8") as file:
+        for index, line in enumerate(file):
+            typer.echo(f"{',' if index else ''}\n{line.rstrip()}", nl=False)
+    typer.echo("\n]}")
