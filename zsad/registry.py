@@ -1,4 +1,4 @@
-"""Names to methods and backbones. The registry stores what registers itself and imports nothing of it."""
+"""Registry of methods and backbones by name. It stores what registers itself and imports none of it."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def create(name: str, *, backbone: str | Backbone | None = None, checkpoint: str
         backbone: a name (loaded by the method's recipe), a built backbone, or None for the recipe's own.
         checkpoint: path of learned weights; overrides the tag.
         **arguments: the method's constructor keywords. Where one is left out, what the checkpoint was saved with (or what its
-            shapes imply) is taken, then the paper's value.
+            shapes imply) is taken, then the paper's value. A keyword of a further encoder takes what ``backbone`` takes.
 
     Raises:
         UnknownName: no such method, tag or keyword.
@@ -147,17 +147,25 @@ def create(name: str, *, backbone: str | Backbone | None = None, checkpoint: str
             raise UnknownName.among(f"argument of {cls.name!r}", key, known)
         _check_argument(cls, key, value)
     tag = name.partition(".")[2] or None
-    arguments = cls.stored_arguments(checkpoint, tag) | arguments
-    recipe: Recipe = cls.recipe
-    if backbone is None or isinstance(backbone, str):
-        backbone = load_by_recipe(cls.name, recipe, backbone or recipe.backbone)
-    else:
-        _compare(cls.name, recipe, backbone)
+    asked = {key: arguments.pop(key, None) for key in cls.encoders}
+    arguments = cls.stored_arguments(checkpoint, tag) | {
+        k: tuple(v) if isinstance(v, list) else v for k, v in arguments.items()
+    }
+    backbone = _encoder(cls.name, cls.recipe, backbone)
     _check_backbone(cls, backbone)
+    encoders = {key: _encoder(cls.name, recipe, asked[key]) for key, recipe in cls.encoders.items()}
     with torch.random.fork_rng(devices=[]):  # building a method never disturbs the caller's random numbers
-        detector = cls(backbone, **arguments)
+        detector = cls(backbone, **encoders, **arguments)
     detector.restore(checkpoint=checkpoint, tag=tag)
     return detector.eval()
+
+
+def _encoder(method: str, recipe: Recipe, given: Any) -> Any:
+    """A built encoder: the given one, or the one of that name (None: the recipe's), loaded as the recipe asks."""
+    if given is None or isinstance(given, str):
+        return load_by_recipe(method, recipe, given or recipe.backbone)
+    _compare(method, recipe, given)
+    return given
 
 
 def _check_backbone(cls: Any, backbone: Any) -> None:
@@ -173,7 +181,10 @@ def _check_backbone(cls: Any, backbone: Any) -> None:
 def _check_argument(cls: Any, key: str, value: Any) -> None:
     """A keyword must be of its default's kind; an int will do for a float, a list for a tuple."""
     parameter = inspect.signature(cls.__init__).parameters[key]
-    if not fits(value, str(parameter.annotation), cls.__init__.__globals__):
+    if key in cls.encoders:
+        if not fits(value, "str | Backbone | None", globals()):
+            raise UsageError(f"{key} of {cls.name} takes an encoder or its name; got {value!r}.")
+    elif not fits(value, str(parameter.annotation), cls.__init__.__globals__):
         raise UsageError(f"{key} of {cls.name} takes {parameter.annotation}, such as {parameter.default!r}; got {value!r}.")
 
 
@@ -191,7 +202,7 @@ def load_by_recipe(method: str, recipe: Recipe, name: str) -> Any:
 
 
 def _compare(method: str, recipe: Recipe, backbone: Backbone) -> None:
-    """Says where a built backbone differs from the method's recipe."""
+    """Logs where a built encoder differs from the method's recipe."""
     for key in ("activation", "position_embedding"):
         wanted, got = getattr(recipe, key), getattr(backbone, key, "")
         if wanted and got and wanted != got:

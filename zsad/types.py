@@ -7,8 +7,8 @@ Layers are numbered from 1, as in the papers.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -30,81 +30,75 @@ __all__ = [
     "Schedule",
     "Tap",
     "TextBackbone",
+    "each_tensor",
 ]
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a paper runs on. A backbone that is named by a string is loaded so.
+    """Encoder and input settings of a paper. A backbone that is named by a string is loaded so."""
 
-    Attributes:
-        backbone: name for ``load_backbone``.
-        image_size: side of the square input in pixels.
-        activation: ``"gelu"``, ``"quick_gelu"`` or None (the backbone's own).
-        position_embedding: ``"bilinear"``, ``"bicubic"``, ``"bicubic_antialias"`` or None (the backbone's own).
-        taps: layers whose patches are scored, 1-based, for the recipe's own depth.
-        local_start: first layer of the local (surgery) path, 1-based, or None.
-        follows_weights: weights that say what activation they were trained with keep it; the recipe's is for state dicts.
-    """
+    backbone: str  # name for load_backbone
+    image_size: int  # side of the square input in pixels
+    activation: str | None = None  # "gelu", "quick_gelu" or None (the backbone's own)
+    position_embedding: str | None = None  # "bilinear", "bicubic", "bicubic_antialias" or None (the backbone's own)
+    taps: tuple[int, ...] = ()  # layers whose patches are scored, 1-based
+    local_start: int | None = None  # first layer of the local (surgery) path, 1-based; None: there is none
+    follows_weights: bool = False  # weights that state their activation keep it; the recipe's is for state dicts on disk
+    depth: int = 24  # layers of the paper's tower, which taps and local_start count
 
-    backbone: str
-    image_size: int
-    activation: str | None = None
-    position_embedding: str | None = None
-    taps: tuple[int, ...] = ()
-    local_start: int | None = None
-    follows_weights: bool = False
+    def layers(self, depth: int, taps: Sequence[int] | None = None) -> tuple[int, ...]:
+        """The layers to tap in a tower of ``depth`` layers: ``taps`` where they are given, else the paper's, in proportion."""
+        return tuple(taps or (max(1, tap * depth // self.depth) for tap in self.taps))
+
+    def local_layer(self, depth: int, start: int | None = None) -> int:
+        """First layer of the local path in a tower of ``depth`` layers: ``start``, else as much of its end as in the paper."""
+        own = self.depth + 1 if self.local_start is None else self.local_start
+        return start or depth + 1 - (self.depth + 1 - own) * depth // self.depth
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """How a paper trains: the defaults of ``zsad.train``. The number of epochs is fixed.
+    """Optimiser settings of a paper: the defaults of ``zsad.train``. The number of epochs is fixed."""
 
-    Attributes:
-        optimizer: "adam" or "adamw".
-        lr: learning rate.
-        epochs: passes over the pictures.
-        batch_size: pictures per step, over all processes and parts of a step together.
-        betas: of the optimizer.
-        weight_decay: of the optimizer.
-        clip: largest norm of the gradient, or None.
-        one_name: a step holds pictures of one category, since the loss takes one context.
-        labels_only: the loss has a term that learns from labels, so pictures without masks are of use.
-        lr_schedule: "constant", or "one_cycle": the rate rises to ``lr`` and falls to nothing within the run.
-    """
-
-    optimizer: str = "adam"
+    optimizer: str = "adam"  # or "adamw"
     lr: float = 1e-3
     epochs: int = 5
-    batch_size: int = 8
+    batch_size: int = 8  # pictures per step, over all processes and parts of a step together
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 0.0
-    clip: float | None = None
-    one_name: bool = True
-    labels_only: bool = False
-    lr_schedule: str = "constant"
+    clip: float | None = None  # largest norm of the gradient
+    one_name: bool = True  # a step holds pictures of one category, since the loss takes one context
+    labels_only: bool = False  # the loss has a term that learns from labels, so pictures without masks are of use
+    lr_schedule: str = "constant"  # or "one_cycle": the rate rises to lr and falls to nothing within the run
+
+
+def each_tensor(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """The same value with every tensor in it changed; goes into mappings and the dataclasses of this module."""
+    if isinstance(value, Tensor):
+        return change(value)
+    if isinstance(value, Mapping):
+        return {key: each_tensor(one, change) for key, one in value.items()}
+    if is_dataclass(value) and not isinstance(value, type):
+        return replace(value, **{key: each_tensor(one, change) for key, one in vars(value).items()})
+    return value
 
 
 @dataclass(frozen=True)
 class Tap:
-    """One layer's tokens."""
+    """Tokens of one layer."""
 
     patches: Tensor  # (B, L, C), raw hidden states
     grid: tuple[int, int]  # (h, w) with h * w == L
     cls: Tensor | None = None  # (B, C)
 
-    def __getitem__(self, rows: slice) -> Tap:
-        return replace(self, patches=self.patches[rows], cls=None if self.cls is None else self.cls[rows])
-
-    def to(self, where: torch.device | str | torch.dtype) -> Tap:
-        return replace(self, patches=self.patches.to(where), cls=None if self.cls is None else self.cls.to(where))
-
 
 @dataclass(frozen=True)
 class ImageFeatures:
-    """Everything that a picture gives without a name: one pass serves many names and references.
+    """What an image encoder extracts from B pictures, whatever the category: one pass serves many names and references.
 
-    ``features[i:j]`` cuts pictures out, ``len(features)`` is B.
+    ``features[i:j]`` cuts pictures out, ``len(features)`` is B. A method that looks at several views of a picture keeps each
+    as a stream, its patches turned back to where they lie in the picture.
     """
 
     image: Tensor  # (B, D)
@@ -115,36 +109,29 @@ class ImageFeatures:
         return self.image.shape[0]
 
     def __getitem__(self, rows: slice) -> ImageFeatures:
-        return ImageFeatures(
-            self.image[rows],
-            {layer: tap[rows] for layer, tap in self.taps.items()},
-            {name: {layer: tap[rows] for layer, tap in taps.items()} for name, taps in self.streams.items()},
-        )
+        return each_tensor(self, lambda tensor: tensor[rows])
 
     def to(self, where: torch.device | str | torch.dtype) -> ImageFeatures:
         """The same features on another device, or as another floating-point type."""
-        return ImageFeatures(
-            self.image.to(where),
-            {layer: tap.to(where) for layer, tap in self.taps.items()},
-            {name: {layer: tap.to(where) for layer, tap in taps.items()} for name, taps in self.streams.items()},
-        )
+        return each_tensor(self, lambda tensor: tensor.to(where))
 
 
 @dataclass(frozen=True)
 class Bank:
-    """Reference rows of one layer or scale; each row knows which reference it came from."""
+    """Memory bank of one layer or scale: reference rows, each with the number of the reference that it came from."""
 
     rows: Tensor  # (M, C)
-    source: Tensor  # (M,) int64, index of the reference
+    source: Tensor  # (M,) int64, number of the reference; normal ones first
     sign: int = 1  # +1 normal examples, -1 anomalous examples
 
     def to(self, device: torch.device | str) -> Bank:
-        return replace(self, rows=self.rows.to(device), source=self.source.to(device))
+        """The same bank on another device."""
+        return each_tensor(self, lambda tensor: tensor.to(device))
 
 
 @dataclass(frozen=True)
 class Context:
-    """What a method knows about a category before it sees a picture.
+    """Text features, memory banks and other tensors of a category, made by ``Detector.prepare`` before a picture is scored.
 
     Attributes:
         text: (1 or B, 2, D), row 0 normal, row 1 anomalous; None for methods without text.
@@ -162,12 +149,7 @@ class Context:
 
     def to(self, device: torch.device | str) -> Context:
         """The same context on another device."""
-        return replace(
-            self,
-            text=None if self.text is None else self.text.to(device),
-            banks={key: bank.to(device) for key, bank in self.banks.items()},
-            extra={key: tensor.to(device) for key, tensor in self.extra.items()},
-        )
+        return each_tensor(self, lambda tensor: tensor.to(device))
 
     def save(self, path: str | Path) -> None:
         """Writes the context as one safetensors file."""
@@ -200,21 +182,21 @@ class Context:
 
 @dataclass(frozen=True)
 class References:
-    """Normal (and, where a method takes them, anomalous) pictures of the category, preprocessed for the backbone.
+    """Normal (and, where a method takes them, anomalous) reference images of a category, preprocessed for the backbone.
 
-    ``banks`` stands for pictures that were encoded before: what ``Detector.reference_rows`` says of them.
+    ``banks`` stands for pictures that were encoded before: what ``Detector.banks`` made of them.
     """
 
     normal: Tensor | None = None  # (K, 3, H, W)
     anomalous: Tensor | None = None  # (K', 3, H, W)
-    masks: Tensor | None = None  # (K', H, W), 1 = defect
+    masks: Tensor | None = None  # (K', H, W) of the anomalous ones, 1 = defect; None: all of each picture counts
     sources: tuple[str, ...] = ()  # one name per picture, normal first
     banks: Mapping[str, Bank] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a method says of B pictures. Higher is more anomalous, in both fields."""
+    """Anomaly scores and anomaly maps of B pictures. Higher is more anomalous, in both."""
 
     pred_score: Tensor  # (B,)
     anomaly_map: Tensor  # (B, H, W) at model size
@@ -227,7 +209,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Batch:
-    """One step of training."""
+    """Pictures of one training step, with labels and masks."""
 
     images: Tensor | ImageFeatures  # (B, 3, H, W), or features where the method may cache them
     labels: Tensor  # (B,) 0 normal, 1 anomalous
@@ -238,10 +220,11 @@ class Batch:
 
 
 class Backbone(Protocol):
-    """An image encoder: what every method needs. All are ``nn.Module``s in evaluation mode with frozen weights."""
+    """An image encoder, as every method needs one. All are ``nn.Module``s in evaluation mode with frozen weights."""
 
     name: str  # as load_backbone takes it
     image_size: int  # side of the square input, pixels
+    depth: int  # its layers; taps count from 1 to this
     activation: str
     position_embedding: str
     weights_sha256: str  # of the weights' bytes, "" where they are random

@@ -1,4 +1,4 @@
-"""The laws that every registered method obeys on a tiny backbone. Each check raises AssertionError; ``test_checks.py`` has a
+"""Laws that every registered method obeys on a tiny backbone. Each check raises AssertionError; ``test_checks.py`` has a
 detector that is broken on purpose for each."""
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -37,8 +38,15 @@ def predict(detector: Any, images: Tensor, context: Context) -> Prediction:
         return detector(images, context)  # type: ignore[no-any-return]
 
 
+def square(images: Tensor) -> Tensor:
+    """Masks (B, H, W) of pictures (B, 3, H, W): the upper left third of each."""
+    masks = torch.zeros(len(images), *images.shape[-2:])
+    masks[:, : images.shape[-2] // 3, : images.shape[-1] // 3] = 1
+    return masks
+
+
 def with_references(detector: Any, chosen: Tensor) -> Context | None:
-    """The context with these normal pictures; None where the method takes none and says so."""
+    """The context with these normal pictures; None where the method takes none and refuses them."""
     try:
         with torch.inference_mode():
             return detector.prepare(NAME, References(chosen))  # type: ignore[no-any-return]
@@ -62,6 +70,20 @@ def check_repeatable(detector: Any) -> None:
     first, second = predict(detector, images, context), predict(detector, images, context)
     torch.testing.assert_close(first.pred_score, second.pred_score, rtol=0, atol=0)
     torch.testing.assert_close(first.anomaly_map, second.anomaly_map, rtol=0, atol=0)
+
+
+def check_same_answers_in_every_mode(detector: Any) -> None:
+    """A method that learns while it scores may do so wherever it is called, and its answers carry no gradient."""
+    images, context = pictures(detector), detector.prepare(NAME)
+    with torch.no_grad():
+        features = detector.encode(images)
+        parts = [features[i : i + 1] for i in range(len(images))]
+        found = list(detector.score_set(parts, context)) if detector.needs_set(context) else [detector.score(features, context)]
+    scores, maps = torch.cat([one.pred_score for one in found]), torch.cat([one.anomaly_map for one in found])
+    inside = predict(detector, images, context)
+    assert not any(tensor.requires_grad for tensor in (scores, maps, inside.pred_score, inside.anomaly_map))
+    torch.testing.assert_close(scores, inside.pred_score, rtol=0, atol=1e-5)
+    torch.testing.assert_close(maps, inside.anomaly_map, rtol=0, atol=1e-5)
 
 
 def check_sees_the_picture(detector: Any) -> None:
@@ -123,18 +145,25 @@ def check_constructor_only_stores(detector: Any) -> None:
         assert value == parameter.default, f"{key} was changed by the constructor"
 
 
-def check_backbone_is_frozen(detector: Any) -> None:
-    assert not any(p.requires_grad for p in detector.backbone.parameters())
+def check_encoders_are_frozen_and_named(detector: Any) -> None:
+    """No encoder learns, none is in a checkpoint, and the checkpoint's header names each."""
+    for keyword, encoder in detector.frozen_encoders().items():
+        assert not any(p.requires_grad for p in encoder.parameters()), f"{keyword} learns"
+        assert not any(key.startswith(f"{keyword}.") for key in detector.learned_state()), f"{keyword} is saved"
+    with tempfile.TemporaryDirectory() as folder:
+        header = detector.save(Path(folder) / "learned.safetensors")
+    assert header["backbone"]["name"] == detector.backbone.name
+    assert header.get("encoders", {}).keys() == detector.encoders.keys(), "an encoder is not in the header"
 
 
 def check_gradients_reach_all_and_only_learned(detector: Any) -> None:
     """A method lists its dead tensors in ``dead``; the rest of its parameters must get a gradient from its loss."""
-    learned = {name: p for name, p in detector.named_parameters() if not name.startswith("backbone.")}
+    own = detector.learned_state().keys()
+    learned = {name: p for name, p in detector.named_parameters() if name in own}
     if not learned:
         return
     images = pictures(detector, 2)
-    masks = torch.zeros(2, *images.shape[-2:])
-    masks[1, : images.shape[-2] // 3, : images.shape[-1] // 3] = 1
+    masks = square(images) * torch.tensor([0, 1])[:, None, None]
     batch = Batch(images, torch.tensor([0, 1]), masks, (NAME, NAME))
     detector.zero_grad()
     sum(detector.loss(batch, detector.prepare(NAME)).values()).backward()  # type: ignore[union-attr]
@@ -142,7 +171,7 @@ def check_gradients_reach_all_and_only_learned(detector: Any) -> None:
     for name, parameter in learned.items():
         reached = parameter.grad is not None and parameter.grad.abs().sum() > 0
         assert reached != (name in dead), f"{name}: gradient {'reaches it' if reached else 'is missing'}"
-    assert all(p.grad is None for p in detector.backbone.parameters())
+    assert all(p.grad is None for encoder in detector.frozen_encoders().values() for p in encoder.parameters())
     detector.zero_grad()
 
 
@@ -153,7 +182,7 @@ def check_checkpoint_round_trips(detector: Any) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "learned.safetensors"
         detector.save(path)
-        twin = zsad.create(detector.name, backbone=detector.backbone, checkpoint=path, **detector.arguments())
+        twin = zsad.create(detector.name, checkpoint=path, **detector.arguments(), **detector.frozen_encoders())
         for key, tensor in twin.learned_state().items():
             torch.testing.assert_close(tensor, state[key], rtol=0, atol=0)
         key = next(iter(state))
@@ -254,6 +283,31 @@ def check_context_with_references_saves(detector: Any) -> None:
         context.save(path)
         again = predict(detector, images, Context.load(path).to("cpu"))
     torch.testing.assert_close(again.pred_score, predict(detector, images, context).pred_score, rtol=0, atol=0)
+
+
+def check_anomalous_references_count_or_are_refused(detector: Any) -> None:
+    """Patches under a mask make what looks like them more anomalous; a method that takes normal references alone says so."""
+    images = pictures(detector)
+    shown = References(images[1:2], images[:1], square(images[:1]))
+    if not detector.takes_anomalous:
+        with pytest.raises(UsageError):
+            detector.prepare(NAME, shown)
+        return
+    with torch.inference_mode():
+        plain, context = (detector.prepare(NAME, given) for given in (References(images[1:2]), shown))
+    bad = {key: bank for key, bank in context.banks.items() if bank.sign < 0}
+    assert bad, "anomalous references leave no bank of sign -1"
+    for key, bank in bad.items():
+        assert set(bank.source.tolist()) == {1}, "anomalous references are not counted behind the normal ones"
+        assert 0 < len(bank.rows) < max(len(one.rows) for one in context.banks.values()), f"{key}: the mask chooses no rows"
+    with tempfile.TemporaryDirectory() as folder:
+        context.save(Path(folder) / "context.safetensors")
+        kept = Context.load(Path(folder) / "context.safetensors")
+    assert {key: bank.sign for key, bank in kept.banks.items()} == {key: bank.sign for key, bank in context.banks.items()}
+    before, after, again = (predict(detector, images, one) for one in (plain, context, kept))
+    torch.testing.assert_close(again.anomaly_map, after.anomaly_map, rtol=0, atol=0)
+    inside, rise = square(images)[0] > 0, (after.anomaly_map - before.anomaly_map)[0]
+    assert rise[inside].mean() > rise[~inside].mean(), "what looks like a shown defect is no more anomalous than the rest"
 
 
 CHECKS: dict[str, Callable[[Any], None]] = {

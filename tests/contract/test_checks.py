@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from dataclasses import replace
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -13,7 +14,8 @@ from torch import Tensor, nn
 import zsad
 from zsad.detector import Detector
 from zsad.errors import UsageError
-from zsad.types import Bank, Batch, Context, ImageFeatures, Prediction, Recipe, References
+from zsad.references.memory_bank import banks_of_sign
+from zsad.types import Bank, Batch, Context, ImageFeatures, Prediction, Recipe, References, Tap
 
 
 class Good(Detector):
@@ -125,6 +127,87 @@ class DeadWeight(Good):
         self.unused = nn.Parameter(torch.ones(1))
 
 
+class LeaksGradients(Good):
+    def score(self, features: ImageFeatures, context: Context) -> Prediction:
+        with self.adapting(features, context) as (own, known):
+            return super().score(own, known)
+
+
+class NeedsItsMode(Good):
+    def score(self, features: ImageFeatures, context: Context) -> Prediction:
+        found = super().score(features, context)
+        return Prediction(found.pred_score + torch.is_inference_mode_enabled(), found.anomaly_map)
+
+
+class TakesDefects(Good):
+    """Near an anomalous reference's pixels under the mask, anywhere in the picture, is anomalous."""
+
+    takes_anomalous = True
+
+    def reference_taps(self, features: ImageFeatures) -> dict[int, Tap]:
+        side = self.backbone.image_size
+        return {1: Tap(features.image.unflatten(1, (3, -1)).transpose(1, 2), (side, side))}  # a pixel is a patch
+
+    def reference_rows(self, features: ImageFeatures) -> dict[str, Tensor]:
+        return super().reference_rows(features) | {"1": self.reference_taps(features)[1].patches}
+
+    def score(self, features: ImageFeatures, context: Context) -> Prediction:
+        found, bad = super().score(features, context), banks_of_sign(context.banks, -1)
+        if not bad:
+            return found
+        return Prediction(found.pred_score, found.anomaly_map + self.likeness(features, bad["1"]))
+
+    def likeness(self, features: ImageFeatures, bank: Bank) -> Tensor:
+        pixels = self.reference_taps(features)[1].patches
+        return (-torch.cdist(pixels, bank.rows[None]).amin(dim=2)).unflatten(1, (self.backbone.image_size, -1))
+
+
+class ForgetsTheMask(TakesDefects):
+    def banks(self, references: References | None) -> dict[str, Bank]:
+        return super().banks(None if references is None else replace(references, masks=None))
+
+
+class ForgetsTheSign(TakesDefects):
+    def banks(self, references: References | None) -> dict[str, Bank]:
+        return {key: Bank(bank.rows, bank.source) for key, bank in super().banks(references).items()}
+
+
+class ShunsDefects(TakesDefects):
+    def likeness(self, features: ImageFeatures, bank: Bank) -> Tensor:
+        return -super().likeness(features, bank)
+
+
+class TakesAnything(Good):
+    """Does not take anomalous references, and does not refuse them either."""
+
+    def banks(self, references: References | None) -> dict[str, Bank]:
+        return super().banks(None if references is None else replace(references, anomalous=None, masks=None))
+
+
+class SecondTower(Good):
+    encoders: ClassVar = {"other": Recipe("tiny", 80)}
+
+    def __init__(self, backbone: Any, other: Any, gain: float = 1.0) -> None:
+        super().__init__(backbone, gain)
+        self.other = other
+
+
+class SecondLearns(SecondTower):
+    def __init__(self, backbone: Any, other: Any, gain: float = 1.0) -> None:
+        super().__init__(backbone, zsad.load_backbone("tiny"), gain)
+        self.other.requires_grad_(True)
+
+
+class SavesTheSecond(SecondTower):
+    def learned_state(self) -> dict[str, Tensor]:
+        return {key: tensor for key, tensor in self.state_dict().items() if not key.startswith("backbone.")}
+
+
+class HidesTheSecond(SecondTower):
+    def save(self, path: Any, **about: Any) -> dict[str, Any]:
+        return {key: value for key, value in super().save(path, **about).items() if key != "encoders"}
+
+
 class Thaws(Good):
     def __init__(self, backbone: Any, gain: float = 1.0) -> None:
         super().__init__(zsad.load_backbone("tiny"), gain)
@@ -204,13 +287,14 @@ class LosesBanks(Good):
 BROKEN = {
     "shapes_and_finite": [WrongShape, NotFinite],
     "repeatable": [Random],
+    "same_answers_in_every_mode": [LeaksGradients, NeedsItsMode],
     "sees_the_picture": [Blind],
     "independent_of_batch_and_order": [BatchNormed, DependsOnOrder],
     "forward_is_score_of_encode": [OtherForward],
     "writes_nothing": [Remembers, Counts, KeepsReferences],
     "constructor_only_stores": [Rewrites],
     "gradients_reach_all_and_only_learned": [DeadWeight],
-    "backbone_is_frozen": [Thaws],
+    "encoders_are_frozen_and_named": [Thaws, SecondLearns, SavesTheSecond, HidesTheSecond],
     "checkpoint_round_trips": [LoadsAnything],
     "context_moves_and_saves": [LosesSentences],
     "references_give_finite_repeatable_answers": [NotFiniteWithReferences, RandomRows],
@@ -219,6 +303,7 @@ BROKEN = {
     "order_of_references_does_not_matter": [FirstReferenceOnly],
     "own_reference_is_never_more_suspicious": [Nearness],
     "context_with_references_saves": [LosesBanks],
+    "anomalous_references_count_or_are_refused": [ForgetsTheMask, ForgetsTheSign, ShunsDefects, TakesAnything],
 }
 
 
@@ -232,13 +317,14 @@ def test_every_check_has_a_broken_detector() -> None:
 
 
 @pytest.mark.parametrize("check", CHECKS)
-def test_good_passes(check: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    CHECKS[check](build(Good, monkeypatch))
+@pytest.mark.parametrize("good", [Good, TakesDefects, SecondTower])
+def test_good_passes(good: type[Detector], check: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    CHECKS[check](build(good, monkeypatch))
 
 
 @pytest.mark.parametrize(("check", "broken"), [(check, cls) for check, classes in BROKEN.items() for cls in classes])
 def test_broken_fails(check: str, broken: type[Detector], monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(AssertionError):
+    with pytest.raises((AssertionError, pytest.fail.Exception)):
         CHECKS[check](build(broken, monkeypatch))
 
 

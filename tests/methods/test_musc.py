@@ -325,7 +325,7 @@ def test_recurring_by_hand() -> None:
 # ------------------------------------------------------------------ what is refused
 def test_refusals(tiny: Any) -> None:
     features, context = encoded(tiny, 4), tiny.prepare("nut")
-    with pytest.raises(UsageError, match="at least 5 pictures that judge each other; got 4"):
+    with pytest.raises(UsageError, match="needs at least 5; got 4"):
         next(tiny.score_set(features, context))
     with pytest.raises(NeedsSet, match=r"Give the whole set to score_set\(\)"):
         tiny.score(features[0], context)

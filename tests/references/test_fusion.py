@@ -13,7 +13,7 @@ from torch import Tensor
 
 import zsad
 from zsad.alignment.maps import upsample
-from zsad.references.fusion import fuse_with_references, nearest_normal, tap_rows
+from zsad.references.fusion import fuse_with_references, nearest_normal
 from zsad.types import Bank, Context, Prediction, Tap
 
 METHODS = {"anomalyclip": "local", "adaclip": "patches"}  # the stream whose patches are compared
@@ -66,7 +66,7 @@ def test_without_references_nothing_changes(taps: dict[int, Tap]) -> None:
 
 
 def test_distances_lie_between_0_and_1(taps: dict[int, Tap]) -> None:
-    same = {key: bank(kept.flatten(0, 1)) for key, kept in tap_rows(taps).items()}
+    same = {str(layer): bank(tap.patches.flatten(0, 1)) for layer, tap in taps.items()}
     opposite = {3: Tap(torch.ones(1, 6, 8), (2, 3))}
     assert 0 <= nearest_normal(taps, same).min() <= nearest_normal(taps, same).max() < 1e-6
     torch.testing.assert_close(nearest_normal(opposite, {"3": bank(-torch.ones(2, 8))}), torch.ones(1, 2, 3))

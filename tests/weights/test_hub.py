@@ -20,9 +20,10 @@ from zsad.cli import app
 from zsad.cli.finetune import open_sets
 from zsad.errors import CheckpointMismatch, NotTrained, SourceNotFound, UsageError, WeightsUnavailable
 from zsad.methods.april_gan import AprilGAN
-from zsad.weights import hub
+from zsad.weights import download, hub
 from zsad.weights.checkpoints import read_header, write_learned
-from zsad.weights.hub import locate, publish
+from zsad.weights.hub import publish
+from zsad.weights.learned import locate
 
 pytest.importorskip("accelerate")
 
@@ -61,11 +62,11 @@ def test_a_folder_and_back(trained: tuple[Path, Any], tmp_path: Path) -> None:
     assert same(detector, again)
     for source in (tmp_path / "shared", str(tmp_path / "shared"), out, out / "epoch_2.safetensors"):
         assert same(detector, zsad.create("anomalyclip", backbone=detector.backbone, checkpoint=source))
-    again.push_to_hub(tmp_path / "twice")  # what was loaded keeps what it is known by
+    again.push_to_hub(tmp_path / "twice")  # what was loaded keeps its header
     assert read_header(tmp_path / "twice" / "model.safetensors") == read_header(out / "final.safetensors")
 
 
-def test_the_card_says_what_the_header_says(trained: tuple[Path, Any], tmp_path: Path) -> None:
+def test_the_card_states_what_the_header_states(trained: tuple[Path, Any], tmp_path: Path) -> None:
     out, detector = trained
     detector.push_to_hub(tmp_path / "shared", figures={"image AUROC | kept-out": 0.91234, "pictures": 12})
     text = (tmp_path / "shared" / "README.md").read_text()
@@ -87,7 +88,7 @@ def test_the_card_says_what_the_header_says(trained: tuple[Path, Any], tmp_path:
 
 # ------------------------------------------------------------------ the hub
 class Hub:
-    """What the hub would be told."""
+    """Stands for the hub, and keeps what would be uploaded."""
 
     def __init__(self, fails: bool = False) -> None:
         self.fails, self.files, self.made = fails, dict[str, bytes](), dict[str, Any]()
@@ -120,7 +121,7 @@ def test_upload(trained: tuple[Path, Any], monkeypatch: pytest.MonkeyPatch) -> N
 def test_what_is_a_folder_and_what_is_the_hub(
     trained: tuple[Path, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where the folder above it is here, a target is a folder in it; hf:// says otherwise."""
+    """Where the folder above it is here, a target is a folder in it; hf:// always means the hub."""
     hub = Hub()
     monkeypatch.setattr(huggingface_hub, "HfApi", hub)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
@@ -148,12 +149,12 @@ def test_download_is_announced(
     publish(trained[0], tmp_path / "remote")
     asked: list[str] = []
 
-    def download(repository: str, file: str) -> str:
-        assert asked[-1:] == [repository]  # said before it starts
+    def fetch(repository: str, file: str) -> str:
+        assert asked[-1:] == [repository]  # announced before it starts
         return str(tmp_path / "remote" / file)
 
-    monkeypatch.setattr(hub, "announce_download", lambda name, repository, files: asked.append(repository))
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    monkeypatch.setattr(download, "announce_download", lambda name, repository, files: asked.append(repository))
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", fetch)
     for source in ("org/prompts", "hf://org/prompts", Path("hf://org/prompts")):
         asked.clear()
         assert same(trained[1], zsad.from_pretrained(source))
@@ -161,7 +162,7 @@ def test_download_is_announced(
     assert same(trained[1], zsad.create("anomalyclip", backbone=trained[1].backbone, checkpoint="hf://org/prompts"))
 
 
-def test_offline_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_offline_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(WeightsUnavailable, match=r"org/nothing are not in the cache, and HF_HUB_OFFLINE is set"):
         zsad.create("april_gan", backbone=zsad.load_backbone("tiny"), checkpoint="hf://org/nothing")
@@ -207,40 +208,40 @@ def test_finetune_and_push(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(AprilGAN, "recipe", replace(AprilGAN.recipe, image_size=80))
     data, out = write_set(tmp_path / "parts"), tmp_path / "run"
     words = ["finetune", "april_gan", "--data", data, "--out", out, "--backbone", "tiny", "--device", "cpu"]
-    code, said = command(*words, "--epochs", 2, "--batch-size", 4)
-    assert code == 0, said
+    code, output = command(*words, "--epochs", 2, "--batch-size", 4)
+    assert code == 0, output
     losses = read_header(out / "final.safetensors")["losses"]
-    assert f"Mean loss of the first epoch {losses[0]:.4f}, of the last {losses[1]:.4f}" in said
-    assert "Learned from: parts (nut, tile). Licence: not stated." in said
-    code, said = command(*words, "--epochs", 3, "--batch-size", 4)
-    assert (code, "--resume" in said) == (2, True)
-    code, said = command(*words, "--epochs", 3, "--batch-size", 4, "--resume", "--json")
-    assert code == 0, said
-    assert json.loads(said[said.index("{") :])["losses"][:2] == losses
+    assert f"Mean loss of the first epoch {losses[0]:.4f}, of the last {losses[1]:.4f}" in output
+    assert "Learned from: parts (nut, tile). Licence: not stated." in output
+    code, output = command(*words, "--epochs", 3, "--batch-size", 4)
+    assert (code, "--resume" in output) == (2, True)
+    code, output = command(*words, "--epochs", 3, "--batch-size", 4, "--resume", "--json")
+    assert code == 0, output
+    assert json.loads(output[output.index("{") :])["losses"][:2] == losses
     again = tmp_path / "again"
-    code, said = command(*words[:5], again, *words[6:], "--epochs", 3, "--batch-size", 4, "--no-cache")
-    assert code == 0, said  # first weights are seeded too; without the cache the last digits differ
+    code, output = command(*words[:5], again, *words[6:], "--epochs", 3, "--batch-size", 4, "--no-cache")
+    assert code == 0, output  # first weights are seeded too; without the cache the last digits differ
     assert read_header(again / "final.safetensors")["losses"] == pytest.approx(
         read_header(out / "final.safetensors")["losses"], rel=1e-4
     )
     assert not (again / "cache").exists()
     (tmp_path / "figures.json").write_text('{"image AUROC": 0.5}')
-    code, said = command("push", out, tmp_path / "shared", "--figures", tmp_path / "figures.json")
-    assert (code, said.strip()) == (0, f"Published: {tmp_path / 'shared'}")
+    code, output = command("push", out, tmp_path / "shared", "--figures", tmp_path / "figures.json")
+    assert (code, output.strip()) == (0, f"Published: {tmp_path / 'shared'}")
     assert "| image AUROC | 0.5 |" in (tmp_path / "shared" / "README.md").read_text()
-    code, said = command("push", out, tmp_path / "shared", "--figures", data)
-    assert (code, "cannot be read as JSON" in said) == (2, True)
+    code, output = command("push", out, tmp_path / "shared", "--figures", data)
+    assert (code, "cannot be read as JSON" in output) == (2, True)
 
 
 def test_finetune_on_some_categories_and_kinds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(AprilGAN, "recipe", replace(AprilGAN.recipe, image_size=80))
     data, other, out = write_set(tmp_path / "parts"), write_set(tmp_path / "others", ("nut", "bolt"), seed=1), tmp_path / "run"
     words = ["finetune", "april_gan", "--data", data, "--out", out, "--backbone", "tiny", "--device", "cpu", "--epochs", 1]
-    code, said = command(*words, "--categories", "nut, bolt", "--data", other)
-    assert code == 0, said
-    assert "Learned from: parts (nut); others (bolt, nut)." in said
-    code, said = command(*words, "--overwrite", "--categories", "tile", "--kinds", "defect", "--layout", "mvtec")
-    assert code == 0, said
+    code, output = command(*words, "--categories", "nut, bolt", "--data", other)
+    assert code == 0, output
+    assert "Learned from: parts (nut); others (bolt, nut)." in output
+    code, output = command(*words, "--overwrite", "--categories", "tile", "--kinds", "defect", "--layout", "mvtec")
+    assert code == 0, output
     learned = read_header(out / "final.safetensors")["data"][0]["pictures"]
     assert sorted(learned) == [f"parts/tile/test/defect/{n:03}.png" for n in range(4)]
 
@@ -254,8 +255,8 @@ def test_finetune_names_what_is_not_there(tmp_path: Path) -> None:
         (["--data", other, "--categories", "tile"], "No category of others is called 'tile'."),
         (["--layout", "mtd"], "is not of the layout 'mtd'"),
     ):
-        code, said = command(*words, *given)
-        assert (code, message in said) == (2, True), said
+        code, output = command(*words, *given)
+        assert (code, message in output) == (2, True), output
     assert not (tmp_path / "run").exists()
 
 
@@ -268,10 +269,12 @@ def test_finetune_tells_the_problems_of_the_data(tmp_path: Path, caplog: pytest.
 
 def test_commands_refuse(tmp_path: Path) -> None:
     data = write_set(tmp_path / "parts", bad=0)
-    code, said = command("finetune", "winclip", "--data", data, "--out", tmp_path / "run")
-    assert (code, "winclip has nothing to train" in said) == (2, True)
-    code, said = command("finetune", "april_gan", "--data", data, "--out", tmp_path / "run", "--set", "lr=3")
-    assert (code, "that is an option: --lr" in said) == (2, True)
-    code, said = command("finetune", "april_gan", "--data", tmp_path / "none", "--out", tmp_path / "run", "--backbone", "tiny")
-    assert (code, "There is no data set at" in said) == (2, True)
+    code, output = command("finetune", "winclip", "--data", data, "--out", tmp_path / "run")
+    assert (code, "winclip has nothing to train" in output) == (2, True)
+    code, output = command("finetune", "april_gan", "--data", data, "--out", tmp_path / "run", "--set", "lr=3")
+    assert (code, "that is an option: --lr" in output) == (2, True)
+    code, output = command(
+        "finetune", "april_gan", "--data", tmp_path / "none", "--out", tmp_path / "run", "--backbone", "tiny"
+    )
+    assert (code, "There is no data set at" in output) == (2, True)
     assert not (tmp_path / "run").exists()

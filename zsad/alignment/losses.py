@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["dice", "focal", "top_mean"]
+__all__ = ["dice", "focal", "map_terms", "top_mean"]
 
 SMOOTH = 1e-5  # of the one-hot target and inside the logarithm, as in the published code
 GAMMA = 2.0
@@ -39,6 +39,22 @@ def dice(probability: Tensor, target: Tensor, smooth: float = 1.0) -> Tensor:
     """
     p, g = probability.flatten(1), target.flatten(1).to(probability.dtype)
     return 1 - ((2 * (p * g).sum(1) + smooth) / (p.sum(1) + g.sum(1) + smooth)).mean()
+
+
+def map_terms(probability: Tensor, masks: Tensor, *, normal: bool = True) -> dict[str, Tensor]:
+    """Losses of anomaly maps that the family of APRIL-GAN, AnomalyCLIP and AdaCLIP trains with.
+
+    Args:
+        probability: (B, 2, H, W), softmaxed, row 0 normal, row 1 anomalous.
+        masks: (B, H, W), 1 = defect.
+        normal: whether the normal half has a Dice loss too (AnomalyCLIP), or the anomalous one alone (APRIL-GAN, Crane).
+
+    Returns:
+        "focal", "dice" and, where it is asked for, "dice normal"; scalars.
+    """
+    masks = masks.float()
+    terms = {"focal": focal(probability, masks), "dice": dice(probability[:, 1], masks)}
+    return terms | {"dice normal": dice(probability[:, 0], 1 - masks)} if normal else terms
 
 
 def top_mean(maps: Tensor, part: float) -> Tensor:

@@ -9,8 +9,11 @@ from torch import Tensor
 __all__ = ["smooth", "upsample"]
 
 
-def upsample(grid: Tensor, size: tuple[int, int], *, align_corners: bool = False) -> Tensor:
-    """(B, h, w) -> (B, H, W), bilinear. ``align_corners`` differs between papers and moves borders by half a patch."""
+def upsample(grid: Tensor, size: int | tuple[int, int], *, align_corners: bool = False) -> Tensor:
+    """(B, h, w) -> (B, H, W), bilinear; one number is a square's side.
+
+    ``align_corners`` differs between papers and moves borders by half a patch.
+    """
     return F.interpolate(grid[:, None], size=size, mode="bilinear", align_corners=align_corners)[:, 0]
 
 

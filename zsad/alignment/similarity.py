@@ -1,11 +1,12 @@
-"""Patch-text alignment."""
+"""Similarity of patches and text, as probabilities."""
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["anomaly_probability"]
+__all__ = ["anomaly_probability", "both"]
 
 
 def anomaly_probability(features: Tensor, text: Tensor, temperature: float) -> Tensor:
@@ -22,3 +23,8 @@ def anomaly_probability(features: Tensor, text: Tensor, temperature: float) -> T
     rows = features.flatten(1, -2) if features.dim() > 2 else features[:, None]  # (B, N, D)
     cosine = F.normalize(rows, dim=-1) @ F.normalize(text, dim=-1).transpose(1, 2)  # (B, N, 2)
     return (cosine / temperature).softmax(dim=-1)[..., 1].reshape(features.shape[:-1])
+
+
+def both(margins: Tensor) -> Tensor:
+    """Anomalous logit less normal logit (B, H, W) -> probabilities of both, normal first, (B, 2, H, W)."""
+    return torch.stack([-margins, margins], dim=1).sigmoid()

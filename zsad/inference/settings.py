@@ -12,6 +12,7 @@ from zsad.detector import Detector
 from zsad.errors import UsageError
 from zsad.inference.scorer import PRECISIONS, Scorer
 from zsad.registry import create
+from zsad.weights.learned import facts_of
 
 __all__ = [
     "at_least_one",
@@ -102,8 +103,9 @@ def share_of_rows(coreset: float) -> float:
 
 def describe_encoder(scorer: Scorer) -> dict[str, Any]:
     """The encoder as a JSON object: everything that features depend on."""
-    detector, backbone = scorer.detector, scorer.detector.backbone
-    return {
+    detector, backbone, facts = scorer.detector, scorer.detector.backbone, facts_of(scorer.detector)
+    further = {"encoders": facts["encoders"]} if "encoders" in facts else {}
+    return further | {
         "method": detector.name,
         "arguments": {key: plain(value) for key, value in detector.arguments().items()},
         "backbone": backbone.name,

@@ -7,9 +7,8 @@ Kept: exact GELU on OpenAI's QuickGELU weights (their factory rebuilds CLIP from
 prompts rounded to float16 (``half_prompts``); text prompts overwrite the first words of the sentence before blocks 2 to
 ``depth``, so the first static text prompt is dead; every cluster weighs the same; training fuses too, and its dice losses take
 each row of pixels for a picture. Dropped: one picture per batch; NaN where a cluster has no member.
-Decision: their KMeans draws from the global generator; here it starts from ``seed`` at every picture. A score draws in the
-order of the patches' places, which noise does not change (``cluster_labels``), a loss in the published order. What the
-draw changes in the reference outputs: a score of 0.086 lies in 0.084..0.089 over eight seeds, one of 0.319 in 0.301..0.328.
+Decision: their KMeans draws from the global generator, here from ``seed`` at every picture; for scores in the order of the patches'
+places, which noise does not change (``cluster_labels``), for losses in theirs. Over eight seeds 0.086 lies in 0.084..0.089.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ from zsad.detector import Detector
 from zsad.errors import UsageError
 from zsad.prompts import hybrid
 from zsad.prompts.prompt_set import PromptSet
-from zsad.references.fusion import fuse_with_references, tap_rows
+from zsad.references.fusion import fuse_with_references
 from zsad.registry import register
 from zsad.types import Batch, Context, ImageFeatures, Prediction, Recipe, References, Schedule, Tap
 
@@ -74,10 +73,10 @@ class AdaCLIP(Detector):
         if not isinstance(backbone, CLIP):
             raise UsageError(f"adaclip puts tokens into both towers of a CLIP ViT, and {backbone.name!r} is none.")
         super().__init__(backbone)
-        self.taps, self.depth, self.length = None if taps is None else tuple(taps), depth, length
+        self.taps, self.depth, self.length = taps, depth, length
         self.use_hsf, self.k_clusters, self.seed = use_hsf, k_clusters, seed
         self.sigma, self.half_prompts, self.prompts = sigma, half_prompts, prompts
-        self.layers = self.taps or tuple(max(1, tap * len(backbone.visual.blocks) // 24) for tap in self.recipe.taps)
+        self.layers = self.recipe.layers(backbone.depth, taps)
         (visual, dim), text = backbone.visual.proj.shape, backbone.token_embedding.embedding_dim
         self.text_prompts = hybrid.HybridPrompts(depth, length, dim, text, half_prompts)
         self.visual_prompts = hybrid.HybridPrompts(depth, length, dim, visual, half_prompts)
@@ -105,9 +104,9 @@ class AdaCLIP(Detector):
         image = F.normalize(self.class_projection(seen.image), dim=-1)
         return ImageFeatures(image, streams={"patches": patches, "text_prompts": text})
 
-    def reference_rows(self, features: ImageFeatures) -> dict[str, Tensor]:
+    def reference_taps(self, features: ImageFeatures) -> Mapping[int, Tap]:
         """The projected patches, (B, L, D) per tap."""
-        return tap_rows(features.streams["patches"])
+        return features.streams["patches"]
 
     def text_features(self, features: ImageFeatures, context: Context) -> Tensor:
         """Every picture's own ensemble, (B, 2, D), of length one: its dynamic prompts in all sentences."""
@@ -128,8 +127,8 @@ class AdaCLIP(Detector):
 
     def resized(self, margins: Tensor, features: ImageFeatures) -> Tensor:
         """(B, L) -> (B, H, W) at the model's input size."""
-        grid, side = features.streams["patches"][self.layers[0]].grid, self.backbone.image_size
-        return upsample(margins.unflatten(1, grid), (side, side), align_corners=True)
+        grid = features.streams["patches"][self.layers[0]].grid
+        return upsample(margins.unflatten(1, grid), self.backbone.image_size, align_corners=True)
 
     def score(self, features: ImageFeatures, context: Context) -> Prediction:
         """Image score: class token and clusters. Map: mean logits of the layers, resized, softmax, Gaussian."""
@@ -140,9 +139,7 @@ class AdaCLIP(Detector):
 
     def loss(self, batch: Batch, context: Context) -> dict[str, Tensor]:
         """Focal loss of the image score, ``map_losses`` of the layers."""
-        if isinstance(batch.images, ImageFeatures):
-            raise UsageError("adaclip learns inside its towers: give it pictures, not features.")
-        features = self.encode(batch.images)
+        features = self.features_of(batch)
         image, places = self.margins(features, context, published=True)
         losses = {"image": focal(hybrid.both(image[:, None, None]), batch.labels[:, None, None])}
         maps = [self.resized(margins, features) for margins in places.unbind(dim=1)]
@@ -150,7 +147,7 @@ class AdaCLIP(Detector):
 
     @classmethod
     def implied_arguments(cls, state: Mapping[str, Any]) -> dict[str, Any]:
-        """``depth`` and ``length`` of the authors' prompts; which layers are tapped, no file says."""
+        """``depth`` and ``length`` of the authors' prompts; which layers are tapped, no file states."""
         return {key: n for key, n in hybrid.stored_sizes(hybrid.authors_state(state)).items() if key != "taps"}
 
     def foreign_state(self, state: dict[str, Any]) -> dict[str, Tensor]:

@@ -26,8 +26,8 @@ from zsad.alignment.similarity import anomaly_probability
 from zsad.backbones.vit import LocalPath
 from zsad.detector import Detector
 from zsad.errors import CheckpointMismatch, UsageError
-from zsad.prompts.learned_pair import PromptPair, compare_start_token, has_projections, pair_sizes, renamed_pair
-from zsad.references.fusion import fuse_with_references, tap_rows
+from zsad.prompts.learned_pair import PAIR_FILE, PromptPair, compare_start_token, flat_pair, has_projections, pair_sizes
+from zsad.references.fusion import fuse_with_references
 from zsad.registry import register
 from zsad.types import Backbone, Batch, Context, ImageFeatures, Prediction, Recipe, References, Schedule, Tap
 
@@ -35,7 +35,6 @@ __all__ = ["AnomalyCLIP"]
 
 NOUNS = ("object", "damaged object")
 PIXEL_WEIGHT = 4.0  # of the maps' losses beside the picture's
-DEPTH, SURGERY = 24, 19  # blocks of the paper's tower, and how many of them, counted from the end, have a V-V path
 
 
 @register("anomalyclip")
@@ -59,6 +58,7 @@ class AnomalyCLIP(Detector):
     needs = ("visual", "encode_text")
     learned = True
     schedule = Schedule("adam", 1e-3, 15, 8, betas=(0.5, 0.999), one_name=False, labels_only=True)  # their train.sh
+    authors_file = PAIR_FILE
 
     def __init__(
         self,
@@ -81,9 +81,8 @@ class AnomalyCLIP(Detector):
 
     def layers(self) -> tuple[tuple[int, ...], int]:
         """Scored layers and the first one of the local path, for the backbone's depth."""
-        depth = len(self.backbone.visual.blocks)
-        start = depth - SURGERY * depth // DEPTH + 1
-        return self.taps or (depth,), self.local_start or start
+        depth = self.backbone.depth
+        return self.recipe.layers(depth, self.taps), self.recipe.local_layer(depth, self.local_start)
 
     def prepare(self, name: str = "object", references: References | None = None) -> Context:
         """Text features (1, 2, D), normalised; banks. The name is not used: the prompts are object-agnostic."""
@@ -98,36 +97,33 @@ class AnomalyCLIP(Detector):
         cls, _, local = visual(images, taps, LocalPath(start, value_value), class_only=True)
         if missing := set(taps) - local.keys():
             raise UsageError(
-                f"taps={taps}: the backbone has no layer {sorted(missing)}; its layers are 1..{len(visual.blocks)}."
+                f"taps={taps}: the backbone has no layer {sorted(missing)}; its layers are 1..{self.backbone.depth}."
             )
         projected = {layer: Tap(visual.project(tap.patches), tap.grid) for layer, tap in local.items()}
         return ImageFeatures(visual.project(cls, norm=False), streams={"local": projected})
 
-    def reference_rows(self, features: ImageFeatures) -> dict[str, Tensor]:
+    def reference_taps(self, features: ImageFeatures) -> Mapping[int, Tap]:
         """The local stream's projected patches, (B, L, D) per tap."""
-        return tap_rows(features.streams["local"])
+        return features.streams["local"]
 
     def layer_maps(self, features: ImageFeatures, context: Context) -> dict[int, Tensor]:
         """Probability of "anomalous" per tap, softmax on the patches and then upsampled: (B, H, W)."""
-        assert context.text is not None
-        size = (self.backbone.image_size, self.backbone.image_size)
-        return {
-            layer: upsample(anomaly_probability(tap.patches, context.text, self.temperature).unflatten(1, tap.grid), size)
-            for layer, tap in features.streams["local"].items()
-        }
+        maps = {}
+        for layer, tap in features.streams["local"].items():
+            patches = anomaly_probability(tap.patches, self.text_of(context), self.temperature)  # (B, L)
+            maps[layer] = upsample(patches.unflatten(1, tap.grid), self.backbone.image_size)
+        return maps
 
     def score(self, features: ImageFeatures, context: Context) -> Prediction:
         """Image score: the class token's probability. Map: the taps' probabilities, summed and smoothed."""
-        assert context.text is not None
         summed = torch.stack(list(self.layer_maps(features, context).values())).sum(dim=0)
-        image = anomaly_probability(features.image, context.text, self.temperature)
+        image = anomaly_probability(features.image, self.text_of(context), self.temperature)
         return fuse_with_references(Prediction(image, smooth(summed, self.sigma)), features.streams["local"], context.banks)
 
     def loss(self, batch: Batch, context: Context) -> dict[str, Tensor]:
         """Cross-entropy of the picture; focal and both Dice terms of every tap's map, four times (section 3.4 of the paper)."""
-        assert context.text is not None
-        features = batch.images if isinstance(batch.images, ImageFeatures) else self.encode(batch.images)
-        cosine = F.normalize(features.image, dim=-1) @ F.normalize(context.text[0], dim=-1).T
+        features = self.features_of(batch)
+        cosine = F.normalize(features.image, dim=-1) @ F.normalize(self.text_of(context)[0], dim=-1).T
         parts = {"picture": F.cross_entropy(cosine / self.temperature, batch.labels.long())}
         if batch.masks is None:
             return parts
@@ -141,15 +137,15 @@ class AnomalyCLIP(Detector):
     @classmethod
     def implied_arguments(cls, state: Mapping[str, Any]) -> dict[str, Any]:
         """``context``, ``deep`` and ``deep_length`` of the authors' prompts."""
-        return pair_sizes(state.get("prompt_learner", state))
+        return pair_sizes(state)
 
     def foreign_state(self, state: dict[str, Any]) -> dict[str, Tensor]:
-        """The authors' ``{"prompt_learner": {...}}`` -> our keys; what is dead or derived from the tokenizer is dropped."""
-        state = state.get("prompt_learner", state)
-        if "ctx_pos" in state and not self.crane_layout and not has_projections(state):
+        """The authors' ``{"prompt_learner": {...}}`` under own names; dead and derived tensors are left out."""
+        stored = state.get("prompt_learner", state)
+        if "ctx_pos" in stored and not self.crane_layout and not has_projections(stored):
             raise CheckpointMismatch(
                 "This checkpoint has Crane's layout (AnomalyCLIP's keys without compound_prompt_projections): its prompts were "
                 "learned with another image tower. Pass crane_layout=True to run AnomalyCLIP with them nevertheless."
             )
-        compare_start_token(state, self.backbone)
-        return {f"prompts.{key}": tensor for key, tensor in renamed_pair(state).items()}
+        compare_start_token(stored, self.backbone)
+        return flat_pair(super().foreign_state(state))

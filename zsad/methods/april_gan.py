@@ -14,27 +14,26 @@ Dropped: float16 autocast; the attention maps that nothing uses. Decision: where
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zsad.alignment.losses import dice, focal
+from zsad.alignment.losses import map_terms
 from zsad.alignment.maps import upsample
-from zsad.alignment.similarity import anomaly_probability
+from zsad.alignment.similarity import anomaly_probability, both
+from zsad.backbones.clip import CLIP
 from zsad.detector import Detector
 from zsad.errors import NeedsSet, UsageError
 from zsad.prompts.prompt_set import PromptSet, encode_ensemble
 from zsad.references.memory_bank import nearest_cosine
 from zsad.registry import register
-from zsad.types import Batch, Context, ImageFeatures, Prediction, Recipe, References, Schedule, TextBackbone
+from zsad.types import Batch, Context, ImageFeatures, Prediction, Recipe, References, Schedule
+from zsad.weights.checkpoints import AuthorsFile
 
 __all__ = ["AprilGAN"]
 
-DEPTH = 24  # blocks of the paper's tower
 TEMPERATURE = 0.01
-FOREIGN = "trainable_linearlayer"  # the one entry of the authors' files, with fc.<i>.weight and fc.<i>.bias
 
 
 @register("april_gan")
@@ -51,20 +50,20 @@ class AprilGAN(Detector):
     needs = ("visual", "encode_text")
     learned = True
     schedule = Schedule("adam", 1e-3, 3, 8, betas=(0.5, 0.999))  # on MVTec AD; 15 epochs on VisA
-    backbone: TextBackbone
+    authors_file = AuthorsFile({r"^fc\.": "projections."}, inside=("trainable_linearlayer",))
+    backbone: CLIP
 
-    def __init__(self, backbone: TextBackbone, taps: tuple[int, ...] | None = None, prompts: str = "vand") -> None:
+    def __init__(self, backbone: CLIP, taps: tuple[int, ...] | None = None, prompts: str = "vand") -> None:
         super().__init__(backbone)
-        self.taps, self.prompts = None if taps is None else tuple(taps), prompts
-        visual = self.backbone.visual  # type: ignore[attr-defined]
-        self.layers = self.taps or tuple(max(1, tap * len(visual.blocks) // DEPTH) for tap in self.recipe.taps)
+        self.taps, self.prompts = taps, prompts
+        self.layers = self.recipe.layers(backbone.depth, taps)
         self.map_range = (0.0, float(len(self.layers)))
-        self.projections = nn.ModuleList([nn.Linear(*visual.proj.shape) for _ in self.layers])
+        self.projections = nn.ModuleList([nn.Linear(*backbone.visual.proj.shape) for _ in self.layers])
 
     def prepare(self, name: str = "object", references: References | None = None) -> Context:
         """Text features (1, 2, D) of length one; banks of raw patches by layer. The name goes into the sentences as it is."""
         sentences = PromptSet.pair(self.prompts, name)
-        text = encode_ensemble(self.backbone, [sentences["normal"], sentences["anomalous"]], normalize="both")
+        text = encode_ensemble(self.backbone, [*sentences.values()], normalize="both")
         return Context(text, sentences, banks=self.banks(references))
 
     def encode(self, images: Tensor) -> ImageFeatures:
@@ -73,8 +72,8 @@ class AprilGAN(Detector):
 
     def margins(self, features: ImageFeatures, context: Context) -> dict[int, Tensor]:
         """Per layer, the anomalous logit less the normal one, whose sigmoid is the softmax over both: (B, L)."""
-        assert context.text is not None
-        contrast = (context.text[0, 1] - context.text[0, 0]) / TEMPERATURE  # (D,)
+        normal, anomalous = self.text_of(context)[0]
+        contrast = (anomalous - normal) / TEMPERATURE  # (D,)
         return {
             layer: F.normalize(project(features.taps[layer].patches), dim=-1) @ contrast
             for layer, project in zip(self.layers, self.projections, strict=True)
@@ -82,8 +81,7 @@ class AprilGAN(Detector):
 
     def pixels(self, patches: Tensor, layer: int, features: ImageFeatures) -> Tensor:
         """(B, L) on a layer's grid -> (B, H, W) at the model's input size."""
-        size = (self.backbone.image_size, self.backbone.image_size)
-        return upsample(patches.unflatten(1, features.taps[layer].grid), size, align_corners=True)
+        return upsample(patches.unflatten(1, features.taps[layer].grid), self.backbone.image_size, align_corners=True)
 
     def layer_margins(self, features: ImageFeatures, context: Context) -> dict[int, Tensor]:
         """``margins``, resized before the softmax: (B, H, W) per layer."""
@@ -103,8 +101,7 @@ class AprilGAN(Detector):
 
     def text_score(self, features: ImageFeatures, context: Context) -> Tensor:
         """Probability (B,) of "anomalous" of the image feature."""
-        assert context.text is not None
-        return anomaly_probability(features.image, context.text, TEMPERATURE)
+        return anomaly_probability(features.image, self.text_of(context), TEMPERATURE)
 
     def needs_set(self, context: Context) -> bool:
         """True with references."""
@@ -141,13 +138,8 @@ class AprilGAN(Detector):
         """
         if batch.masks is None:
             raise UsageError("april_gan learns from masks; got a batch without. Give a mask per picture (all zero: normal).")
-        features = batch.images if isinstance(batch.images, ImageFeatures) else self.encode(batch.images)
-        losses, masks = {}, batch.masks.float()
-        for layer, margin in self.layer_margins(features, context).items():
-            both = torch.stack([-margin, margin], dim=1).sigmoid()  # (B, 2, H, W)
-            losses[f"focal {layer}"], losses[f"dice {layer}"] = focal(both, masks), dice(both[:, 1], masks)
+        losses: dict[str, Tensor] = {}
+        for layer, margins in self.layer_margins(self.features_of(batch), context).items():
+            terms = map_terms(both(margins), batch.masks, normal=False)
+            losses |= {f"{name} {layer}": term for name, term in terms.items()}
         return losses
-
-    def foreign_state(self, state: dict[str, Any]) -> dict[str, Tensor]:
-        """The authors' ``{"trainable_linearlayer": {"fc.0.weight": ...}}`` -> our keys."""
-        return {key.replace("fc.", "projections.", 1): tensor for key, tensor in state.get(FOREIGN, state).items()}

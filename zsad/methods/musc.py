@@ -1,4 +1,4 @@
-"""MuSc, batch zero-shot: the unlabelled pictures of a set judge each other; no text, no training, no normal pictures.
+"""MuSc, batch zero-shot: the unlabelled pictures of a set are compared with each other; no text, no training, no references.
 
 Paper: Li et al., "MuSc: Zero-Shot Industrial Anomaly Classification and Segmentation with Mutual Scoring of the Unlabeled
 Images", ICLR 2024, arXiv 2401.16753. Code: xrli-U/MuSc, commit b76b93d.
@@ -7,7 +7,7 @@ Kept: exact GELU on OpenAI's QuickGELU weights, as their factory builds it at 51
 zeros beyond the border counted in neighbourhood means; align_corners; no smoothing; int(0.3 * (N - 1)) lowest distances (here
 at least one). RsCIN's scores are relative to the set, 0 to 1; ``rscin_k=()`` keeps the map's largest distance.
 Dropped: float16 autocast, float64 sums; ``divide_num``, which cuts the set into parts: ``pool`` draws others for each picture.
-Ours: stages whose grids differ, references as further judges, a warning of what recurs (``recurring``), an estimate.
+Ours: stages whose grids differ, references as further pictures to compare with, a warning of what recurs, an estimate.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from zsad.types import Backbone, Context, ImageFeatures, Prediction, Recipe, Ref
 __all__ = ["MuSc"]
 
 log = logging.getLogger("zsad")
-DEPTH, STAGES = 24, (3, 4, 5)  # of the recipe's tower; of a convolutional one, between mere edges and whole objects
+STAGES = (3, 4, 5)  # of a convolutional tower, between mere edges and whole objects
 RECURRING = "and score lower for it: a defect that recurs, or a second kind of part"
 
 
@@ -66,7 +66,7 @@ class MuSc(Detector):
         seed: int = 0,
     ) -> None:
         super().__init__(backbone)
-        self.radii, self.taps, self.rscin_k = tuple(radii), None if taps is None else tuple(taps), tuple(rscin_k)
+        self.radii, self.taps, self.rscin_k = radii, taps, rscin_k
         self.topmin, self.pool, self.seed = topmin, pool, seed
 
     @property
@@ -74,16 +74,12 @@ class MuSc(Detector):
         """The layers that are compared."""
         if self.taps or hasattr(self.backbone, "stages"):
             return self.taps or STAGES
-        if hasattr(self.backbone, "visual"):
-            depth = len(self.backbone.visual.blocks)
-        elif hasattr(self.backbone, "model"):
-            depth = int(self.backbone.model.config.num_hidden_layers)
-        else:
+        if (depth := getattr(self.backbone, "depth", None)) is None:
             raise UsageError(f"musc does not know how deep {self.backbone.name!r} is. Say which layers to compare: taps=(...).")
-        return tuple(max(1, tap * depth // DEPTH) for tap in self.recipe.taps)
+        return self.recipe.layers(depth)
 
     def prepare(self, name: str = "object", references: References | None = None) -> Context:
-        """The references' patches: they judge, and are not judged. There is no text, and the name changes nothing."""
+        """The references' patches, which pictures are compared with too. There is no text, and the name changes nothing."""
         odd = self.radii and all(side > 0 and side % 2 for side in self.radii)
         if not odd or not 0 < self.topmin <= 1 or min(self.rscin_k, default=1) < 1 or not (self.pool is None or self.pool > 1):
             raise UsageError(
@@ -105,7 +101,7 @@ class MuSc(Detector):
 
     def score(self, features: ImageFeatures, context: Context) -> Prediction:
         """Raises ``NeedsSet``."""
-        raise NeedsSet("musc judges pictures against each other. Give the whole set to score_set(), one ImageFeatures each.")
+        raise NeedsSet("musc compares pictures with each other. Give the whole set to score_set(), one ImageFeatures each.")
 
     def score_set(self, features: Sequence[ImageFeatures], context: Context) -> Iterator[Prediction]:
         """One prediction per picture, in the order given. Map: distances (0 to 2); score: its maximum, through RsCIN.
@@ -113,7 +109,7 @@ class MuSc(Detector):
         Raises:
             UsageError: fewer than ``smallest_set`` pictures.
         """
-        own, features, size = len(features), BatchWithReferences(features, context.banks), (self.backbone.image_size,) * 2
+        own, features, size = len(features), BatchWithReferences(features, context.banks), self.backbone.image_size
         count = len(features)
         mutual_scoring.require_enough(own, count, self.smallest_set, reranked=bool(self.rscin_k))
         seconds, memory = self.estimate(count, features[0])

@@ -22,16 +22,16 @@ from torch import Tensor
 from zsad.alignment.maps import upsample
 from zsad.alignment.similarity import anomaly_probability
 from zsad.alignment.windows import harmonic_map, incidence, window_tokens
+from zsad.backbones.clip import CLIP
 from zsad.backbones.token_subsets import encode_subsets
 from zsad.detector import Detector
 from zsad.errors import UsageError
 from zsad.prompts.prompt_set import PromptSet, encode_ensemble
 from zsad.references.memory_bank import nearest_cosine
 from zsad.registry import register
-from zsad.types import Context, ImageFeatures, Prediction, Recipe, References, Tap, TextBackbone
+from zsad.types import Context, ImageFeatures, Prediction, Recipe, References, Tap
 
 __all__ = ["WinCLIP"]
-
 
 # A distance below this is rounding; the harmonic mean needs a positive one.
 FLOOR = 1e-7
@@ -52,13 +52,13 @@ class WinCLIP(Detector):
         "ViT-B-16-plus-240.laion400m_e32", 240, activation="gelu", position_embedding="bicubic_antialias", follows_weights=True
     )
     needs = ("visual", "encode_text")
-    backbone: TextBackbone
+    backbone: CLIP
 
     def __init__(
-        self, backbone: TextBackbone, scales: tuple[int, ...] = (2, 3), temperature: float = 0.07, prompts: str = "winclip"
+        self, backbone: CLIP, scales: tuple[int, ...] = (2, 3), temperature: float = 0.07, prompts: str = "winclip"
     ) -> None:
         super().__init__(backbone)
-        self.scales, self.temperature, self.prompts = tuple(scales), temperature, prompts
+        self.scales, self.temperature, self.prompts = scales, temperature, prompts
 
     def prepare(self, name: str = "object", references: References | None = None) -> Context:
         """Encodes the ensemble once; ``context.text`` (1, 2, D) holds the plain, un-normalised means."""
@@ -67,14 +67,14 @@ class WinCLIP(Detector):
                 f"scales={self.scales} and temperature={self.temperature}: give scales from 1 on, and a positive one."
             )
         sentences = PromptSet.pair(self.prompts, name)
-        text = encode_ensemble(self.backbone, [sentences["normal"], sentences["anomalous"]], normalize="none")
+        text = encode_ensemble(self.backbone, [*sentences.values()], normalize="none")
         return Context(text=text, sentences=sentences, banks=self.banks(references))
 
     def encode(self, images: Tensor) -> ImageFeatures:
         """(B, 3, H, W) -> image features (B, D), ``streams["windows"][scale]``, a tap of (B, n, D) per scale, and the picture's
         patches behind ``ln_post``, (B, L, C), in ``streams["patches"]`` under the last layer.
         """
-        visual = self.backbone.visual  # type: ignore[attr-defined]
+        visual = self.backbone.visual
         grid = visual.grid(images)
         if min(grid) < max(self.scales):
             raise UsageError(f"Windows of {max(self.scales)} patches do not fit a grid of {grid[0]} x {grid[1]} patches.")
@@ -96,11 +96,8 @@ class WinCLIP(Detector):
 
     def window_scores(self, features: ImageFeatures, context: Context) -> dict[int, Tensor]:
         """Probability of "anomalous" per window, (B, n) for each scale."""
-        assert context.text is not None
-        return {
-            scale: anomaly_probability(tap.patches, context.text, self.temperature)
-            for scale, tap in features.streams["windows"].items()
-        }
+        text, windows = self.text_of(context), features.streams["windows"]
+        return {scale: anomaly_probability(tap.patches, text, self.temperature) for scale, tap in windows.items()}
 
     def reference_scores(self, features: ImageFeatures, context: Context) -> dict[str, Tensor]:
         """Half the cosine distance to the nearest reference row, (B, n) for each key of ``reference_rows``."""
@@ -117,13 +114,12 @@ class WinCLIP(Detector):
 
         With references: the mean of that score and the reference map's maximum, and the mean of both maps.
         """
-        assert context.text is not None
-        image, grid = anomaly_probability(features.image, context.text, self.temperature), self._patches(features).grid
+        image, grid = anomaly_probability(features.image, self.text_of(context), self.temperature), self._patches(features).grid
         patches = self.patch_map(image, self.window_scores(features, context), grid)
         if context.banks:
             distances = self.reference_map(self.reference_scores(features, context), grid)
             image, patches = (image + distances.amax(dim=(1, 2))) / 2, (patches + distances) / 2
-        return Prediction(image, upsample(patches, (self.backbone.image_size, self.backbone.image_size)))
+        return Prediction(image, upsample(patches, self.backbone.image_size))
 
     def patch_map(self, image: Tensor, windows: dict[int, Tensor], grid: tuple[int, int]) -> Tensor:
         """The map on the patch grid, (B, h, w): one product of all reciprocals with the stacked incidence matrices."""

@@ -10,13 +10,22 @@ from torch import Tensor, nn
 
 from zsad.errors import CheckpointMismatch
 from zsad.prompts.deep_prompts import Overwrite, rounded_to_half
+from zsad.weights.checkpoints import AuthorsFile
 
-__all__ = ["PromptPair", "compare_start_token", "has_projections", "pair_sizes", "renamed_pair"]
+__all__ = ["PAIR_FILE", "PromptPair", "compare_start_token", "flat_pair", "has_projections", "pair_sizes"]
 
 STD = 0.02  # of the initial tokens
-RENAMED = {"ctx_pos": "normal", "ctx_neg": "anomalous"}
 PROJECTIONS = "compound_prompt_projections."  # in AnomalyCLIP's files, used by nothing
-DERIVED = tuple(f"{what}_{side}" for what in ("token_prefix", "token_suffix", "tokenized_prompts") for side in ("pos", "neg"))
+PAIR_FILE = AuthorsFile(  # of AnomalyCLIP and Crane, for a ``PromptPair`` that the detector calls ``prompts``
+    {
+        r"^ctx_pos$": "prompts.normal",
+        r"^ctx_neg$": "prompts.anomalous",
+        r"^compound_prompts_text\.": "prompts.deep.",
+        r"^compound_prompt_projections\.": None,
+        r"^(token_prefix|token_suffix|tokenized_prompts)_(pos|neg)$": None,  # follow from the tokenizer
+    },
+    inside=("prompt_learner",),
+)
 
 
 class TextTower(Protocol):
@@ -70,25 +79,18 @@ def has_projections(state: Mapping[str, Any]) -> bool:
     return any(key.startswith(PROJECTIONS) for key in state)
 
 
-def renamed_pair(state: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The authors' keys -> ``PromptPair``'s; what is dead or follows from the tokenizer is dropped, the rest stays as it is."""
-    renamed = {}
-    for key, tensor in state.items():
-        if key in RENAMED:
-            renamed[RENAMED[key]] = tensor.reshape(tensor.shape[-2:])  # theirs is (1, 1, tokens, C)
-        elif key.startswith("compound_prompts_text."):
-            renamed[key.replace("compound_prompts_text.", "deep.")] = tensor
-        elif key not in DERIVED and not key.startswith(PROJECTIONS):
-            renamed[key] = tensor
-    return renamed
+def flat_pair(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Tensors under own names, the sentences' tokens as (tokens, C) instead of the authors' (1, 1, tokens, C)."""
+    sentences = ("prompts.normal", "prompts.anomalous")
+    return {key: tensor.reshape(tensor.shape[-2:]) if key in sentences else tensor for key, tensor in state.items()}
 
 
 def pair_sizes(state: Mapping[str, Any]) -> dict[str, int]:
-    """Sizes of a ``PromptPair`` that the authors' shapes say: ``context``, ``deep`` and ``deep_length``."""
-    tensors = {key: tensor for key, tensor in renamed_pair(state).items() if isinstance(tensor, Tensor) and tensor.dim() == 2}
-    deep = [tensor for key, tensor in tensors.items() if key.startswith("deep.")]
-    sizes = {"context": len(tensors["normal"])} if "normal" in tensors else {}
-    return sizes | ({"deep": 1 + len(deep), "deep_length": len(deep[0])} if deep else {})
+    """Sizes of a ``PromptPair`` from the shapes under own names: ``context``, ``deep`` and ``deep_length``."""
+    shapes = {key: tensor.shape for key, tensor in state.items() if isinstance(tensor, Tensor) and tensor.dim() >= 2}
+    deep = [shape[0] for key, shape in shapes.items() if key.startswith("prompts.deep.")]
+    sizes = {"context": shapes["prompts.normal"][-2]} if "prompts.normal" in shapes else {}
+    return sizes | ({"deep": 1 + len(deep), "deep_length": deep[0]} if deep else {})
 
 
 def compare_start_token(state: Mapping[str, Any], backbone: Any) -> None:

@@ -16,12 +16,7 @@ from zsad.alignment.maps import upsample
 from zsad.references.memory_bank import nearest_cosine
 from zsad.types import Bank, Prediction, Tap
 
-__all__ = ["fuse_with_references", "nearest_normal", "tap_rows"]
-
-
-def tap_rows(taps: Mapping[int, Tap]) -> dict[str, Tensor]:
-    """What the taps of a stream leave in the banks: (B, L, C) by layer."""
-    return {str(layer): tap.patches for layer, tap in taps.items()}
+__all__ = ["fuse_with_references", "nearest_normal"]
 
 
 def nearest_normal(taps: Mapping[int, Tap], banks: Mapping[str, Bank]) -> Tensor:
@@ -29,10 +24,10 @@ def nearest_normal(taps: Mapping[int, Tap], banks: Mapping[str, Bank]) -> Tensor
 
     Args:
         taps: the layers' patches, all on one grid.
-        banks: by the keys of ``tap_rows``.
+        banks: by layer.
     """
     grid = next(iter(taps.values())).grid
-    cosines = torch.stack([nearest_cosine(rows, banks[key]) for key, rows in tap_rows(taps).items()]).mean(dim=0)
+    cosines = torch.stack([nearest_cosine(tap.patches, banks[str(layer)]) for layer, tap in taps.items()]).mean(dim=0)
     return ((1 - cosines) / 2).clamp(min=0).unflatten(1, grid)  # rounding takes a cosine above 1
 
 

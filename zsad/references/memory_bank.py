@@ -1,20 +1,110 @@
-"""Memory banks of reference patches: the nearest row of each patch, exact in bounded memory, or through faiss."""
+"""Memory banks of reference patches: built from pictures; the nearest row of each patch, exact or through faiss."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from zsad.errors import MissingExtra, UsageError
-from zsad.types import Bank
+from zsad.types import Bank, ImageFeatures, References, Tap
 
-__all__ = ["faiss_index", "leave_out", "nearest_cosine", "nearest_in_index", "nearest_value"]
+__all__ = [
+    "banks_of_sign",
+    "faiss_index",
+    "leave_out",
+    "marked_rows",
+    "nearest_cosine",
+    "nearest_in_index",
+    "nearest_value",
+    "reference_banks",
+]
 
+TOGETHER = 8  # pictures per pass where references are encoded
+ANOMALOUS = " anomalous"  # behind the key of a layer, in the names of banks of anomalous examples
+MARKED = 0.5  # part of a patch that a mask has to cover; where none is covered so, the one that is covered most counts
 KEPT = 4096  # bank rows at a time; they are normalised piece by piece, so that no second bank is made
 BLOCK = 16_000_000  # cosines that are in memory at once: 64 MB
+
+
+class Encoder(Protocol):
+    """The parts of a ``Detector`` that make rows of pictures."""
+
+    def encode(self, images: Tensor) -> ImageFeatures:
+        """(B, 3, H, W) -> features."""
+
+    def reference_rows(self, features: ImageFeatures) -> Mapping[str, Tensor]:
+        """(B, M, C) by key."""
+
+    def reference_taps(self, features: ImageFeatures) -> Mapping[int, Tap]:
+        """Layers, for the grids of the rows."""
+
+
+def reference_banks(encoder: Encoder, references: References) -> dict[str, Bank]:
+    """Memory banks of reference images by the keys of ``reference_rows``; those of anomalous ones have a sign of -1.
+
+    Args:
+        encoder: encodes ``TOGETHER`` pictures at a time.
+        references: pictures, or banks, which are given back as they are. Of an anomalous picture with a mask, the patches
+            under the mask are kept, and rows that do not lie on a grid of ``reference_taps``. References are counted through,
+            normal ones first.
+
+    Raises:
+        UsageError: neither pictures nor banks, or masks that do not fit their pictures or mark nothing.
+    """
+    if references.banks:
+        return dict(references.banks)
+    normal, anomalous, masks = references.normal, references.anomalous, references.masks
+    count = 0 if normal is None else len(normal)
+    if not count and (anomalous is None or not len(anomalous)):
+        raise UsageError("References without a picture were given. Leave them out, or give at least one normal picture.")
+    found: dict[str, Bank] = {}
+    if normal is not None and count:
+        found |= {key: _bank(rows) for key, (rows, _) in _rows(encoder, normal).items()}
+    if anomalous is None or not len(anomalous):
+        return found
+    if masks is not None and (masks.shape[0] != len(anomalous) or not bool((masks > 0).flatten(1).any(1).all())):
+        raise UsageError(
+            f"{len(masks)} masks were given for {len(anomalous)} anomalous references; each needs one that marks a defect "
+            "(1 = defect). Leave the masks out where all of each picture is an example."
+        )
+    for key, (rows, grid) in _rows(encoder, anomalous).items():
+        kept = None if masks is None or grid is None else marked_rows(masks.to(rows.device), grid)
+        found[key + ANOMALOUS] = _bank(rows, first=count, kept=kept, sign=-1)
+    return found
+
+
+def _rows(encoder: Encoder, images: Tensor) -> dict[str, tuple[Tensor, tuple[int, int] | None]]:
+    """(K, 3, H, W) -> by key, rows (K, M, C) and the grid that they lie on; None where ``reference_taps`` has none."""
+    parts: dict[str, list[Tensor]] = {}
+    grids: dict[str, tuple[int, int]] = {}
+    for some in images.split(TOGETHER):
+        features = encoder.encode(some)
+        for key, rows in encoder.reference_rows(features).items():
+            parts.setdefault(key, []).append(rows)
+        grids = {str(layer): tap.grid for layer, tap in encoder.reference_taps(features).items()}
+    return {key: (torch.cat(pieces), grids.get(key.rpartition(".")[2])) for key, pieces in parts.items()}
+
+
+def _bank(rows: Tensor, first: int = 0, kept: Tensor | None = None, sign: int = 1) -> Bank:
+    """(K, M, C) of K references, numbered from ``first`` on -> their bank; ``kept`` (K, M) leaves rows out."""
+    source = torch.arange(first, first + len(rows), device=rows.device).repeat_interleave(rows.shape[1])
+    whole = Bank(rows.flatten(0, 1), source, sign)
+    return whole if kept is None else Bank(whole.rows[kept.flatten()], source[kept.flatten()], sign)
+
+
+def marked_rows(masks: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Patches under masks: (K, H, W), 1 = defect, -> (K, h * w) bool, at least one for each mask."""
+    share = F.adaptive_avg_pool2d((masks > 0).float()[:, None], grid).flatten(1)  # (K, h * w)
+    return share >= share.amax(dim=1, keepdim=True).clamp(max=MARKED)
+
+
+def banks_of_sign(banks: Mapping[str, Bank], sign: int) -> dict[str, Bank]:
+    """The banks of normal (+1) or of anomalous (-1) examples, by the keys of ``reference_rows``."""
+    return {key.removesuffix(ANOMALOUS): bank for key, bank in banks.items() if bank.sign == sign}
 
 
 def nearest_cosine(rows: Tensor, bank: Bank, block: int = BLOCK, kept: int = KEPT) -> Tensor:

@@ -125,7 +125,7 @@ def mutual_cosines(
         block: pictures that are held at once.
 
     Yields:
-        Index and (n, R, L), the n pictures in no order that means anything; n is 2 * reach, or N - 1.
+        Index and (n, R, L), the n pictures in an arbitrary order; n is 2 * reach, or N - 1.
     """
     reach = count // 2 if reach is None else min(reach, count // 2)
     waiting: dict[int, list[Tensor]] = {}
@@ -164,7 +164,7 @@ def expected_cost(rows: Callable[[int], Tensor], count: int, reach: int, block: 
 
 
 def near_and_far(cosines: Tensor, topmin: float) -> tuple[Tensor, Tensor]:
-    """Euclidean distances between unit vectors (0 to 2): mean of the lowest part over the other pictures, and the median.
+    """Two of (...), Euclidean distances between unit vectors (0 to 2): mean of the lowest part over the others, and median.
 
     The first is MuSc's patch score (section 3.2, interval [0, topmin]): a patch that has no like in most pictures, but in
     a few, scores low. Near 0 the square root makes 4e-4 of float32's rounding.
@@ -172,9 +172,6 @@ def near_and_far(cosines: Tensor, topmin: float) -> tuple[Tensor, Tensor]:
     Args:
         cosines: (n, ...) from ``mutual_cosines``.
         topmin: part of the n that is averaged: int(topmin * n), at least one.
-
-    Returns:
-        Two of (...).
     """
     count, shape = len(cosines), cosines.shape[1:]
     columns = cosines.flatten(1).T.contiguous()
@@ -186,16 +183,12 @@ def near_and_far(cosines: Tensor, topmin: float) -> tuple[Tensor, Tensor]:
 
 
 def require_enough(own: int, count: int, least: int, *, reranked: bool) -> None:
-    """Raises ``UsageError`` for a set that is too small.
+    """Raises ``UsageError`` where fewer than ``least`` pictures are there to compare with, references included (``count``).
 
-    Args:
-        own: pictures that are judged.
-        count: pictures that judge: these and the references.
-        least: how many there have to be.
-        reranked: ``rerank`` follows. It knows the set's own least and largest score alone, so a single picture would score 0.
+    ``rerank`` knows the set's own least and largest score alone, so ``own``, the scored pictures, must be as many for it.
     """
     if count < least:
-        raise UsageError(f"musc needs at least {least} pictures that judge each other; got {count}. Add more.")
+        raise UsageError(f"musc compares pictures with each other and needs at least {least}; got {count}. Add more.")
     if reranked and own < least:
         raise UsageError(
             f"musc ranks pictures among their own kind (RsCIN) and needs at least {least} of them beside the references; got "
@@ -231,17 +224,16 @@ def seeded_order(image: Tensor, seed: int) -> list[int]:
     generator = torch.Generator().manual_seed(seed)
     rows = F.normalize(image.detach().cpu().double(), dim=-1)
     ranked = (rows @ torch.randn(rows.shape[1], generator=generator, dtype=torch.float64)).argsort()
-    found: list[int] = ranked[torch.randperm(len(rows), generator=generator)].tolist()
-    return found
+    return ranked[torch.randperm(len(rows), generator=generator)].tolist()
 
 
 def recurring(near: Tensor, far: Tensor) -> Tensor:
-    """Which pictures share something that most of the set lacks: a defect that recurs, or a second kind of part.
+    """Finds pictures that share something that most of the set lacks: a defect that recurs, or a second kind of part.
 
     A place counts where it is far from most pictures (its median distance is an outlier among all places of the set) and yet
     much nearer to a minority than places usually are. Mutual scoring gives such places low scores. Not seen: what more than
     half of the pictures bear (then the others look odd), and what hardly differs from the majority. Thresholds were set on
-    textures with pasted squares; on ELPV nothing is said of one kind of cell, and where both kinds are mixed it is the rarer.
+    textures with pasted squares; on ELPV no picture of one kind of cell is found, and where both kinds are mixed the rarer are.
 
     Args:
         near: (N, L) patch scores.

@@ -12,9 +12,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from zsad.detector import BACKBONE_FACTS, Detector
+from zsad.detector import Detector
 from zsad.inference.feature_store import load_features, save_features
 from zsad.types import ImageFeatures, Tap
+from zsad.weights.learned import facts_of
 
 __all__ = ["FeatureCache", "stacked"]
 
@@ -31,10 +32,10 @@ class FeatureCache:
     """
 
     def __init__(self, folder: Path, detector: Detector, precision: str = "fp32") -> None:
-        backbone = detector.backbone
-        facts = {key: getattr(backbone, key) for key in BACKBONE_FACTS}
-        facts["weights_sha256"] = facts["weights_sha256"] or _digest_of_weights(backbone)
-        settings = [LAYOUT, detector.name, detector.arguments(), facts, precision]
+        facts, built = facts_of(detector), detector.frozen_encoders()
+        for key, one in {**facts.get("encoders", {}), "backbone": facts["backbone"]}.items():
+            one["weights_sha256"] = one["weights_sha256"] or _digest_of_weights(built[key])
+        settings = [LAYOUT, detector.name, detector.arguments(), facts.pop("backbone") | facts, precision]
         self.folder = folder / hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:20]
 
     def key(self, image: Tensor) -> str:

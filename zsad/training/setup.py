@@ -12,11 +12,12 @@ import torch
 from torch import nn
 
 from zsad.common.file_names import many
-from zsad.detector import BACKBONE_FACTS, Detector
+from zsad.detector import Detector
 from zsad.errors import MissingExtra, UsageError
 from zsad.training.run import TrainingRun
 from zsad.training.training_set import TrainingSet
 from zsad.types import Schedule
+from zsad.weights.learned import facts_of
 
 __all__ = [
     "accelerator_for",
@@ -38,8 +39,9 @@ OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 
 
 def trainable_parameters(detector: Detector) -> list[nn.Parameter]:
-    """The method's own parameters; the backbone's are frozen."""
-    return [p for key, p in detector.named_parameters() if not key.startswith("backbone.") and p.requires_grad]
+    """The method's own parameters, without its encoders'."""
+    own = detector.learned_state().keys()
+    return [p for key, p in detector.named_parameters() if key in own and p.requires_grad]
 
 
 def check_counts(**given: tuple[int, int]) -> None:
@@ -117,6 +119,7 @@ def settings_of(
     steps = {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(schedule).items()}
     if schedule.lr_schedule == "constant":
         del steps["epochs"]
+    facts = facts_of(detector)
     return steps | {
         "seed": seed,
         "synthetic": synthetic,
@@ -124,7 +127,8 @@ def settings_of(
         "examples": len(training_set),
         "examples_sha256": training_set.digest(),
         "learner": {"method": detector.name, "arguments": {k: str(v) for k, v in detector.arguments().items()}}
-        | {key: getattr(detector.backbone, key) for key in BACKBONE_FACTS},
+        | facts.pop("backbone")
+        | facts,
     }
 
 

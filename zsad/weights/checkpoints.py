@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
+import re
 import tomllib
 import warnings
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,17 @@ from torch import Tensor
 from zsad.common.assets import asset
 from zsad.errors import CheckpointMismatch, SourceNotFound, UnknownName, UnsafeCheckpoint, WeightsError
 
-__all__ = ["IndexEntry", "load_index", "published", "read_header", "read_state_dict", "sha256_of", "write_learned"]
+__all__ = [
+    "AuthorsFile",
+    "IndexEntry",
+    "find_checkpoint",
+    "load_index",
+    "published",
+    "read_header",
+    "read_state_dict",
+    "sha256_of",
+    "write_learned",
+]
 
 _HEADER = "zsad"
 
@@ -46,6 +57,44 @@ class IndexEntry:
             return asset(f"checkpoints/{self.file}") if self.file else None
         except WeightsError:
             return None
+
+
+@dataclass(frozen=True)
+class AuthorsFile:
+    """Layout of the files that a paper's authors published: how their names become a detector's own.
+
+    Attributes:
+        renames: regular expressions, applied to every name in this order; None leaves a name out that one is found in. A name
+            that none is found in stays as it is, and a strict load refuses it.
+        inside: entries of the file that hold the tensors; where one of them is there, the rest of the file does not count.
+    """
+
+    renames: Mapping[str, str | None] = field(default_factory=dict)
+    inside: tuple[str, ...] = ()
+
+    def own_names(self, state: Mapping[str, Any]) -> dict[str, Any]:
+        """A file's tensors under the detector's names.
+
+        Raises:
+            CheckpointMismatch: two names become the same.
+        """
+        parts = [state[entry] for entry in self.inside if isinstance(state.get(entry), Mapping)] or [state]
+        found: dict[str, Any] = {}
+        for theirs, tensor in ((key, tensor) for part in parts for key, tensor in part.items()):
+            if (own := self._renamed(str(theirs))) is None:
+                continue
+            if own in found:
+                raise CheckpointMismatch(f"The file has {own} twice, the second time as {theirs}. Take one of them out.")
+            found[own] = tensor
+        return found
+
+    def _renamed(self, key: str) -> str | None:
+        for pattern, own in self.renames.items():
+            if own is not None:
+                key = re.sub(pattern, own, key)
+            elif re.search(pattern, key):
+                return None
+        return key
 
 
 def load_index() -> dict[str, IndexEntry]:
@@ -130,7 +179,7 @@ def _load(path: Path) -> Any:
     """A torch file by the restricted unpickler; a TorchScript archive by torch's own reader, which knows no Python code."""
     if _is_torchscript(path):
         return torch.jit.load(str(path), map_location="cpu").state_dict()
-    with path.open("rb") as file:  # a file, for torch judges paths by their ending
+    with path.open("rb") as file:  # a file, since torch goes by the ending of a path
         return torch.load(file, map_location="cpu", weights_only=True)
 
 

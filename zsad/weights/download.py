@@ -1,18 +1,21 @@
-"""No download is silent: what, how large, where from and where to are said before it starts, and a missing network is
-found out in seconds instead of after a minute of retries."""
+"""Downloads of weights. Each is announced: what, how large, where from and where to; a missing network is found out in
+seconds instead of after a minute of retries."""
 
 from __future__ import annotations
 
 import logging
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from zsad.errors import WeightsUnavailable
 
-__all__ = ["announce_download", "cached_file", "quiet_without_a_terminal"]
+__all__ = ["announce_download", "cached_file", "downloaded", "quiet_without_a_terminal"]
 
 log = logging.getLogger("zsad")
+WEIGHTS = "model.safetensors"  # in a repository of learned weights
+HUB = re.compile(r"hf:/{1,2}(?P<repository>[\w.-]+/[\w.-]+)")  # Path("hf://a/b") has one slash
 _ADVICE = (
     "Either connect to the network once, or bring the files from another machine: put them into the cache ({target}), or name "
     "them, backbone='file:weights' or 'hf:folder'. The embedded default (method 'compact') needs no download."
@@ -62,3 +65,17 @@ def announce_download(name: str, repository: str, filenames: Sequence[str]) -> N
         log.warning("Downloading the weights of %s: %.0f MB from %s to %s", name, size / 1e6, repository, target)
         return
     raise WeightsUnavailable(f"{repository} has none of {', '.join(filenames)}, the weights of {name}. {advice}")
+
+
+def downloaded(repository: str) -> Path:
+    """The learned weights of a repository of the hub: from the cache, or by an announced download.
+
+    Raises:
+        WeightsUnavailable: as ``announce_download``.
+    """
+    from huggingface_hub import hf_hub_download
+
+    if found := cached_file(repository, [WEIGHTS]):
+        return found
+    announce_download(repository, repository, [WEIGHTS])
+    return Path(hf_hub_download(repository, WEIGHTS))

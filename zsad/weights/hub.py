@@ -1,4 +1,4 @@
-"""Learned weights for others: a folder or a repository of the Hugging Face hub, with a card that says what they are."""
+"""Published weights: a folder or a repository of the Hugging Face hub, with a model card; and detectors built from them."""
 
 from __future__ import annotations
 
@@ -8,21 +8,20 @@ import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from zsad.common.arguments import checked
 from zsad.common.atomic_files import write_atomically
 from zsad.errors import CheckpointMismatch, SourceNotFound, UsageError, WeightsUnavailable
 from zsad.registry import create, load_backbone, method_class
 from zsad.weights.checkpoints import read_header
-from zsad.weights.download import announce_download, cached_file
+from zsad.weights.download import HUB, WEIGHTS
+from zsad.weights.learned import OF_THE_DETECTOR, locate
 
-__all__ = ["card", "from_pretrained", "locate", "publish"]
+__all__ = ["card", "from_pretrained", "publish", "push_to_hub"]
 
 log = logging.getLogger("zsad")
-WEIGHTS, CARD = "model.safetensors", "README.md"
-IN_FOLDERS = ("final.safetensors", WEIGHTS)  # of ``zsad.train``, of ``publish``
-HUB = re.compile(r"hf:/{1,2}(?P<repository>[\w.-]+/[\w.-]+)")  # Path("hf://a/b") has one slash
+CARD = "README.md"
 REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 NOT_STATED = "not stated"
 SETTINGS = (
@@ -31,41 +30,9 @@ SETTINGS = (
 )
 
 
-# ------------------------------------------------------------------ finding
-def locate(checkpoint: str | Path) -> Path:
-    """The file that a checkpoint's name stands for.
-
-    Args:
-        checkpoint: a file; a folder of ``zsad.train`` or ``publish``; or "hf://org/name", which is downloaded into the hub's
-            cache, after saying so.
-
-    Raises:
-        SourceNotFound: a folder without weights.
-        WeightsUnavailable: no network, no such repository, or no weights in it.
-    """
-    if remote := HUB.fullmatch(str(checkpoint)):
-        return _downloaded(remote["repository"])
-    path = Path(checkpoint)
-    if not path.is_dir():
-        return path
-    found = next((path / name for name in IN_FOLDERS if (path / name).is_file()), None)
-    if found is None:
-        raise SourceNotFound(f"The folder {str(path)!r} has neither {' nor '.join(IN_FOLDERS)}. Name the file of weights.")
-    return found
-
-
-def _downloaded(repository: str) -> Path:
-    from huggingface_hub import hf_hub_download
-
-    if found := cached_file(repository, [WEIGHTS]):
-        return found
-    announce_download(repository, repository, [WEIGHTS])
-    return Path(hf_hub_download(repository, WEIGHTS))
-
-
 @checked
 def from_pretrained(source: str | Path, *, backbone: Any = None, **arguments: Any) -> Any:
-    """Builds the method that a file of learned weights belongs to, on the backbone that it was learned on.
+    """Builds the detector that a file of learned weights belongs to, on the encoders that it was learned on.
 
     Args:
         source: "org/name" or "hf://org/name" on the hub, a folder, or a file that ``Detector.save`` wrote. What exists on
@@ -86,14 +53,18 @@ def from_pretrained(source: str | Path, *, backbone: Any = None, **arguments: An
             f"{path.name} does not say which method it belongs to. Use create(method, checkpoint=path), for zsad demo "
             "--checkpoint METHOD=FILE."
         )
-    return create(header["method"], backbone=backbone or _backbone_of(header, path.name), checkpoint=path, **arguments)
+    default = str(method_class(header["method"]).recipe.backbone)
+    known = {"backbone": {"name": default} | header.get("backbone", {}), **header.get("encoders", {})}
+    given = {key: one for key, one in {"backbone": backbone, **arguments}.items() if one is not None}
+    encoders = {key: given.get(key) or _encoder_of(facts, key, path.name) for key, facts in known.items()}
+    return create(header["method"], checkpoint=path, **arguments | encoders)
 
 
-def _backbone_of(header: Mapping[str, Any], file: str) -> Any:
-    facts = header.get("backbone", {})
-    name = str(facts.get("name", method_class(header["method"]).recipe.backbone))
+def _encoder_of(facts: Mapping[str, Any], keyword: str, file: str) -> Any:
+    """The encoder that a header names, with the settings of then."""
+    name = str(facts["name"])
     if name.startswith("file:"):
-        raise CheckpointMismatch(f"{file} was learned on {name!r}, a file of another machine. Pass backbone=.")
+        raise CheckpointMismatch(f"{file} was learned on {name!r}, a file of another machine. Pass {keyword}=.")
     keys = ("activation", "position_embedding", "image_size")
     built = load_backbone(name, **{key: facts[key] for key in keys if key in facts})
     then, now = facts.get("weights_sha256"), built.weights_sha256
@@ -103,6 +74,29 @@ def _backbone_of(header: Mapping[str, Any], file: str) -> Any:
 
 
 # ------------------------------------------------------------------ publishing
+class Publishable(Protocol):
+    """The parts of a ``Detector`` that publishing needs."""
+
+    header: dict[str, Any]
+
+    def require_trained(self) -> None:
+        """Raises ``NotTrained``."""
+
+    def save(self, path: str | Path, **about: Any) -> dict[str, Any]:
+        """Writes the learned weights."""
+
+
+def push_to_hub(
+    detector: Publishable, target: str | Path, *, figures: Mapping[str, Any] | None = None, private: bool = False
+) -> str:
+    """Publishes a detector's learned weights; those that were loaded keep their header. Arguments as of ``publish``."""
+    detector.require_trained()
+    kept = {key: value for key, value in detector.header.items() if key not in OF_THE_DETECTOR}
+    with tempfile.TemporaryDirectory() as folder:
+        detector.save(Path(folder) / WEIGHTS, **kept)
+        return publish(Path(folder) / WEIGHTS, target, figures=figures, private=private)
+
+
 def publish(weights: str | Path, target: str | Path, *, figures: Mapping[str, Any] | None = None, private: bool = False) -> str:
     """Puts weights and their card into a folder, or uploads them.
 
@@ -168,8 +162,8 @@ def _uploaded(folder: Path, repository: str, private: bool) -> str:
 
 
 def card(header: Mapping[str, Any], name: str, figures: Mapping[str, Any]) -> str:
-    """The model card: what it is, how to use it, figures, data, licence, how it was trained. Only what the header says."""
-    tower = header.get("backbone", {})
+    """Model card as Markdown: what it is, how to use it, figures, data, licence, training. Only what the header states."""
+    encoders = {"backbone": header.get("backbone", {}), **header.get("encoders", {})}
     licence = str(header.get("licence") or NOT_STATED)
     spdx = licence.lower() if re.fullmatch(r"[A-Za-z]+[\w.-]*", licence) else "other"
     arguments = ", ".join(f"{key}={value!r}" for key, value in header.get("arguments", {}).items()) or "the defaults"
@@ -180,7 +174,8 @@ def card(header: Mapping[str, Any], name: str, figures: Mapping[str, Any]) -> st
     ]
     lines += ["They hold what the method learned and not the backbone, which is loaded from its own source.", ""]
     lines += [
-        f"- backbone: `{tower.get('name', NOT_STATED)}`, {tower.get('image_size', '?')} px, {tower.get('activation', '?')}"
+        f"- {keyword}: `{one.get('name', NOT_STATED)}`, {one.get('image_size', '?')} px, {one.get('activation', '?')}"
+        for keyword, one in encoders.items()
     ]
     lines += [
         f"- arguments: {arguments}",

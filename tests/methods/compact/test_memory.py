@@ -16,7 +16,7 @@ import zsad
 from zsad.errors import NeedsSet, UsageError
 from zsad.methods.compact import memory as compact_memory
 from zsad.methods.compact.head import SIDES
-from zsad.methods.compact.memory import ONE, USUAL, WEIGHT, ZERO, departure, judge_each_other, memory_rows, nearest_in
+from zsad.methods.compact.memory import ONE, USUAL, WEIGHT, ZERO, departure, memory_rows, nearest_in, nearest_in_batch
 from zsad.metrics import image_auroc
 from zsad.synthetic.defects import make_defect
 from zsad.synthetic.shapes import smooth_noise
@@ -197,7 +197,7 @@ def test_maps_against_references_keep_the_scale(detector: Any, products: Any) ->
 
 
 @pytest.mark.parametrize(
-    ("references", "said"),
+    ("references", "message"),
     [
         (References(torch.zeros(0, 3, 256, 256)), "References without a picture were given"),
         (
@@ -206,8 +206,8 @@ def test_maps_against_references_keep_the_scale(detector: Any, products: Any) ->
         ),
     ],
 )
-def test_refuses_references(detector: Any, references: References, said: str) -> None:
-    with pytest.raises(UsageError, match=said):
+def test_refuses_references(detector: Any, references: References, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
         detector.prepare("nut", references)
 
 
@@ -229,8 +229,8 @@ def test_batch_equals_a_slow_loop(detector: Any, products: Any) -> None:
     features = products[0][1][:8]
     with torch.inference_mode():
         rows = memory_rows(features.taps, detector.head.compare(features.taps).novel)
-        judged = list(judge_each_other(one_by_one(features), detector.reference_rows, None, 0))
-    for picture, (_, near) in enumerate(judged):
+        compared = list(nearest_in_batch(one_by_one(features), detector.reference_rows, None, 0))
+    for picture, (_, near) in enumerate(compared):
         for stage in SIDES:
             for found, expected in zip(near[stage], naive(features, rows, stage, picture), strict=True):
                 torch.testing.assert_close(found[0], expected, rtol=0, atol=1e-4)
@@ -269,22 +269,22 @@ def test_a_set_is_loaded_block_by_block(detector: Any, products: Any, monkeypatc
     monkeypatch.setattr(compact_memory, "TOGETHER", 3)
     lazy = Lazy(features)
     torch.testing.assert_close(scores_of_set(together(detector), lazy), whole, rtol=0, atol=1e-4)
-    assert lazy.asked == [1 + 3] * 8, "once to be judged, and once per block as a judge"
-    assert lazy.most <= 3 + 2 + 3, "a block, the judge at hand, and what the caller still holds"
+    assert lazy.asked == [1 + 3] * 8, "once to be scored, and once per block to compare with"
+    assert lazy.most <= 3 + 2 + 3, "a block, the other picture at hand, and what the caller still holds"
 
 
 def test_a_pool_is_a_seeded_choice_of_others(detector: Any, products: Any) -> None:
     features = products[0][1][:12]
     lazy = Lazy(features)
     first = scores_of_set(together(detector, pool=5), lazy)
-    assert sorted(lazy.asked) == [1] * 6 + [2] * 6, "five others and one more, so that nobody judges itself"
+    assert sorted(lazy.asked) == [1] * 6 + [2] * 6, "five others and one more, so that no picture is compared with itself"
     torch.testing.assert_close(first, scores_of_set(together(detector, pool=5), lazy), rtol=0, atol=0)
     assert (first - scores_of_set(together(detector, pool=5, seed=1), lazy)).abs().max() > 1e-3
     everyone = scores_of_set(together(detector), lazy)
     torch.testing.assert_close(scores_of_set(together(detector, pool=11), lazy), everyone, rtol=0, atol=0)
     with torch.inference_mode():
-        for _, near in judge_each_other(lazy, detector.reference_rows, 5, 0):
-            assert near[4][0].mean() > 0.005, "a picture judged itself"
+        for _, near in nearest_in_batch(lazy, detector.reference_rows, 5, 0):
+            assert near[4][0].mean() > 0.005, "a picture was compared with itself"
 
 
 def test_batch_says_what_it_needs(detector: Any, products: Any) -> None:
@@ -294,7 +294,7 @@ def test_batch_says_what_it_needs(detector: Any, products: Any) -> None:
     assert not detector.needs_set(detector.prepare())
     with pytest.raises(UsageError, match="needs 5 or more; got 4. Add pictures"):
         batch.score_set(features[:4], batch.prepare())
-    with pytest.raises(UsageError, match="pool is how many others judge a picture, 4 or more; got 3"):
+    with pytest.raises(UsageError, match="pool is how many others a picture is compared with, 4 or more; got 3"):
         together(detector, pool=3).score_set(features, batch.prepare())
     with pytest.raises(NeedsSet, match="Call score_set, or leave batch out"):
         batch.score(features[0], batch.prepare())

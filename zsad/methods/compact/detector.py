@@ -25,7 +25,7 @@ from zsad.common.assets import asset
 from zsad.detector import Detector
 from zsad.errors import NeedsSet
 from zsad.methods.compact.head import CHANNELS, DIM, SIDES, TOP, CompactHead
-from zsad.methods.compact.memory import Near, check_references, departure, judge_each_other, memory_rows, nearest_in
+from zsad.methods.compact.memory import Near, check_references, departure, memory_rows, nearest_in, nearest_in_batch
 from zsad.prompts.prompt_set import PromptSet
 from zsad.prompts.sentence_encoder import CLASS_NAMES, check_words, encode_sentences, word_phrases
 from zsad.registry import register
@@ -50,8 +50,8 @@ class Compact(Detector):
         backbone: the compact tower.
         words: defect words to look for instead of the default vocabulary. Words of that vocabulary need nothing; others
             need the extra ``words``. They steer the score: places that look like one of them count more.
-        batch: the pictures of a set judge each other (five or more, most of them normal); then ``score_set`` is the way.
-        pool: in batch mode, how many others judge each picture; None: all. Time grows with pictures x pool.
+        batch: batch mode: pictures are compared with each other (five or more, most normal); then ``score_set`` is the way.
+        pool: in batch mode, how many others each picture is compared with; None: all. Time grows with pictures x pool.
         seed: which ones, where ``pool`` leaves some out.
 
     Maps and scores are on one scale for all pictures: 0 is the median place of auxiliary normal pictures, 1 what nine in
@@ -88,7 +88,7 @@ class Compact(Detector):
             self.register_buffer(key, torch.zeros(shape))
 
     def load_learned(self, tensors: Mapping[str, Tensor], origin: str = "the given tensors") -> None:
-        """As every method's; takes the margin of the defect words from the tensors too."""
+        """Loads strictly; takes the margin of the defect words from the tensors too."""
         super().load_learned(tensors, origin)
         self.word_margin = float(self.margin)
 
@@ -131,27 +131,26 @@ class Compact(Detector):
     def score(self, features: ImageFeatures, context: Context) -> Prediction:
         """Map: weighted sum of text logits, novelty, and distance to the references. Score: the mean of its highest 1 %."""
         if self.batch:
-            raise NeedsSet("compact with batch=True judges pictures by each other. Call score_set, or leave batch out.")
+            raise NeedsSet("compact with batch=True compares pictures with each other. Call score_set, or leave batch out.")
         return self._predict(features, context, nearest_in(features.taps, context.banks) if context.banks else None)
 
     def score_set(self, features: Sequence[ImageFeatures], context: Context) -> Iterator[Prediction]:
         """One prediction per picture; in batch mode by the other pictures. Raises ``UsageError`` for fewer than five."""
         if not self.batch:
             return super().score_set(features, context)
-        judged = judge_each_other(features, self.reference_rows, self.pool, self.seed)
-        return (self._predict(one, context, near) for one, near in judged)
+        compared = nearest_in_batch(features, self.reference_rows, self.pool, self.seed)
+        return (self._predict(one, context, near) for one, near in compared)
 
     def _predict(self, features: ImageFeatures, context: Context, near: Near | None) -> Prediction:
         grid, words = self.head.zero_shot(features.taps, context, self.weights, self.bias)
         if near is not None:
             grid = departure(grid, near, features.taps, self.weights[1:-1])
-        maps = upsample(grid, (self.backbone.image_size, self.backbone.image_size))
+        maps = upsample(grid, self.backbone.image_size)
         return Prediction(top_mean(maps, TOP), maps, words)
 
     def loss(self, batch: Batch, context: Context) -> dict[str, Tensor]:
         """``CompactHead.losses`` of a batch; pictures without masks train the image term alone."""
-        features = batch.images if isinstance(batch.images, ImageFeatures) else self.encode(batch.images)
-        cells = None
+        features, cells = self.features_of(batch), None
         if batch.masks is not None:
             cells = F.adaptive_avg_pool2d(batch.masks[:, None].float(), features.taps[min(CHANNELS)].grid)[:, 0]
         mixed = self.head(self.head.compare(features.taps))

@@ -1,4 +1,4 @@
-"""The embedded default's parts: novelty within one picture, and a small head that ends in a sentence encoder's space."""
+"""The trained part of the embedded default: a small head that ends in a sentence encoder's space."""
 
 from __future__ import annotations
 
@@ -11,44 +11,21 @@ from torch import Tensor, nn
 
 from zsad.alignment.losses import dice, focal, top_mean
 from zsad.alignment.maps import upsample
+from zsad.detector import Detector
+from zsad.methods.compact.novelty import compare_within
 from zsad.types import Context, Tap
 
-__all__ = ["CHANNELS", "COVERED", "DIM", "SIDES", "TOP", "CompactHead", "Compared", "compare_within"]
+__all__ = ["CHANNELS", "COVERED", "DIM", "SIDES", "TOP", "CompactHead", "Compared"]
 
 CHANNELS = {2: 40, 3: 80, 4: 112, 5: 192, 6: 320}  # of the tower's stages
 SIDES = {3: 16, 4: 16, 5: 8, 6: 8}  # stages that are compared within the picture, and their grids at 256 px
 WIDTH, DIM = 96, 384  # of the head, of the sentence encoder
-NEIGHBOURS = 0.1  # part of the patches that a patch is compared with: its nearest ones, itself and those around it left out
-SHARPNESS = 20.0  # of the softmax that weights the neighbours
 COVERED = 0.12  # part of a cell that a defect has to cover to count in training
 TOP = 0.01  # part of the map whose mean is the image score
 
 
-def compare_within(x: Tensor, sharpness: float = SHARPNESS) -> tuple[Tensor, Tensor]:
-    """How each patch differs from the nearest ones of its own picture, itself and its eight neighbours left out.
-
-    Args:
-        x: (B, C, h, w) standardised features.
-        sharpness: how much nearer neighbours count more in the residual.
-
-    Returns:
-        Novelty (B, h, w), the mean cosine distance to the nearest ``NEIGHBOURS`` of them, and the residual (B, C, h, w).
-    """
-    x = F.avg_pool2d(x, 3, 1, 1, count_include_pad=False)
-    rows = x.flatten(2).transpose(1, 2)  # (B, L, C)
-    unit = F.normalize(rows, dim=-1)
-    place = torch.arange(x.shape[2] * x.shape[3], device=x.device)
-    row, column = place.div(x.shape[3], rounding_mode="floor"), place % x.shape[3]
-    beside = ((row[:, None] - row).abs() <= 1) & ((column[:, None] - column).abs() <= 1)  # (L, L)
-    cosine = (unit @ unit.transpose(1, 2)).masked_fill(beside, -1.0)
-    nearest = cosine.topk(max(1, round(NEIGHBOURS * len(place))), dim=-1)
-    weights = torch.zeros_like(cosine).scatter_(-1, nearest.indices, (nearest.values * sharpness).softmax(-1))
-    residual = (rows - weights @ rows).transpose(1, 2).reshape(x.shape)
-    return 1 - nearest.values.mean(-1).reshape(-1, *x.shape[2:]), residual
-
-
 class Compared(NamedTuple):
-    """Input of the trained layers."""
+    """Inputs of the trained layers."""
 
     stages: dict[int, Tensor]  # (B, C, h, w), standardised
     residuals: dict[int, Tensor]  # the same shapes
@@ -56,7 +33,7 @@ class Compared(NamedTuple):
 
 
 class CompactHead(nn.Module):
-    """Stages -> an embedding of each place in the sentence encoder's space, and the novelty that it also looked at."""
+    """Convolutional head: tower stages and their novelty -> an embedding of each place in the sentence encoder's space."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -80,22 +57,21 @@ class CompactHead(nn.Module):
 
     def standardised(self, taps: Mapping[int, Tap]) -> dict[int, Tensor]:
         """Raw stages -> (B, C, h, w) of mean 0 and deviation 1 per channel on auxiliary pictures, cut at 6 deviations."""
-        maps = {stage: taps[stage].patches.transpose(1, 2).unflatten(2, taps[stage].grid) for stage in CHANNELS}
-        return {
-            stage: ((x - self.get_buffer(f"mean_{stage}")) / self.get_buffer(f"deviation_{stage}")).clamp(-6, 6)
-            for stage, x in maps.items()
-        }
+        found = {}
+        for stage in CHANNELS:
+            x = taps[stage].patches.transpose(1, 2).unflatten(2, taps[stage].grid)
+            found[stage] = ((x - self.get_buffer(f"mean_{stage}")) / self.get_buffer(f"deviation_{stage}")).clamp(-6, 6)
+        return found
 
     def novelty(self, stage: int, raw: Tensor) -> Tensor:
-        """(B, h, w) novelty -> against what is usual at the same place, in deviations."""
+        """(B, h, w) novelty -> its distance from the mean at the same place of plain textures, in deviations."""
         usual, spread = (self.get_buffer(f"{name}_{stage}")[None] for name in ("usual", "spread"))
-        size = (raw.shape[1], raw.shape[2])
-        if usual.shape[1:] != size:
-            usual, spread = upsample(usual, size), upsample(spread, size)
+        if usual.shape[1:] != raw.shape[1:]:
+            usual, spread = (upsample(one, (raw.shape[1], raw.shape[2])) for one in (usual, spread))
         return (raw - usual) / spread
 
     def compare(self, taps: Mapping[int, Tap]) -> Compared:
-        """What has no weights: standardised stages, their residuals, and novelty."""
+        """The features without learned weights: standardised stages, their residuals, and novelty."""
         x = self.standardised(taps)
         within = {stage: compare_within(x[stage]) for stage in SIDES}
         size = taps[min(CHANNELS)].grid
@@ -104,8 +80,7 @@ class CompactHead(nn.Module):
 
     def forward(self, seen: Compared) -> Tensor:
         """-> (B, WIDTH, h, w) on the finest grid; ``similarity`` reads it."""
-        size = seen.novel.shape[-2:]
-        parts: dict[torch.Size, Tensor] = {}
+        size, parts = seen.novel.shape[-2:], dict[torch.Size, Tensor]()
         for stage, x in seen.stages.items():  # summed per grid, so that few maps are enlarged
             part = self.own[str(stage)](x) + self.whole[str(stage)](x.mean((2, 3)))[..., None, None]
             if stage in seen.residuals:
@@ -128,8 +103,7 @@ class CompactHead(nn.Module):
         rows = mixed.flatten(2)  # (B, WIDTH, L)
         square = (rows * ((weight.T @ weight) @ rows)).sum(1) + 2 * (weight.T @ bias) @ rows + bias @ bias  # (B, L)
         dots = (vectors @ weight) @ rows + (vectors @ bias)[:, None]  # (B, N, L)
-        cosines: Tensor = dots * square.clamp_min(1e-12).rsqrt()[:, None]
-        return cosines.reshape(*dots.shape[:2], *mixed.shape[-2:])
+        return (dots * square.clamp_min(1e-12).rsqrt()[:, None]).reshape(*dots.shape[:2], *mixed.shape[-2:])
 
     def zero_shot(self, taps: Mapping[int, Tap], context: Context, weights: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
         """Raw stages -> zero-shot map (B, h, w) on the finest grid, and cosines with the defect words (B, N, h, w).
@@ -140,10 +114,9 @@ class CompactHead(nn.Module):
             weights: (6,) of the head's logit, the novelty of each stage, the given words.
             bias: () added.
         """
-        assert context.text is not None
         seen = self.compare(taps)
         mixed, scale = self(seen), self.scale.exp()
-        sides = self.similarity(mixed, context.text[0]) * scale
+        sides = self.similarity(mixed, Detector.text_of(context)[0]) * scale
         words = self.similarity(mixed, context.extra["words"])
         grid = bias + weights[0] * (sides[:, 1] - sides[:, 0])
         grid = grid + torch.einsum("s,bshw->bhw", weights[1:-1], seen.novel)
@@ -157,17 +130,16 @@ class CompactHead(nn.Module):
     ) -> dict[str, Tensor]:
         """Focal and Dice on the cells, cross-entropy of the picture by its highest cells, cross-entropy of the defect's word.
 
-        All are means over pictures; one that has nothing to say in a term counts as 0 there.
+        All are means over pictures; one that a term does not apply to counts as 0 there.
 
         Args:
             mixed: (B, WIDTH, h, w) the head's output.
-            cells: (B, h, w) defective part of each cell; None: not known, and the picture's term is all.
+            cells: (B, h, w) defective part of each cell; None: not known, and only the picture's term is computed.
             labels: (B,) float, 1 anomalous.
             context: ``text``; ``words`` and their vectors.
             kinds: what each picture's defect is called; of use where it is one of ``context.words``.
         """
-        assert context.text is not None
-        sides = self.similarity(mixed, context.text[0]) * self.scale.exp()  # (B, 2, h, w)
+        sides = self.similarity(mixed, Detector.text_of(context)[0]) * self.scale.exp()  # (B, 2, h, w)
         top = top_mean(sides[:, 1] - sides[:, 0], TOP)
         found = {"picture": 0.3 * F.binary_cross_entropy_with_logits(top, labels)}
         if cells is None:
@@ -183,6 +155,6 @@ class CompactHead(nn.Module):
         known = [context.words.index(kind) if kind in context.words else -1 for kind in kinds]
         word = torch.tensor(known, device=mixed.device)[:, None, None].expand_as(cells)
         inside = ((cells >= 2 * COVERED) & (word >= 0)).to(mixed.dtype)  # (B, h, w)
-        said = self.similarity(mixed, context.extra["words"]) * self.scale.exp()  # (B, N, h, w)
-        each = F.cross_entropy(said, word.clamp_min(0), reduction="none") * inside
+        logits = self.similarity(mixed, context.extra["words"]) * self.scale.exp()  # (B, N, h, w)
+        each = F.cross_entropy(logits, word.clamp_min(0), reduction="none") * inside
         return (each.sum((1, 2)) / inside.sum((1, 2)).clamp_min(1)).mean()

@@ -1,7 +1,7 @@
 """The embedded default against other pictures of the same product: references, or the rest of an unlabelled batch.
 
 A patch is compared with the nearest one (cosine, 3x3 means of the raw stages 3 to 6: PatchCore, Roth et al. 2022) of each
-other picture, and two things are taken over from it: how far it is, and how novel it is itself within its own picture. The
+other picture, and two values are taken over from it: how far it is, and how novel it is itself within its own picture. The
 second explains away what is rare in every picture of the product: a logo, a screw, a busbar, a border. References: the
 nearest of all. Batch: the mean over the 30 % nearest pictures (MuSc, Li et al. 2024), since some of the others are defective.
 
@@ -24,15 +24,15 @@ from zsad.methods.compact.head import SIDES
 from zsad.references.memory_bank import nearest_value
 from zsad.types import Bank, ImageFeatures, References, Tap
 
-__all__ = ["FEWEST", "Near", "check_references", "departure", "judge_each_other", "memory_rows", "nearest_in", "unit_rows"]
+__all__ = ["FEWEST", "Near", "check_references", "departure", "memory_rows", "nearest_in", "nearest_in_batch", "unit_rows"]
 
 # of the distance to one reference, over the normal pictures of the families CHOOSING: mean and deviation by stage
 USUAL = {3: (0.054, 0.048), 4: (0.087, 0.076), 5: (0.052, 0.057), 6: (0.063, 0.062)}
 WEIGHT = 0.2  # of the stages' mean distance in those deviations, beside the zero-shot map
 ZERO, ONE = -0.1, 1.6  # of the sum: the median normal place, what nine in ten places of defects stay below
-LOWEST = 0.3  # part of the other pictures of a batch that a patch is judged by
+LOWEST = 0.3  # part of the other pictures of a batch, the nearest, whose distances are averaged
 FEWEST = 5  # pictures of a batch
-TOGETHER = 32  # pictures of a batch that are judged at once: with 1000 others their distances take 160 MB
+TOGETHER = 32  # pictures of a batch that are compared at once: with 1000 others their distances take 160 MB
 NOVELTY = "novelty."  # before the stage, in the names of the banks
 
 Near: TypeAlias = Mapping[int, tuple[Tensor, Tensor]]  # stage -> distance to the nearest patch, and its novelty: (B, L) each
@@ -41,7 +41,9 @@ Near: TypeAlias = Mapping[int, tuple[Tensor, Tensor]]  # stage -> distance to th
 def check_references(references: References | None, batch: bool) -> None:
     """Raises ``UsageError`` for what ``compact`` cannot do with references."""
     if references is not None and batch:
-        raise UsageError("compact judges by references or, with batch=True, by the other pictures; got both. Leave one out.")
+        raise UsageError(
+            "compact compares with references or, with batch=True, with the other pictures; got both. Leave one out."
+        )
 
 
 def unit_rows(taps: Mapping[int, Tap]) -> dict[int, Tensor]:
@@ -96,17 +98,17 @@ def departure(grid: Tensor, near: Near, taps: Mapping[int, Tap], weights: Tensor
 
 
 # ------------------------------------------------------------------ batch
-def judge_each_other(
+def nearest_in_batch(
     features: Sequence[ImageFeatures], rows_of: Callable[[ImageFeatures], Mapping[str, Tensor]], pool: int | None, seed: int
 ) -> Iterator[tuple[ImageFeatures, Near]]:
-    """Each picture of a set with what its nearest patches in the others say.
+    """Each picture of a batch, with distance and novelty of the nearest patches in the other pictures.
 
     ``features`` may load from disk: each is asked for once, and the others again for every ``TOGETHER`` pictures.
 
     Args:
         features: one picture (B = 1) each.
         rows_of: features -> ``memory_rows``.
-        pool: how many others judge each picture, a seeded choice that all pictures share; None: all of them.
+        pool: how many others each picture is compared with, a seeded choice that all pictures share; None: all.
         seed: of that choice.
 
     Raises:
@@ -114,41 +116,41 @@ def judge_each_other(
     """
     if len(features) < FEWEST:
         raise UsageError(
-            f"compact with batch=True judges pictures by each other and needs {FEWEST} or more; got {len(features)}. "
+            f"compact with batch=True compares pictures with each other and needs {FEWEST} or more; got {len(features)}. "
             "Add pictures, or leave batch out."
         )
     if pool is not None and pool < FEWEST - 1:
-        raise UsageError(f"pool is how many others judge a picture, {FEWEST - 1} or more; got {pool}.")
-    judges = list(range(len(features)))
-    if pool is not None and pool < len(features) - 1:  # one more than asked for: nobody judges itself
-        judges = torch.randperm(len(features), generator=torch.Generator().manual_seed(seed))[: pool + 1].tolist()
-    return _judged(features, rows_of, judges)
+        raise UsageError(f"pool is how many others a picture is compared with, {FEWEST - 1} or more; got {pool}.")
+    others = list(range(len(features)))
+    if pool is not None and pool < len(features) - 1:  # one more than asked for: a picture is not compared with itself
+        others = torch.randperm(len(features), generator=torch.Generator().manual_seed(seed))[: pool + 1].tolist()
+    return _compared(features, rows_of, others)
 
 
-def _judged(
-    features: Sequence[ImageFeatures], rows_of: Callable[[ImageFeatures], Mapping[str, Tensor]], judges: list[int]
+def _compared(
+    features: Sequence[ImageFeatures], rows_of: Callable[[ImageFeatures], Mapping[str, Tensor]], others: list[int]
 ) -> Iterator[tuple[ImageFeatures, Near]]:
     for start in range(0, len(features), TOGETHER):
         places = list(range(start, min(start + TOGETHER, len(features))))
         own = [features[place] for place in places]
-        near = _lowest([unit_rows(one.taps) for one in own], (rows_of(features[judge]) for judge in judges), places, judges)
+        near = _lowest([unit_rows(one.taps) for one in own], (rows_of(features[other]) for other in others), places, others)
         for row, one in enumerate(own):
             yield one, {stage: (distance[row : row + 1], value[row : row + 1]) for stage, (distance, value) in near.items()}
 
 
-def _lowest(own: list[dict[int, Tensor]], others: Iterator[Mapping[str, Tensor]], places: list[int], judges: list[int]) -> Near:
-    """Means over the ``LOWEST`` of the other pictures, patch by patch; ``places`` and ``judges`` are numbers in the set."""
+def _lowest(own: list[dict[int, Tensor]], kept: Iterator[Mapping[str, Tensor]], places: list[int], others: list[int]) -> Near:
+    """Means over the ``LOWEST`` of the other pictures, patch by patch; ``places`` and ``others`` are numbers in the batch."""
     rows = {stage: torch.cat([one[stage] for one in own]) for stage in SIDES}
-    found = {stage: x.new_empty(2, *x.shape[:2], len(judges)) for stage, x in rows.items()}  # distance, novelty: (B, L, N)
-    for column, kept in enumerate(others):
+    found = {stage: x.new_empty(2, *x.shape[:2], len(others)) for stage, x in rows.items()}  # distance, novelty: (B, L, N)
+    for column, bank in enumerate(kept):
         for stage, x in rows.items():
-            pair = nearest_value(x, kept[str(stage)][0], kept[f"{NOVELTY}{stage}"][0, :, 0])
+            pair = nearest_value(x, bank[str(stage)][0], bank[f"{NOVELTY}{stage}"][0, :, 0])
             found[stage][..., column] = torch.stack(pair)
-    count = max(1, int(LOWEST * (len(judges) - 1)))
+    count = max(1, int(LOWEST * (len(others) - 1)))
     near = {}
     for stage, (distance, value) in found.items():
-        for row, place in enumerate(places):  # itself, or (so that all have as many) the last judge
-            distance[row, :, judges.index(place) if place in judges else -1] = torch.inf
+        for row, place in enumerate(places):  # itself, or (so that all have as many) the last one
+            distance[row, :, others.index(place) if place in others else -1] = torch.inf
         least = distance.topk(count, dim=-1, largest=False)
         near[stage] = (least.values.mean(-1), value.gather(-1, least.indices).mean(-1))
     return near
