@@ -42,7 +42,9 @@ def summary(session: zsad.Session, labels: list[str], refused: list[str]) -> str
     names = session.inspector.references.names
     references = f" {len(names)} reference image{'s' * (len(names) != 1)}." if names else " No reference images."
     source = f"<p class='soft'>Thresholds: {escape(levels.source)}.{references}{corrections}</p>"
-    rate = f"<p class='false-alarms'>False-alarm rate: {escape(levels.false_alarm_rate)}.</p>" if levels.false_alarm_rate else ""
+    rate = (
+        f"<p class='false-alarms'>False-alarm rate: {escape(levels.false_alarm_rate)}.</p>" if levels.false_alarm_rate else ""
+    )
     messages = "".join(f"<li>{escape(one)}</li>" for one in refused)
     left_out = f"<ul class='refused' role='alert'>{messages}</ul>" if refused else ""
     return f'<div class="summary"><div class="chips">{chips}</div>{strip(session, labels)}{rate}{source}{left_out}</div>'

@@ -55,7 +55,7 @@ def test_adaclip_step(tmp_path: Path) -> None:
     detector = adaclip.build(reference, tmp_path)
     losses, gradients = step(detector, adaclip.batch(reference), reference.settings["class_names"][0], 1)
     assert sum(losses.values()) == pytest.approx(float(reference["train/loss"]), rel=adaclip.ROUNDED_LOSS)
-    norms = hybrid.authors_state(reference.settings["train/grad_norms"])
+    norms = hybrid.AUTHORS_FILE.own_names(reference.settings["train/grad_norms"])
     assert set(gradients) == set(norms)
     for key, norm in norms.items():
         assert float(gradients[key].norm()) == pytest.approx(norm, rel=GRADIENTS), key

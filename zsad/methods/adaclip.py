@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from zsad.alignment import semantic_fusion
 from zsad.alignment.losses import focal
 from zsad.alignment.maps import smooth, upsample
+from zsad.alignment.similarity import both
 from zsad.backbones.clip import CLIP
 from zsad.detector import Detector
 from zsad.errors import UsageError
@@ -55,6 +56,7 @@ class AdaCLIP(Detector):
     recipe = Recipe("ViT-L-14-336.openai", 518, activation="gelu", position_embedding="bicubic", taps=(6, 12, 18, 24))
     learned, cacheable, dead = True, False, ("text_prompts.static.0",)  # the first text block is not prompted
     schedule = Schedule("adamw", 0.01, 5, 1, betas=(0.5, 0.999), weight_decay=0.01, labels_only=True)
+    authors_file = hybrid.AUTHORS_FILE
     backbone: CLIP
 
     def __init__(
@@ -141,18 +143,14 @@ class AdaCLIP(Detector):
         """Focal loss of the image score, ``map_losses`` of the layers."""
         features = self.features_of(batch)
         image, places = self.margins(features, context, published=True)
-        losses = {"image": focal(hybrid.both(image[:, None, None]), batch.labels[:, None, None])}
+        losses = {"image": focal(both(image[:, None, None]), batch.labels[:, None, None])}
         maps = [self.resized(margins, features) for margins in places.unbind(dim=1)]
         return losses if batch.masks is None else losses | hybrid.map_losses(maps, batch.masks)
 
     @classmethod
     def implied_arguments(cls, state: Mapping[str, Any]) -> dict[str, Any]:
         """``depth`` and ``length`` of the authors' prompts; which layers are tapped, no file states."""
-        return {key: n for key, n in hybrid.stored_sizes(hybrid.authors_state(state)).items() if key != "taps"}
-
-    def foreign_state(self, state: dict[str, Any]) -> dict[str, Tensor]:
-        """The authors' flat file, with or without ``clip_model.``; the frozen CLIP of a full dump is left out."""
-        return hybrid.authors_state(state)
+        return {key: n for key, n in hybrid.stored_sizes(state).items() if key != "taps"}
 
     def load_learned(self, tensors: Mapping[str, Tensor], origin: str = "the given tensors") -> None:
         """Loads strictly; where depth, length or the number of taps differ, the error names the keyword."""

@@ -15,14 +15,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zsad.alignment.losses import dice, focal
+from zsad.alignment.similarity import both
 from zsad.errors import CheckpointMismatch
 from zsad.prompts.deep_prompts import Overwrite, rounded_to_half
+from zsad.weights.checkpoints import AuthorsFile
 
 __all__ = [
+    "AUTHORS_FILE",
     "Append",
     "HybridPrompts",
-    "authors_state",
-    "both",
     "compare_sizes",
     "cut",
     "map_losses",
@@ -32,18 +33,18 @@ __all__ = [
 ]
 
 PICTURES = 8  # whose sentences pass the text tower together
-RENAMED = {
-    r"^text_prompter\.static_prompts\.": "text_prompts.static.",
-    r"^visual_prompter\.static_prompts\.": "visual_prompts.static.",
-    r"^dynamic_text_prompt_generator\.head\.": "text_prompts.dynamic.",
-    r"^dynamic_visual_prompt_generator\.head\.": "visual_prompts.dynamic.",
-    r"^patch_token_layer\.head\.": "patch_projection.",
-    r"^cls_token_layer\.head\.0\.": "class_projection.",
-}
-# CLIP's own tensors, which a dump of the authors' whole model carries twice
-FROZEN = re.compile(
-    r"freeze_clip\.|visual\.|transformer\.|token_embedding\.|ln_final\."
-    r"|(positional_embedding|text_projection|logit_scale|attn_mask)$"
+AUTHORS_FILE = AuthorsFile(  # flat, with or without the prefix; the rest is CLIP's own, which a full dump carries twice
+    {
+        r"^clip_model\.": "",
+        r"^text_prompter\.static_prompts\.": "text_prompts.static.",
+        r"^visual_prompter\.static_prompts\.": "visual_prompts.static.",
+        r"^dynamic_text_prompt_generator\.head\.": "text_prompts.dynamic.",
+        r"^dynamic_visual_prompt_generator\.head\.": "visual_prompts.dynamic.",
+        r"^patch_token_layer\.head\.": "patch_projection.",
+        r"^cls_token_layer\.head\.0\.": "class_projection.",
+        r"^(freeze_clip|visual|transformer|token_embedding|ln_final)\.": None,
+        r"^(positional_embedding|text_projection|logit_scale|attn_mask)$": None,
+    }
 )
 
 
@@ -138,11 +139,6 @@ def _prompted_sentences(backbone: Any, prompts: HybridPrompts, dynamic: Tensor, 
     return F.normalize(encoded, dim=-1).unflatten(0, (len(dynamic), len(states)))
 
 
-def both(margins: Tensor) -> Tensor:
-    """Anomalous logit less normal logit (B, H, W) -> probabilities of both, normal first, (B, 2, H, W)."""
-    return torch.stack([-margins, margins], dim=1).sigmoid()
-
-
 def map_losses(layers: Sequence[Tensor], masks: Tensor) -> dict[str, Tensor]:
     """Focal and both dice losses of every layer's map, summed over the layers.
 
@@ -158,18 +154,6 @@ def map_losses(layers: Sequence[Tensor], masks: Tensor) -> dict[str, Tensor]:
 
 
 # ------------------------------------------------------------------ the authors' files
-def authors_state(state: Mapping[str, Any]) -> dict[str, Any]:
-    """Renames the authors' keys and leaves out the frozen CLIP; whatever else there is stays and will be refused."""
-    renamed = {}
-    for key, tensor in state.items():
-        key = str(key).removeprefix("clip_model.")
-        for pattern, own in RENAMED.items():
-            key = re.sub(pattern, own, key)
-        if not FROZEN.match(key):
-            renamed[key] = tensor
-    return renamed
-
-
 SIZES = {
     "depth": r"(text|visual)_prompts\.static\.(?P<index>\d+)$",
     "length": r"(text|visual)_prompts\.dynamic\.(?P<index>\d+)\.",
@@ -178,7 +162,7 @@ SIZES = {
 
 
 def stored_sizes(state: Mapping[str, Any]) -> dict[str, int]:
-    """What renamed keys say of "depth", "length" and "taps" (their number)."""
+    """Sizes that own names imply: "depth", "length" and "taps" (their number)."""
     indices = {size: [int(hit["index"]) for key in state if (hit := re.match(p, key))] for size, p in SIZES.items()}
     return {size: max(found) + 1 for size, found in indices.items() if found}
 

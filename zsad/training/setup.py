@@ -39,7 +39,7 @@ OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 
 
 def trainable_parameters(detector: Detector) -> list[nn.Parameter]:
-    """The method's own parameters, without its encoders'."""
+    """The method's own parameters; its encoders' are frozen."""
     own = detector.learned_state().keys()
     return [p for key, p in detector.named_parameters() if key in own and p.requires_grad]
 

@@ -158,7 +158,7 @@ def _training(check: Comparisons, detector: Any, step: Batch, stem: str) -> None
     check.used(f"{stem}/seg_terms")
     check("losses", f"{stem}/loss", total, tolerance=ROUNDED_LOSS)
     gradients = {key: p.grad for key, p in detector.named_parameters() if p.grad is not None}
-    norms = hybrid.authors_state(check.reference.settings[f"{stem}/grad_norms"])
+    norms = hybrid.AUTHORS_FILE.own_names(check.reference.settings[f"{stem}/grad_norms"])
     check.equal("gradients", f"{stem}/learned tensors", set(gradients), set(norms))
     for key, norm in norms.items():
         check.number("gradients", f"{stem}/grad_norms/{key}", gradients[key].norm(), norm)
