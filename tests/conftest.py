@@ -12,7 +12,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may reach for the networ
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read once, by torch's import: idle threads sleep. Spinning, they take
 # the cores of whatever else runs, a training's processes among them: 7 times the CPU seconds on a shared machine
 
-import torch  # noqa: E402
+import torch
 
 torch.set_num_threads(2)
 ROOT = Path(__file__).resolve().parents[1]

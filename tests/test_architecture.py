@@ -123,6 +123,7 @@ def test_sizes(name: str) -> None:
             assert lines <= 50, f"{path.name}: {node.name} has {lines} lines"
 
 
+@pytest.mark.slow
 def test_import_is_silent_and_light() -> None:
     code = (
         "import sys, zsad; heavy = {'open_clip', 'transformers', 'sklearn', 'gradio'} & set(sys.modules); "

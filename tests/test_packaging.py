@@ -72,6 +72,7 @@ def names(path: Path) -> list[str]:
         return [name.partition("/")[2] for name in archive.getnames()]
 
 
+@pytest.mark.slow
 def test_contents(built: dict[str, Path]) -> None:
     for kind, path in built.items():
         found = names(path)
@@ -84,6 +85,7 @@ def test_contents(built: dict[str, Path]) -> None:
     assert not any(name.startswith(("tests/", "benchmarks/", "demo/")) for name in names(built["wheel"]))
 
 
+@pytest.mark.slow
 def test_a_wheel_works_outside_the_checkout(built: dict[str, Path], tmp_path: Path) -> None:
     with zipfile.ZipFile(built["wheel"]) as archive:
         archive.extractall(tmp_path / "site")
@@ -98,6 +100,7 @@ def test_a_wheel_works_outside_the_checkout(built: dict[str, Path], tmp_path: Pa
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_the_demo_runs_from_a_wheel(built: dict[str, Path], tmp_path: Path) -> None:
     pytest.importorskip("gradio", reason="the extra demo is not installed")
     with zipfile.ZipFile(built["wheel"]) as archive:

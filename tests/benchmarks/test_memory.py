@@ -25,6 +25,7 @@ def own_memory(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(root / "benchmarks"))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="the mark of the parent is Linux's")
 def test_a_child_of_a_large_parent_reports_its_own_peak(own_memory: None) -> None:
     done = subprocess.run([sys.executable, "-c", PARENT], capture_output=True, text=True, check=True)
@@ -33,6 +34,7 @@ def test_a_child_of_a_large_parent_reports_its_own_peak(own_memory: None) -> Non
     assert child < 60
 
 
+@pytest.mark.slow
 def test_it_grows_with_what_is_taken(own_memory: None) -> None:
     code = "from memory import peak_mb; before = peak_mb(); b = bytearray(b'x') * 100_000_000; print(before, peak_mb())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

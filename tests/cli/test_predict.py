@@ -493,6 +493,7 @@ def test_doctor_knows_offline(monkeypatch: pytest.MonkeyPatch) -> None:
     assert weights["HF_HOME"] == "/somewhere (set)"
 
 
+@pytest.mark.slow
 def test_help_is_light_and_a_broken_pipe_is_quiet(good: Path, tmp_path: Path) -> None:
     code = "import sys; from typer.testing import CliRunner; from zsad.cli import app; CliRunner().invoke(app, ['--help']); "
     code += "print({'open_clip', 'transformers', 'sklearn'} & set(sys.modules))"

@@ -56,6 +56,7 @@ def test_a_folder_of_another_command_is_left_alone(asked: dict[str, bool], tmp_p
     RunFolder(run.out).claim(overwrite=True)
 
 
+@pytest.mark.slow
 def test_processes_that_write_the_same_file_leave_a_whole_one(tmp_path: Path) -> None:
     """As two runs of training do that share a cache of features. Both begin at the same moment."""
     code = (

@@ -20,6 +20,7 @@ playwright = pytest.importorskip("playwright.sync_api", reason="playwright is no
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 if CHROMIUM is None:
     pytest.skip("no Chromium is installed (Debian's package: chromium)", allow_module_level=True)
+pytestmark = pytest.mark.slow
 BRICKS = sorted(asset("demo/examples/brick").glob("*.png"))
 DEFECTIVE = {"brick-03.png", "brick-05.png", "brick-08.png"}
 NORMAL = [path for path in BRICKS if path.name[6:8] in ("01", "02", "04", "06")]

@@ -264,6 +264,7 @@ def test_weights_that_cannot_be_given(learned: Path, tmp_path: Path, monkeypatch
     assert (done.exit_code, "There are no weights at" in done.output) == (2, True)
 
 
+@pytest.mark.slow
 def test_a_visitor_gets_the_weights_that_were_given_and_no_others(learned: Path, tmp_path: Path) -> None:
     pytest.importorskip("gradio", reason="the extra demo is not installed")
     with served(tmp_path, "--checkpoint", learned) as running:
@@ -328,6 +329,7 @@ def call(server: Served, paths: list[str]) -> str:
         return answer.read().decode()
 
 
+@pytest.mark.slow
 def test_the_endpoints_keep_their_names(client: Any) -> None:
     named = client.view_api(return_format="dict", print_info=False)["named_endpoints"]
     assert set(named) == {"/predict", "/calibrate", "/prompts", "/methods"}
@@ -335,6 +337,7 @@ def test_the_endpoints_keep_their_names(client: Any) -> None:
     assert taken == ["pictures", "target", "references", "words", "method"]
 
 
+@pytest.mark.slow
 def test_predict_and_calibrate_answer_as_the_library_does(client: Any, server: Served) -> None:
     found = client.predict(files(*BRICKS[2:]), "brick", files(*BRICKS[:2]), "", "compact", api_name="/predict")
     wanted = {one.name: one.pred_score for one in zsad.Inspector(references=BRICKS[:2])(BRICKS[2:])}
@@ -348,6 +351,7 @@ def test_predict_and_calibrate_answer_as_the_library_does(client: Any, server: S
     assert client.predict(api_name="/methods")[0]["name"] == "compact"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_uploads_get_a_sentence_and_the_next_request_an_answer(name: str, client: Any, tmp_path: Path) -> None:
     content, said = HOSTILE[name]
@@ -360,6 +364,7 @@ def test_hostile_uploads_get_a_sentence_and_the_next_request_an_answer(name: str
     assert [row["name"] for row in found["results"] if row["error"] is None] == ["brick-01.png"]
 
 
+@pytest.mark.slow
 def test_five_thousand_files_are_refused_at_both_doors(client: Any, server: Served) -> None:
     status, said = post(server, 5000)
     assert (status >= 400, "Too many files" in said) == (True, True), (status, said[:200])
@@ -371,6 +376,7 @@ def test_five_thousand_files_are_refused_at_both_doors(client: Any, server: Serv
     assert found["results"][0]["name"] == "brick-01.png"
 
 
+@pytest.mark.slow
 def test_a_name_with_folders_stays_in_the_upload_folder(server: Served) -> None:
     status, said = post(server, 1, "../../x.png", BRICKS[0].read_bytes())
     if status == 200:
@@ -380,11 +386,13 @@ def test_a_name_with_folders_stays_in_the_upload_folder(server: Served) -> None:
     assert not [path for path in (server.scratch.parent, server.scratch.parent.parent) if (path / "x.png").exists()]
 
 
+@pytest.mark.slow
 def test_a_file_that_is_too_large_is_refused(server: Served) -> None:
     status, said = post(server, 1, "large.png", b"\0" * 51_000_000)
     assert status == 413, (status, said[:200])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", ["/etc/passwd", "pyproject.toml", "../../../../etc/passwd", str(asset("demo/app.py"))])
 def test_nothing_else_can_be_read(path: str, server: Served) -> None:
     for route in (f"/gradio_api/file={path}", f"/file={path}"):
@@ -400,6 +408,7 @@ def test_nothing_else_can_be_read(path: str, server: Served) -> None:
     assert "pred_score" in call(server, [upload])  # the way itself is open
 
 
+@pytest.mark.slow
 def test_what_needs_a_download_is_not_fetched_without_consent(client: Any) -> None:
     if not offers()["winclip"].download:
         pytest.skip("WinCLIP's weights are on this machine")

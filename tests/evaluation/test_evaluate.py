@@ -403,6 +403,7 @@ class Named(Brightness):
     name = "named"
 
 
+@pytest.mark.slow
 def test_processes_give_the_same_rows(data: Path, tmp_path: Path) -> None:
     detector = Named(Eyes())
     one = zsad.evaluate(detector, data, "image_auroc,pixel_ap", out=tmp_path / "one", keep_maps=True)
@@ -422,6 +423,7 @@ class Failing(Named):
         return super().prepare(name)
 
 
+@pytest.mark.slow
 def test_an_error_in_a_process_arrives_as_its_sentence(data: Path) -> None:
     with pytest.raises(UsageError, match="image_size=30 is no multiple of the patch size 16 of nut"):
         zsad.evaluate(Failing(Eyes()), data, "image_auroc", jobs=2)

@@ -193,6 +193,7 @@ def test_a_method_that_judges_a_set_is_scored_as_a_whole(tmp_path: Path) -> None
     assert Kept(tmp_path).begin(4, 1) == 2  # a line without its map does not count
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_equals_uninterrupted(data: Path, tmp_path: Path) -> None:
     program = [
         sys.executable,

@@ -192,6 +192,7 @@ def test_temporary_files_vanish(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("exact", [False, True])
 def test_memory_does_not_grow_with_the_number_of_pictures(exact: bool, root: Path, tmp_path: Path) -> None:
     """Peak memory of a fresh process, by pictures: what 300 more of them add is far below their 79 MB."""

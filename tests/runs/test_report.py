@@ -168,6 +168,7 @@ console.log(JSON.stringify(seen));
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("node") is None, reason="needs node")
 def test_sorting_and_filtering_run() -> None:
     cells = [

@@ -63,6 +63,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return source
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_equals_uninterrupted(pictures: Path, tmp_path: Path) -> None:
     whole, torn = tmp_path / "whole", tmp_path / "torn"
     assert predict(pictures, "--out", whole, *COMMON)[0] == 3
@@ -262,6 +263,7 @@ print(process.memory_info().rss / seen[0] - 1, len(seen))
 """
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow(tmp_path: Path) -> None:
     source = tmp_path / "in"
     source.mkdir()

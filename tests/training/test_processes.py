@@ -17,6 +17,7 @@ from annotated import write_set
 from zsad.weights.checkpoints import read_header, read_state_dict
 
 pytest.importorskip("accelerate")
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = str(ROOT / "tests" / "helpers" / "tiny_training.py")
 # what `accelerate launch` starts several processes with; on CPUs it does so through MPI alone, and silently starts one without
