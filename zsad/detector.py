@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -55,10 +56,7 @@ class Detector(nn.Module):
     def prepare(self, name: str = "object", references: References | None = None) -> Context:
         """Everything that depends on the category and on no picture, once: text features, sentences, memory banks.
 
-        Args:
-            name: the object's name, as a person would say it.
-            references: reference images; only for methods that take them. They are in the context's banks and nowhere else,
-                so that one can be taken out of them later.
+        References (for methods that take them) are in the context's banks and nowhere else, so that one can be taken out later.
         """
         raise NotImplementedError
 
@@ -131,11 +129,7 @@ class Detector(nn.Module):
         return {str(layer): tap.patches for layer, tap in self.reference_taps(features).items()}
 
     def banks(self, references: References | None) -> dict[str, Bank]:
-        """Memory banks of reference images, {} where there are none; see ``reference_banks``.
-
-        Raises:
-            UsageError: neither pictures nor banks; anomalous ones for a method that takes none; masks that do not fit.
-        """
+        """Memory banks of reference images, {} where there are none; see ``reference_banks``. Raises ``UsageError``."""
         if references is None:
             return {}
         given = references.anomalous is not None or any(bank.sign < 0 for bank in references.banks.values())
@@ -167,12 +161,30 @@ class Detector(nn.Module):
         """Constructor keywords that the shapes in the authors' file imply; ``state`` has own names already."""
         return {}
 
-    load_learned = weights.load_strictly
-    stored_arguments = classmethod(weights.stored_arguments)
-    restore = weights.restore
-    load = weights.load
-    save = weights.save
-    push_to_hub = hub.push_to_hub
+    @classmethod
+    def stored_arguments(cls, checkpoint: str | Path | None, tag: str | None) -> dict[str, Any]:
+        """Constructor keywords that a checkpoint was saved with, or that its shapes imply."""
+        return weights.stored_arguments(cls, checkpoint, tag)
+
+    def load_learned(self, tensors: Mapping[str, Tensor], origin: str = "the given tensors") -> None:
+        """Loads the method's own tensors. Raises ``CheckpointMismatch`` unless every key and shape fits."""
+        weights.load_strictly(self, tensors, origin)
+
+    def restore(self, checkpoint: str | Path | None = None, tag: str | None = None) -> None:
+        """Loads learned weights by path, or by the tag of ``checkpoints/index.toml``; does nothing where neither is given."""
+        weights.restore(self, checkpoint, tag)
+
+    def load(self, path: str | Path) -> None:
+        """Loads what ``save`` wrote or the authors published; see ``zsad.weights.learned.load``."""
+        weights.load(self, path)
+
+    def save(self, path: str | Path, **about: Any) -> dict[str, Any]:
+        """Writes the learned weights as safetensors with a header, which it returns; ``about`` goes into it."""
+        return weights.save(self, path, **about)
+
+    def push_to_hub(self, target: str | Path, *, figures: Mapping[str, Any] | None = None, private: bool = False) -> str:
+        """Publishes the learned weights with a model card; see ``zsad.weights.hub.publish``."""
+        return hub.push_to_hub(self, target, figures=figures, private=private)
 
     def require_trained(self) -> None:
         """Raises ``NotTrained`` where the method has no learned weights yet."""
