@@ -169,7 +169,7 @@ def _encoder(method: str, recipe: Recipe, given: Any) -> Any:
 
 
 def _check_backbone(cls: Any, backbone: Any) -> None:
-    """A backbone must have what the method reads of it."""
+    """Raises ``UsageError`` where a backbone lacks an attribute that the method reads."""
     missing = [part for part in cls.needs if not hasattr(backbone, part)]
     if missing:
         raise UsageError(

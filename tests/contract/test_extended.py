@@ -216,7 +216,7 @@ def test_a_loss_at_test_time_in_the_inspector(tmp_path: Path) -> None:
         values = (255 * torch.rand(SIDE, SIDE, 3, generator=torch.Generator().manual_seed(index))).byte().numpy()
         Image.fromarray(values).save(tmp_path / f"{index}.png")
     inspector = zsad.Inspector(build("adapts_at_test"), "nut", device="cpu")
-    found, again = list(inspector(tmp_path)), list(inspector.judge(inspector.encode(tmp_path)))
+    found, again = list(inspector(tmp_path)), list(inspector.rescore(inspector.encode(tmp_path)))
     assert [one.error for one in found] == [None, None]
     assert [one.pred_score for one in found] == pytest.approx([one.pred_score for one in again], abs=1e-6)
 

@@ -1,4 +1,4 @@
-"""Attention of the local path: what takes the place of query-key attention in CLIP surgery."""
+"""Attention of the local path, in the place of query-key attention (CLIP surgery)."""
 
 from __future__ import annotations
 

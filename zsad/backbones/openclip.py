@@ -145,7 +145,7 @@ def cached(name: str) -> Path | None:
 
 
 def _fetch(name: str, source: dict[str, Any]) -> Path:
-    """The weights' file: cached, or downloaded with a word of what, how large and where to."""
+    """The file of weights: cached, or by an announced download."""
     from open_clip.pretrained import download_pretrained
 
     repository, filenames = hub_files(source)

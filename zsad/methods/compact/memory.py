@@ -39,7 +39,7 @@ Near: TypeAlias = Mapping[int, tuple[Tensor, Tensor]]  # stage -> distance to th
 
 
 def check_references(references: References | None, batch: bool) -> None:
-    """Raises ``UsageError`` for what ``compact`` cannot do with references."""
+    """Raises ``UsageError`` for references in batch mode."""
     if references is not None and batch:
         raise UsageError(
             "compact compares with references or, with batch=True, with the other pictures; got both. Leave one out."
