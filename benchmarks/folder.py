@@ -3,7 +3,7 @@
     python benchmarks/folder.py                          # 1,000 made JPEGs of 640 x 480
     python benchmarks/folder.py --folder photos/ --method winclip
 
-Memory after the first 100 pictures and at the end should be alike: nothing may be kept of a picture that was judged.
+Memory after the first 100 pictures and at the end should be alike: nothing may be kept of a scored picture.
 """
 
 from __future__ import annotations

@@ -160,8 +160,8 @@ def show(found: dict[str, Any]) -> str:
         "|" + "---|" * 5,
     ]
     for row in found["memory"]:
-        told = f"| {row['kind']} | {row['pictures']} | {row['seconds']:.0f} | {row['peak_mb']:.0f} | {row['figures']} |"
-        lines.append(told)
+        line = f"| {row['kind']} | {row['pictures']} | {row['seconds']:.0f} | {row['peak_mb']:.0f} | {row['figures']} |"
+        lines.append(line)
     return "\n".join([*lines, "", found["machine"]])
 
 

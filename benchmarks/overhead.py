@@ -21,7 +21,7 @@ from speed import fresh_peak_mb, measure
 
 import zsad
 
-# judging one picture; a method that needs the whole set has a benchmark of its own (mutual.py)
+# scoring one picture; a method that needs the whole set has a benchmark of its own (mutual.py)
 METHODS = [name for name in zsad.list_methods() if name != "musc"]
 
 

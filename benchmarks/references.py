@@ -5,7 +5,7 @@
 
 Cells of defect probability 0 against those of probability 1, mono- and polycrystalline apart, as ``elpv.py`` takes them.
 Each seed draws 16 normal cells as references; they are no test pictures for any number of references, and the smaller sets
-are the first of the 16. Zero-shot is measured on the same test pictures. Batch mode judges all cells of a kind, each by a
+are the first of the 16. Zero-shot is measured on the same test pictures. Batch mode scores all cells of a kind, each by a
 seeded choice of others. Every picture is encoded once and kept in half precision (0.6 GB). The data set is for measuring only
 (CC BY-NC-SA 4.0).
 """

@@ -71,25 +71,37 @@ def test_a_batch_is_its_pictures(build: Build, reference: Reference, ten: torch.
 def test_noise_on_the_features_leaves_the_score(
     build: Build, reference: Reference, ten: torch.Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Noise of 1e-6 on patches and text exchanges neighbours in the order of suspicion, and no cluster: one score."""
+    """Noise of 1e-6 on patches and text: neighbours change places in the order of suspicion; one score."""
     detector, context = build(), build().prepare(reference.settings["class_names"][0])
     with torch.inference_mode():
         clean = detector.encode(ten)
-        expected, exchanged = detector.score(clean, context).pred_score, 0
+        expected, text = detector.score(clean, context).pred_score, detector.text_features(clean, context)
         order = detector.margins(clean, context)[1].mean(dim=1).argsort(dim=1)
-        text = detector.text_features(clean, context)
-        for seed in range(6):
-            noisy, generator = with_noise(clean, 1e-6, seed), torch.Generator().manual_seed(seed)
-            shaken = text + 1e-6 * torch.randn(text.shape, generator=generator)
+        for seed in range(3):
+            noisy = with_noise(clean, 1e-6, seed)
+            monkeypatch.setattr(type(detector), "text_features", lambda *_: text)
+            shaken = nearest_exchanged(noisy, text, detector.margins(noisy, context)[1].mean(dim=1))
             monkeypatch.setattr(type(detector), "text_features", lambda *_, text=shaken: text)
-            found, suspicion = detector.score(noisy, context).pred_score, detector.margins(noisy, context)[1].mean(dim=1)
-            exchanged += int((suspicion.argsort(dim=1) != order).any())
-            torch.testing.assert_close(found, expected, rtol=0, atol=5e-5)  # other clusters: 5e-3
+            suspicion = detector.margins(noisy, context)[1].mean(dim=1)
+            assert int((suspicion.argsort(dim=1) != order).any(dim=1).sum()) >= 5
+            found = detector.score(noisy, context).pred_score
+            torch.testing.assert_close(found, expected, rtol=0, atol=2e-4)  # other clusters: 5e-3
             for i in range(len(ten)):
                 monkeypatch.setattr(type(detector), "text_features", lambda *_, text=shaken[i : i + 1]: text)
                 alone = detector.score(noisy[i : i + 1], context).pred_score
-                torch.testing.assert_close(alone, expected[i : i + 1], rtol=0, atol=5e-5)
-    assert exchanged  # or the test would show nothing
+                torch.testing.assert_close(alone, found[i : i + 1], rtol=0, atol=2e-5)
+
+
+def nearest_exchanged(features: ImageFeatures, text: torch.Tensor, suspicion: torch.Tensor) -> torch.Tensor:
+    """The text (B, 2, D) with noise of 1e-6 on the anomalous vectors, of the signs that exchange each picture's nearest two."""
+    patches = torch.stack([tap.patches for tap in features.streams["patches"].values()]).mean(dim=0)  # (B, L, D)
+    shaken = text.clone()
+    for number, values in enumerate(suspicion):
+        order = values.argsort(descending=True)
+        place = int((values[order[:-1]] - values[order[1:]]).argmin())
+        apart = patches[number, order[place]] - patches[number, order[place + 1]]
+        shaken[number, 1] -= 1e-6 * apart.sign()
+    return shaken
 
 
 def with_noise(features: ImageFeatures, size: float, seed: int) -> ImageFeatures:

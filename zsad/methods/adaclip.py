@@ -7,9 +7,8 @@ Kept: exact GELU on OpenAI's QuickGELU weights (their factory rebuilds CLIP from
 prompts rounded to float16 (``half_prompts``); text prompts overwrite the first words of the sentence before blocks 2 to
 ``depth``, so the first static text prompt is dead; every cluster weighs the same; training fuses too, and its dice losses take
 each row of pixels for a picture. Dropped: one picture per batch; NaN where a cluster has no member.
-Decision: their KMeans draws from the global generator; here it starts from ``seed`` at every picture. A score draws in the
-order of the patches' places, which noise does not change (``cluster_labels``), a loss in the published order. What the
-draw changes in the reference outputs: a score of 0.086 lies in 0.084..0.089 over eight seeds, one of 0.319 in 0.301..0.328.
+Decision: their KMeans draws from the global generator, here from ``seed`` at every picture: for scores in the order of the
+patches' places, which noise does not change (``cluster_labels``), for losses in theirs. By seed, 0.086 is 0.084..0.089.
 """
 
 from __future__ import annotations

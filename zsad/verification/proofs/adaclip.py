@@ -31,9 +31,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
 PICTURES = [(variant, 0) for variant in VARIANTS] + [("k20", 1)]
 CLUSTERED = 1e-4  # of a score with clusters, whose means add up what the features differ by
 # Rounding edges. About fifteen of a picture's 4480 prompt values lie so near to the middle of two float16 numbers that the
-# rounding of float32 decides; one of k20/img1's does, and moves its unsmoothed map by 2.04e-5 (nohalf_k20, without rounding:
-# 1.3e-6). The same rounding moved one loss by 1.05e-5 on another processor.
-ROUNDED_MAP, ROUNDED_LOSS = 3e-5, 2e-5
+# rounding of float32 decides; one of k20/img1's does. Here it moves its maps by 2.04e-5 (nohalf_k20, without rounding: 1.3e-6);
+# under relative noise of 1e-7 on the input, as of another processor, by up to 2.7e-5. Losses moved by up to 1.2e-5 so.
+ROUNDED_MAP, ROUNDED_LOSS = 4e-5, 2e-5
 
 
 def write_prompts(path: Path, settings: dict[str, Any], depth: int = 4, length: int = 5) -> Path:
@@ -126,10 +126,10 @@ def _outputs(check: Comparisons, detector: Any, features: ImageFeatures, context
     check("scores", f"{stem}anomaly_score", margin.sigmoid(), tolerance=score)
     check("scores", f"{stem}score_softmax_pair", torch.stack([-margin, margin], 1).sigmoid(), tolerance=score)
     maps = f"{stem if f'{stem}anomaly_map_raw' in check.reference else 'k20/img0/'}anomaly_map"  # k4, nohsf: those of k20
-    raw = detector.resized(places.mean(dim=1), features).sigmoid()
-    check("maps", f"{maps}_raw", raw, tolerance=ROUNDED_MAP if stem.endswith("img1/") else None)
+    raw, tolerance = detector.resized(places.mean(dim=1), features).sigmoid(), ROUNDED_MAP if stem.endswith("img1/") else None
+    check("maps", f"{maps}_raw", raw, tolerance=tolerance)
     if maps in check.reference:
-        check("maps", maps, found.anomaly_map)
+        check("maps", maps, found.anomaly_map, tolerance=tolerance)
 
 
 def _margin_by_stored_clusters(
