@@ -178,7 +178,7 @@ def metadata(url: str, **_: Any) -> Any:
 def test_the_download_is_announced_and_the_cache_honoured(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Downloaded with a word from a stand-in hub; then the cache has it, and nothing is said."""
+    """Downloaded and announced from a stand-in hub; then the cache has it, and nothing is logged."""
     torch.manual_seed(0)
     weights = tmp_path / "open_clip_pytorch_model.bin"
     torch.save(openclip.build("x", "ViT-S-32").state_dict(), weights)

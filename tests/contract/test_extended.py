@@ -4,6 +4,7 @@ time, several views, anomalous references with masks. Each passes all contract c
 from __future__ import annotations
 
 import copy
+import re
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -112,6 +113,20 @@ def test_adapters_learn() -> None:
     terms = ("focal", "dice", "dice normal")
     assert set(parts) == {"picture", *(f"{term} {layer}" for term in terms for layer in (3, 6, 9, 12))}
     assert totals[-1] < 0.97 * totals[0]
+
+
+def test_the_skeleton_in_the_guide_is_a_method(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It compiles, registers itself, scores, learns and passes contract checks, so that it cannot go out of date."""
+    text = (root / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    section = text.partition("## A new method, in one file\n")[2].partition("\n## ")[0]
+    (code,) = re.findall(r"```python\n(.*?)```", section, flags=re.DOTALL)
+    monkeypatch.setattr(zsad.registry, "_methods", dict(zsad.registry._methods))
+    exec(compile(code, "CONTRIBUTING.md", "exec"), {"__name__": "skeleton"})
+    assert "name" in zsad.list_methods()
+    torch.manual_seed(0)
+    detector = zsad.create("name", backbone=build("visual_adapter").backbone)
+    for check in ("shapes_and_finite", "gradients_reach_all_and_only_learned", "checkpoint_round_trips", "references_are_used"):
+        CHECKS[check](detector)
 
 
 # ------------------------------------------------------------------ a second encoder
