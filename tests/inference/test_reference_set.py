@@ -241,7 +241,7 @@ def test_sets_are_judged_in_the_inspector(tile: int | None) -> None:
     assert [result.name for result in found] == [f"{n:07d}" for n in range(6)]
     assert int(np.argmax([result.pred_score for result in found])) == 3
     assert all(np.array_equal(result.image, rgb) for result, rgb in zip(found, pictures, strict=True))
-    with pytest.raises(UsageError, match="at least 5 pictures"):
+    with pytest.raises(UsageError, match="needs at least 5; got 3"):
         list(inspector(pictures[:3]))
 
 
