@@ -21,6 +21,7 @@ RENAMED = {
     "Inspector.judges_sets": "needs_set",
     "Result.judged": "roi_mask",
     "Calibration.judge": "detector",
+    "Calibration.promise": "false_alarm_rate",
     "Thresholds.promise": "false_alarm_rate",
 }
 
