@@ -130,7 +130,8 @@ def test_every_name_is_still_there(owner: str) -> None:
 def test_every_parameter_is_still_taken(owner: str) -> None:
     for name, then in names():
         if name.partition(".")[0] == owner and then is not None:
-            now = [one for one in inspect.signature(attrgetter(name)(zsad)).parameters.values() if one.name != "self"]
+            today = f"{owner}.{RENAMED[name]}" if name in RENAMED else name
+            now = [one for one in inspect.signature(attrgetter(today)(zsad)).parameters.values() if one.name != "self"]
             check_parameters(name, owner, then, now)
 
 
