@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 import trees
-from brightness import SIDE, Brightness, BrightnessBackbone, picture, registered_methods  # noqa: F401
+from brightness import SIDE, Brightness, BrightnessBackbone, Failing, Named, picture, registered_methods  # noqa: F401
 from noisy_set import CATEGORIES, noisy, truth, write_noisy_set
 from PIL import Image
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
@@ -397,12 +397,6 @@ def test_every_published_checkpoint_names_data_that_is_recognised() -> None:
 
 
 # ------------------------------------------------------------------ processes
-class Named(Brightness):
-    """Has its name without being registered: other processes know it by its module alone."""
-
-    name = "named"
-
-
 @pytest.mark.slow
 def test_processes_give_the_same_rows(data: Path, tmp_path: Path) -> None:
     detector = Named(BrightnessBackbone())
@@ -412,15 +406,6 @@ def test_processes_give_the_same_rows(data: Path, tmp_path: Path) -> None:
     for path in (tmp_path / "one").rglob("*.npy"):
         assert path.read_bytes() == (tmp_path / "two" / path.relative_to(tmp_path / "one")).read_bytes()
     assert len(list((tmp_path / "two/maps").rglob("*.npy"))) == 24
-
-
-class Failing(Named):
-    """Fails in the second category, in whatever process."""
-
-    def prepare(self, name: str = "object", references: Any = None) -> Any:
-        if name == "nut":
-            raise zsad.errors.SizeMismatch("nut", 30, 16)
-        return super().prepare(name)
 
 
 @pytest.mark.slow

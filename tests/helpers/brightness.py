@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from zsad import registry
 from zsad.detector import Detector
+from zsad.errors import SizeMismatch
 from zsad.types import Context, ImageFeatures, Prediction, Recipe, References, Tap
 
 SIDE = 32
@@ -88,6 +89,21 @@ class Learner(Brightness):
 
     def prepare(self, name: str = "object", references: References | None = None) -> Context:
         return Context(words=self.words)
+
+
+class Named(Brightness):
+    """Has its name without being registered: other processes know it by its module alone."""
+
+    name = "named"
+
+
+class Failing(Named):
+    """Fails in the second category, in whatever process."""
+
+    def prepare(self, name: str = "object", references: Any = None) -> Any:
+        if name == "nut":
+            raise SizeMismatch("nut", 30, 16)
+        return super().prepare(name)
 
 
 def register_methods() -> None:

@@ -174,7 +174,7 @@ def test_a_method_that_needs_the_set_has_to_say_how() -> None:
         def needs_set(self, context: object) -> bool:
             return True
 
-    with pytest.raises(NeedsSet, match="judges pictures against each other and has to say how"):
+    with pytest.raises(NeedsSet, match="compares pictures with each other and does not define how"):
         list(Inspector(Mutual(BrightnessBackbone()))(picture(0.5)))
 
 
