@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from zsad.verification.proof import Proof, list_proofs
+from zsad.verification.proof import Proof, list_proofs, matches
 
 VALUES = 2048  # of an array
 LARGEST = 500_000  # bytes of a file
@@ -37,10 +37,10 @@ def write_part(proof: Proof, full: Path, out: Path) -> int:
     arrays, sampled = {}, {}
     with np.load(full / f"{proof.fixture}.npz") as file:
         for key in file.files:
-            if proof.is_left_out(key) or proof.is_full_only(key):
+            if matches(key, (*proof.left_out, *proof.full_only)):
                 continue
             array = file[key]
-            every = 1 if proof.is_input(key) else -(-array.size // VALUES)
+            every = 1 if matches(key, proof.inputs) else -(-array.size // VALUES)
             arrays[key] = array if every == 1 else array.reshape(-1)[::every]
             if every > 1:
                 sampled[key] = [list(array.shape), every]

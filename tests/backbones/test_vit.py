@@ -19,7 +19,14 @@ SENTENCES = ["a photo of a metal nut.", "damaged bolt with a long scratch across
 
 
 @pytest.mark.parametrize(
-    ("architecture", "tap"), [("ViT-B-16", 7), ("ViT-B-16-plus-240", 12), ("ViT-L-14-336", 18), ("ViT-B-32-quickgelu", 3)]
+    ("architecture", "tap"),
+    [
+        ("ViT-B-32-quickgelu", 3),
+        *(
+            pytest.param(*large, marks=pytest.mark.slow)
+            for large in (("ViT-B-16", 7), ("ViT-B-16-plus-240", 12), ("ViT-L-14-336", 18))
+        ),
+    ],
 )
 def test_equals_open_clip(architecture: str, tap: int, caplog: pytest.LogCaptureFixture) -> None:
     open_clip = pytest.importorskip("open_clip")

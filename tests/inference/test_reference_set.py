@@ -245,6 +245,7 @@ def test_sets_are_judged_in_the_inspector(tile: int | None) -> None:
         list(inspector(pictures[:3]))
 
 
+@pytest.mark.slow
 def test_tiles_of_a_set_need_counterparts_and_one_scale() -> None:
     pictures = [texture(seed) for seed in range(6)] + [np.tile(texture(9), (1, 2, 1))]
     with pytest.raises(UsageError, match=r"compared. Leave tile out, or give rscin_k=\(\)"):
@@ -298,6 +299,7 @@ def test_the_command_line_keeps_and_uses_references(good: Path, tmp_path: Path) 
     assert "holds no saved references. Give --add DIR" in nothing.output
 
 
+@pytest.mark.slow
 def test_calibration_leaves_references_out(good: Path, tmp_path: Path) -> None:
     run = CliRunner()
     words = ["calibrate", "--references", str(good), "--max-false-alarms", "0.25", "--out", str(tmp_path / "c.json")]

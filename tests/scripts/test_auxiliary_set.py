@@ -58,6 +58,7 @@ def test_the_kept_out_set_has_the_other_families_and_every_kind(drawing: Any, tm
     assert Counter(one.label for one in data) == {0: 11, 1: 11}
 
 
+@pytest.mark.slow
 def test_the_first_pictures_of_a_larger_set_are_the_same(drawing: Any, tmp_path: Path) -> None:
     drawing.draw(tmp_path / "small", 3, kept_out=False, processes=1)
     drawing.draw(tmp_path / "large", 6, kept_out=False, processes=1)

@@ -102,7 +102,7 @@ class AdaCLIP(Detector):
             layer: Tap(F.normalize(project(seen.taps[layer].patches), dim=-1), seen.taps[layer].grid)
             for layer, project in zip(self.layers, self.patch_projection, strict=True)
         }
-        text = {0: Tap(self.text_prompts.draw(frozen), (1, self.length))}  # (B, length, text width)
+        text = {0: Tap(self.text_prompts.draw(frozen), (0, 0))}  # (B, length, text width), of no place
         image = F.normalize(self.class_projection(seen.image), dim=-1)
         return ImageFeatures(image, streams={"patches": patches, "text_prompts": text})
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -18,7 +18,7 @@ from zsad.errors import UnknownName
 from zsad.verification.compare import Comparison, Comparisons, worst_per_kind
 from zsad.verification.reference import Reference, reference_folder
 
-__all__ = ["Proof", "Verification", "list_proofs", "verify"]
+__all__ = ["Proof", "Verification", "list_proofs", "matches", "verify"]
 
 
 @dataclass(frozen=True)
@@ -41,17 +41,10 @@ class Proof:
     left_out: Mapping[str, str] = field(default_factory=dict)
     full_only: tuple[str, ...] = ()
 
-    def is_input(self, key: str) -> bool:
-        """True where the array is an input."""
-        return any(fnmatchcase(key, pattern) for pattern in self.inputs)
 
-    def is_left_out(self, key: str) -> bool:
-        """True where the array is not compared."""
-        return any(fnmatchcase(key, pattern) for pattern in self.left_out)
-
-    def is_full_only(self, key: str) -> bool:
-        """True where the array does not come with the package."""
-        return any(fnmatchcase(key, pattern) for pattern in self.full_only)
+def matches(key: str, patterns: Iterable[str]) -> bool:
+    """True where the name of an array is of one of the patterns."""
+    return any(fnmatchcase(key, pattern) for pattern in patterns)
 
 
 @dataclass(frozen=True)
@@ -131,5 +124,6 @@ def verify(method: str, folder: Path | None = None) -> Verification:
     check = Comparisons(reference)
     with tempfile.TemporaryDirectory(prefix="zsad-") as scratch, _quiet():
         proof.run(reference, check, Path(scratch))
-    missing = [key for key in reference if key not in check.compared and not proof.is_input(key) and not proof.is_left_out(key)]
+    exempt = (*proof.inputs, *proof.left_out)
+    missing = [key for key in reference if key not in check.compared and not matches(key, exempt)]
     return Verification(method, tuple(check.made), tuple(missing), time.perf_counter() - begun)
