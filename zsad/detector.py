@@ -41,6 +41,7 @@ class Detector(nn.Module):
     takes_anomalous: ClassVar[bool] = False  # references may be anomalous, with masks; see ``banks``
     smallest_set: ClassVar[int] = 1  # fewest pictures of a batch whose pictures are compared with each other
     map_range: tuple[float, float] = (0.0, 1.0)  # of the anomaly map: the ends of the fixed colour scale
+    far_score: float | None = None  # a score that normal pictures do not reach, whatever the others score; None: not known
     # a region's defect word is suggested only where its similarity exceeds the second's by this; None: never
     word_margin: float | None = None
     backbone: Any  # an nn.Module with the attributes of types.Backbone
@@ -75,6 +76,10 @@ class Detector(nn.Module):
     def needs_set(self, context: Context) -> bool:
         """True where a picture's score depends on the other pictures; then ``score_set`` is the way."""
         return False
+
+    def as_batch(self, context: Context) -> Detector | None:
+        """This detector with pictures compared with each other (``needs_set``), where it can do so or not; None: it cannot."""
+        return None
 
     def scales_within_set(self, context: Context) -> str:
         """How to avoid that scores are scaled to a set's own extremes, where they are; "": they are not."""
@@ -144,8 +149,8 @@ class Detector(nn.Module):
         return {key: getattr(self, key) for key in keys if key not in self.encoders}
 
     def frozen_encoders(self) -> dict[str, Any]:
-        """The backbone and the further ``encoders``, by keyword."""
-        return {key: getattr(self, key) for key in ("backbone", *self.encoders)}
+        """The backbone and the further ``encoders`` that are in use, by keyword."""
+        return {key: one for key in ("backbone", *self.encoders) if (one := getattr(self, key)) is not None}
 
     def learned_state(self) -> dict[str, Tensor]:
         """The method's own tensors, without the encoders'."""

@@ -23,7 +23,7 @@ import zsad
 from zsad.cli import app
 
 HERE = Path(__file__).resolve().parent / "v0.1.0"
-BRICK = ("--target", "brick wall")
+BRICK = ("--target", "brick wall", "--set", "tower=small")  # the towers of then
 TINY = ("--method", "winclip", "--backbone", "tiny", "--set", "scales=(2,)", "--roi", "10%,10%,90%,90%", "--keep-aspect")
 TRAINING = ("finetune", "anomalyclip", "--backbone", "tiny", "--data", "data", "--categories", "tile", "--set", "context=3")
 TRAINING += ("--set", "deep=3", "--set", "deep_length=2", "--batch-size", "2", "--no-cache", "--device", "cpu")
@@ -267,7 +267,7 @@ def test_weights_remember_what_they_learned_from(place: Path) -> None:
 
 # ------------------------------------------------------------------ evaluations
 def test_a_finished_evaluation_is_read_and_nothing_is_scored(place: Path, encoded: list[int]) -> None:
-    call("evaluate", "--data", "data", "--out", "evaluation", "--resume")
+    call("evaluate", "--data", "data", "--set", "tower=small", "--out", "evaluation", "--resume")
     assert encoded == []
     assert table(place / "evaluation/metrics.csv") == table(HERE / "evaluation/metrics.csv")
     assert (place / "evaluation/metrics.md").read_text() == (HERE / "evaluation/metrics.md").read_text()

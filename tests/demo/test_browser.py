@@ -76,8 +76,8 @@ def inspect(page: Any, files: list[Path]) -> None:
 
 def chip(page: Any, kind: str) -> int:
     """How many pictures have a verdict, read from the page."""
-    found = page.locator(f"#status .chip.is-{kind} b")
-    return int(found.inner_text()) if found.count() else 0
+    found = page.locator(f"#status .chip.is-{kind} b").all_inner_texts()  # in one look: it may go while one waits for it
+    return int(found[0]) if found else 0
 
 
 def scores(page: Any) -> dict[str, float]:
@@ -130,7 +130,7 @@ def test_references_change_the_scores(page: Any) -> None:
     until(lambda: "2 reference images" in page.inner_text("#status"))
     after = until(lambda: (now := scores(page)) != before and now)
     assert after.keys() == before.keys()
-    assert after["brick-08.png"] - after["brick-10.png"] > before["brick-08.png"] - before["brick-10.png"]
+    assert after["brick-08.png"] > 2 * after["brick-10.png"]
 
 
 def test_a_false_alarm_and_a_miss_rescore_the_batch_and_can_be_undone(page: Any) -> None:

@@ -34,6 +34,7 @@ STAGES = (
     (5, 2, 6, 192, 4),
     (3, 1, 6, 320, 1),
 )
+TOGETHER = 4  # pictures; the layers of more take pages that the C library gives back and asks for anew: half as fast on a CPU
 MEAN, STD = (127 / 255,) * 3, (128 / 255,) * 3  # (x - 127) / 128, what the weights were trained with
 
 
@@ -65,8 +66,8 @@ class InvertedResidual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, h, w) -> (B, C', h / stride, w / stride)."""
-        wide = x if self.expand is None else F.relu6(self.expand(x))
-        out: Tensor = self.project(F.relu6(self.depthwise(wide)))
+        wide = x if self.expand is None else F.relu6(self.expand(x), inplace=True)
+        out: Tensor = self.project(F.relu6(self.depthwise(wide), inplace=True))
         return x + out if self.adds else out
 
 
@@ -104,12 +105,18 @@ class CompactTower(nn.Module):
         """
         if wrong := [tap for tap in taps if not 0 <= tap < len(STAGES)]:
             raise UsageError(f"The compact tower has the stages 0 to {len(STAGES) - 1}; got {wrong}.")
-        x, kept = F.relu6(self.stem(images.contiguous(memory_format=torch.channels_last))), {}
-        for layer, stage in enumerate(self.stages):
-            x = stage(x)  # (B, C, h, w)
-            if layer in taps:
-                kept[layer] = Tap(x.flatten(2).transpose(1, 2), (x.shape[2], x.shape[3]))
-        return ImageFeatures(x.mean((2, 3)), kept)
+        size = TOGETHER if images.device.type == "cpu" else len(images)
+        parts = [self._stages(some) for some in images.split(size)]
+        stages = [torch.cat(one) for one in zip(*parts, strict=True)]
+        kept = {tap: Tap(x.flatten(2).transpose(1, 2), (x.shape[2], x.shape[3])) for tap, x in enumerate(stages) if tap in taps}
+        return ImageFeatures(stages[-1].mean((2, 3)), kept)
+
+    def _stages(self, images: Tensor) -> list[Tensor]:
+        """(B, 3, H, W) -> the output of every stage, (B, C, h, w)."""
+        x, found = F.relu6(self.stem(images.contiguous(memory_format=torch.channels_last)), inplace=True), []
+        for stage in self.stages:
+            found.append(x := stage(x))
+        return found
 
 
 @register_backbone("compact", fixed=True)

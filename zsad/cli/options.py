@@ -40,6 +40,10 @@ Roi = Annotated[
     str | None, typer.Option(help="Score only x0,y0,x1,y1 (pixels or %), polygon:'x,y x,y x,y', or a mask's white.")
 ]
 KeepAspect = Annotated[bool, typer.Option("--keep-aspect", help="Pad to a square instead of squashing.")]
+Batch = Annotated[
+    str | None,
+    typer.Option(help="Compare the pictures with each other: auto (by default; where it helps), on or off."),
+]
 # ------------------------------------------------------------------ a data set
 Layout = Annotated[str | None, typer.Option(help="Of the data set, where it fits several.")]
 Categories = Annotated[str | None, typer.Option(help="Only these, with commas between.")]

@@ -18,6 +18,7 @@ from zsad.cli.app import EXIT_CODES, app, keeps_scores_in, sentence_on_error
 from zsad.cli.console import log_to_stderr, progress, report_unreadable, table
 from zsad.cli.options import (
     Backbone,
+    Batch,
     BatchSize,
     Checkpoint,
     Coreset,
@@ -46,7 +47,7 @@ from zsad.images.reading import list_images
 from zsad.inference.inspector import Inspector
 from zsad.registry import list_methods, method_class
 from zsad.runs.drawing import Options
-from zsad.runs.folder import RunFolder
+from zsad.runs.folder import RunFolder, count_outside
 from zsad.runs.records import rows_at
 from zsad.runs.summary import Summary, verdict_line
 
@@ -86,6 +87,7 @@ def predict(
     ] = None,
     device: Device = "auto",
     precision: Precision = "fp32",
+    batch: Batch = None,
     batch_size: BatchSize = None,
     workers: Workers = 2,
     value_range: ValueRange = None,
@@ -100,14 +102,17 @@ def predict(
 ) -> None:
     """Scores pictures, decides, and writes predictions.jsonl, .csv, report.html, overlays/ and masks/ to --out.
 
-    Without --threshold or --calibration the verdicts come from a robust rule over the batch itself, which assumes that more
-    than half of the pictures are normal; it needs at least 8.
+    By default the pictures of a folder are compared with each other (--batch auto: from 8 on, where the method can, without
+    --references, --threshold or --calibration). Without --threshold or --calibration the verdicts come from the references, if
+    there are 4 or more, else from a robust rule over the batch, which assumes that more than half of the pictures are normal
+    and needs at least 8.
     """
     settings = inspector_settings(dict(locals()), "references", "coreset", *LEVELS)
+    settings |= {} if batch is None else {"batch": batch}
     check_out(out)
     refs = list_images(source)
     first = next(refs)  # a wrong path ends here, before any weights are loaded
-    inspector = Inspector(method, target, **settings)
+    inspector = Inspector(method, target, **settings).over(count_outside(list_images(source)))
     report_unreadable(inspector)
     detector, scoring = inspector.describe(), {"device": str(inspector.device), "batch_size": inspector.batch_size}
     with keeps_scores_in(out), RunFolder(out, detector, resume=resume, overwrite=overwrite, **scoring) as run:
@@ -119,7 +124,7 @@ def predict(
         with log_to_stderr():
             run.fill(run.outside(chain([first], refs)), score, group, watch=progress, total=total)
         scored = time.perf_counter()
-        summary = run.write(inspector, inspector.thresholds, Options(maps, limit_report), watch=progress)
+        summary = run.write(inspector, inspector.known_thresholds(), Options(maps, limit_report), watch=progress)
         times |= {"scoring_seconds": round(scored - begun, 3), "writing_seconds": round(time.perf_counter() - scored, 3)}
         outcome = {"maps": _scale_of_maps(maps, inspector), "limit_report": limit_report, "times": times}
         run.finish(_facts(source, run, scoring, summary, _calibrated(inspector, settings)) | outcome)
@@ -181,6 +186,8 @@ def _print_summary(run: RunFolder, inspector: Inspector, summary: Summary) -> No
     levels = summary.thresholds
     typer.echo(f"Threshold: {'none' if levels.anomalous is None else f'{levels.anomalous:.4g}'}; {levels.source}.")
     typer.echo(_detector_line(inspector))
+    if inspector.batch == "auto" and inspector.needs_set:
+        typer.echo("Pictures were compared with each other, as one product's; --batch off scores each by itself.")
     files = ["report.html", "predictions.jsonl", "predictions.csv", "run.json", "overlays/", "masks/", "maps/"]
     typer.echo(f"Written to {run.out}: {', '.join(name for name in files if (run.out / name).exists())}")
 

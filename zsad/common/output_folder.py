@@ -32,6 +32,7 @@ __all__ = [
 ]
 
 HIDDEN = ".zsad"  # of an output folder: what a command needs to go on with it
+OLD_ARGUMENTS = {"compact": {"tower": "small"}}  # keywords that earlier versions did not have, and what stands for that
 OLD_NAMES = {"judge": "detector"}  # keys of JSON objects in files of earlier versions, and what they are called now
 
 
@@ -143,8 +144,11 @@ def resume_settings(path: Path, now: Mapping[str, Any], *, what: str) -> None:
 
 
 def current_names(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A JSON object with the keys of earlier versions renamed."""
-    return {OLD_NAMES.get(key, key): value for key, value in row.items()}
+    """A JSON object with the keys of earlier versions renamed, and what they took for granted of a method said."""
+    found = {OLD_NAMES.get(key, key): value for key, value in row.items()}
+    if isinstance(arguments := found.get("arguments"), dict):
+        found["arguments"] = OLD_ARGUMENTS.get(str(found.get("method")), {}) | arguments
+    return found
 
 
 def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

@@ -14,9 +14,9 @@ import numpy as np
 from zsad.common.arguments import checked
 from zsad.common.atomic_files import write_atomically
 from zsad.common.file_names import printable
-from zsad.common.output_folder import differences
+from zsad.common.output_folder import current_names, differences
 from zsad.decision.conformal import Floats, check_rate, order_statistic, p_values, percent, pictures, threshold
-from zsad.decision.thresholds import Thresholds, fixed
+from zsad.decision.thresholds import Thresholds, fixed, with_pixel
 from zsad.errors import UsageError
 
 __all__ = ["Calibration", "false_alarm_rates", "resolve_thresholds"]
@@ -205,7 +205,7 @@ def _checked(row: Any) -> Calibration:
     numbers = [*row["scores"], *row["peaks"], rates[0], *(one for one in rates[1:] if one is not None)]
     if any(type(one) not in (int, float) for one in numbers):
         raise UsageError("a number is none")
-    found = Calibration.from_scores(**row, detector=detector, exact=kind == SPLIT)
+    found = Calibration.from_scores(**row, detector=current_names(detector), exact=kind == SPLIT)
     found.shares()
     return found
 
@@ -236,8 +236,7 @@ def resolve_thresholds(
     if given.anomalous is not None:
         raise UsageError("A threshold and a calibration were both given, and each sets the anomalous level. Give one of them.")
     found = calibration.thresholds(max_false_alarms, review_false_alarms)
-    if given.pixel is not None:
-        found = replace(found, pixel=given.pixel, source=f"{found.source}; {given.source}")
+    found = with_pixel(found, given)
     if review_at is None:
         return found
     if review_false_alarms is not None:

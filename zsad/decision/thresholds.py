@@ -20,19 +20,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from zsad.errors import UsageError
 
-__all__ = ["ANOMALOUS", "NORMAL", "REVIEW", "Thresholds", "batch_rule", "decide", "fixed"]
+__all__ = ["ANOMALOUS", "NORMAL", "REVIEW", "Thresholds", "batch_rule", "decide", "fixed", "with_pixel"]
 
 NORMAL, REVIEW, ANOMALOUS = "normal", "review", "anomalous"
 FEWEST = 8  # scores; below that a quarter of the batch is one picture, and the spread is a guess
 ANOMALOUS_SIGMAS, REVIEW_SIGMAS = 3.0, 2.25
 PIXEL_ALARMS = 0.05  # share of the pictures classified as normal that may have a region
+APART, SHARE, SPANNED, MANY = 5.0, 0.3, 0.45, 20  # of ``doubt``
 SMALL = 2.0  # sigma is widened by 1 + SMALL / n, since the densest half of a few scores is dense by luck
 _GAUSSIAN = 1.4826
 _TIED = 1e-6  # a spread below this fraction of the scores' size is rounding, not spread
@@ -128,6 +129,30 @@ def pixel_level(
     return float(np.nextafter(np.float32(normal[rank - 1]), np.float32(np.inf)))  # maps are float32, and their peak is normal
 
 
+def doubt(scores: Sequence[float] | np.ndarray[Any, Any]) -> str:
+    """Why a batch does not look as if most of it were normal, as a clause; "" where it may well be.
+
+    Two groups: the best split into two lies ``APART`` deviations within the groups apart, and the smaller one has ``SHARE`` of
+    the pictures or more. No dense half: the densest half of the scores spans more than ``SPANNED`` of the range of all, as of
+    scores that are spread evenly. Fewer than ``MANY`` scores look like that by chance.
+    """
+    values = np.sort(np.asarray(scores, dtype=np.float64))
+    count = len(values)
+    if count < MANY or values[0] == values[-1]:
+        return ""
+    splits = range(max(2, math.ceil(SHARE * count)), count - max(2, math.ceil(SHARE * count)) + 1)
+    within = [(values[:k].var() * k + values[k:].var() * (count - k)) / count for k in splits]
+    if within:
+        place = splits[int(np.argmin(within))]
+        apart = float(values[place:].mean() - values[:place].mean()) / max(math.sqrt(min(within)), 1e-12)
+        if apart > APART:
+            return f"the scores fall into two groups of {place} and {count - place}, and either may be the normal one"
+    held = count // 2 + 1
+    if float((values[held - 1 :] - values[: count - held + 1]).min()) > SPANNED * float(values[-1] - values[0]):
+        return "the scores have no dense half that could be the normal pictures"
+    return ""
+
+
 def batch_rule(
     scores: Sequence[float] | np.ndarray[Any, Any], peaks: Sequence[float] | np.ndarray[Any, Any] = ()
 ) -> Thresholds:
@@ -145,8 +170,18 @@ def batch_rule(
         f"robust rule over this batch of {len(scores)}: {ANOMALOUS_SIGMAS:g} sigma above the densest half of the scores "
         f"(review from {REVIEW_SIGMAS:g}); assumes that more than half of the pictures are normal"
         + (f"; {_regions_note(scores, found[0])}" if pixel is not None else "")
+        + (f". Caution: {why}; give normal pictures (--references, or zsad calibrate)" if (why := doubt(scores)) else "")
     )
     return Thresholds(found[1], found[0], pixel, source)
+
+
+def _reviewed(rule: Thresholds, far: float | None) -> Thresholds:
+    """The rule with the review level at ``far``, where it lies above."""
+    if far is None or rule.review is None or rule.review <= far:
+        return rule
+    return replace(
+        rule, review=far, source=f"{rule.source}; {far:g} is beyond normal pictures of any batch, so review from there"
+    )
 
 
 def _regions_note(scores: Sequence[float] | np.ndarray[Any, Any], below: float) -> str:
@@ -155,17 +190,30 @@ def _regions_note(scores: Sequence[float] | np.ndarray[Any, Any], below: float) 
     return f"regions lie above the maps of {'all' if few else f'{1 - PIXEL_ALARMS:.0%} of the'} pictures classified as normal"
 
 
+def with_pixel(levels: Thresholds, given: Thresholds) -> Thresholds:
+    """The levels with the pixel threshold that the user gave, if there is one."""
+    if given.pixel is None:
+        return levels
+    return replace(levels, pixel=given.pixel, source=f"{levels.source}; {given.source}")
+
+
 def decide(
     scores: Sequence[float] | np.ndarray[Any, Any],
     peaks: Sequence[float] | np.ndarray[Any, Any],
     given: Thresholds | None = None,
+    far: float | None = None,
 ) -> Thresholds:
-    """The thresholds of a run: those that were given, and the others by the batch rule."""
-    if given is None or (given.anomalous is None and given.pixel is None):
-        return batch_rule(scores, peaks)
-    if given.anomalous is None:
-        rule = batch_rule(scores)
-        return Thresholds(rule.anomalous, rule.review, given.pixel, f"{rule.source}; {given.source}")
+    """The thresholds of a run: those that were given, and the others by the batch rule.
+
+    Args:
+        scores: one raw score per picture.
+        peaks: the largest value of each picture's map.
+        given: thresholds of the user, a calibration or references.
+        far: a score from which on a picture is for review at least, where the batch itself has to say what is normal.
+    """
+    if given is None or given.anomalous is None:
+        rule = _reviewed(batch_rule(scores, peaks if given is None or given.pixel is None else ()), far)
+        return rule if given is None else with_pixel(rule, given)
     if given.pixel is not None:
         return given
     below = given.anomalous if given.review is None else given.review

@@ -30,7 +30,7 @@ from zsad.inference.scorer import Opened, Scored, Scorer, on_cpu
 from zsad.references.corrections import Mark, corrected
 from zsad.types import Prediction
 
-__all__ = ["Encoded", "answers", "encode_pictures"]
+__all__ = ["Encoded", "Entry", "answers", "encode_pictures"]
 
 
 @dataclass(frozen=True)

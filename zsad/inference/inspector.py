@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from copy import copy
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +16,17 @@ from zsad.images.intensity import check_range
 from zsad.images.reading import ImageRef, list_images
 from zsad.images.tiling import read_geometry
 from zsad.inference.encoded import Encoded, answers, encode_pictures
-from zsad.inference.reference_set import ReferenceSet, open_references
+from zsad.inference.few_shot import WithReferences, open_references
+from zsad.inference.reference_set import ReferenceSet
 from zsad.inference.result import Result
-from zsad.inference.scorer import Scored, Scorer
+from zsad.inference.scorer import Scored
 from zsad.inference.settings import (
+    AUTO_FEWEST,
     at_least_one,
+    batch_mode,
     build_method,
     check_target,
+    compared,
     default_batch,
     describe_encoder,
     pick_device,
@@ -33,12 +35,12 @@ from zsad.inference.settings import (
 )
 from zsad.inference.verdict import result_of
 from zsad.references.corrections import Mark
-from zsad.types import Context, References
+from zsad.types import Context
 
 __all__ = ["Inspector"]
 
 
-class Inspector:
+class Inspector(WithReferences):
     """A detector with a target, references and thresholds, ready for any number of pictures.
 
     Args:
@@ -65,6 +67,8 @@ class Inspector:
         roi: the part that is scored: (x0, y0, x1, y1), corners (x, y) of a polygon, a (H, W) mask, or a text as for
             ``--roi``. A picture that it does not fit becomes an error.
         keep_aspect: pads with mirrored borders to a square instead of squashing.
+        batch: whether pictures of one folder, list or ``Encoded`` are compared with each other: "on" (True), "off" (False), or
+            "auto", which does so where it helps; see ``over``.
         **arguments: the method's constructor keywords.
 
     Raises:
@@ -96,6 +100,7 @@ class Inspector:
         overlap: float | None = None,
         roi: Any = None,
         keep_aspect: bool = False,
+        batch: bool | str = "auto",
         **arguments: Any,
     ) -> None:
         self.target = check_target(target)
@@ -109,12 +114,14 @@ class Inspector:
         self.workers = at_least_one("workers", workers)
         self.value_range = check_range(value_range)
         self.geometry = read_geometry(tile, overlap, roi, keep_aspect)
-        self.coreset = share_of_rows(coreset)
+        self.coreset, self.batch = share_of_rows(coreset), batch_mode(batch)
         self.detector = build_method(method, backbone, checkpoint, arguments).to(self.device).eval()
         self.detector.require_trained()
         encoder, scorer = self._encoder(), self._scorer(Context())
         self.references = ReferenceSet(encoder) if references is None else open_references(references, scorer, encoder)
         self.context = self._prepared()
+        if self.batch == "on":
+            self.detector = compared(self.detector, self.context)
         if self.calibration is not None:
             self.calibration.check(self.describe())
 
@@ -122,11 +129,30 @@ class Inspector:
         """Results in the order of the source, one per picture, made when asked for; memory does not grow.
 
         Args:
-            source: whatever ``list_images`` takes: a path, a folder, PIL pictures, arrays, or an iterable of them.
+            source: whatever ``list_images`` takes: a path, a folder, PIL pictures, arrays, or an iterable of them. A path and a
+                list are a set, see ``over``; of any other iterable each picture is scored by itself, as it comes.
         """
-        scorer = self._scorer(self.context)
-        for scored in self.scored(list_images(source), keep_images=True):
-            yield result_of(scored, scorer, self.thresholds, self.calibration)
+        refs: Iterable[ImageRef] = list_images(source)
+        if isinstance(source, (str, Path, list, tuple)):
+            refs = list(refs)
+        own = self.over(len(refs)) if isinstance(refs, list) else self
+        for scored in own.scored(refs, keep_images=True):
+            yield own.result(scored, self.thresholds)
+
+    def over(self, count: int) -> Inspector:
+        """The inspector for a set of so many pictures: this one, or with ``batch="auto"`` one that compares them.
+
+        Auto compares where the method can, from ``AUTO_FEWEST`` pictures on, and where there is nothing better to compare with
+        or to decide by: no references, no calibration and no threshold, which hold for pictures that are scored by themselves.
+        """
+        known = len(self.references) or self.calibration is not None or self.thresholds.anomalous is not None
+        if self.batch != "auto" or known or self.needs_set or count < AUTO_FEWEST:
+            return self
+        return self._with(detector=self.detector.as_batch(self.context) or self.detector)
+
+    def alone(self) -> Inspector:
+        """This inspector with every picture scored by itself, unless the method always compares them."""
+        return self._with(batch="off")
 
     def scored(self, refs: Iterable[ImageRef], *, keep_images: bool = False, folder: Path | None = None) -> Iterator[Scored]:
         """Scores and maps of pictures, before any threshold and at model size; see ``Scorer``.
@@ -165,7 +191,8 @@ class Inspector:
             UsageError: another encoder or another geometry made them; names what differs.
         """
         encoded.check(self._encoder())
-        scorer = self._scorer(self.context if target is None else self._prepared(check_target(target)))
+        own = self.over(len(encoded))
+        scorer = own._scorer(self.context if target is None else self._prepared(check_target(target)))
         for scored in answers(scorer, encoded, keep_images=True):
             yield result_of(scored, scorer, self.thresholds, self.calibration)
 
@@ -178,57 +205,14 @@ class Inspector:
             encoded: from ``encode``.
             marks: corrections that act on every score; see ``references/corrections.py``.
         """
-        yield from answers(self._scorer(self.context), encoded, marks=marks)
+        yield from answers(self.over(len(encoded))._scorer(self.context), encoded, marks=marks)
 
     def fork(self) -> Inspector:
         """The same model with references, thresholds and a calibration of its own, so that users do not meet in them."""
-        other = copy(self)
-        other.references = self.references.copy()
-        return other
+        return self._with(references=self.references.copy())
 
     def _encoder(self) -> dict[str, Any]:
         return describe_encoder(self._scorer(Context()))
-
-    def _scorer(self, context: Context) -> Scorer:
-        how = (self.batch_size, self.workers, self.value_range, self.precision, self.geometry)
-        return Scorer(self.detector, context, self.device, *how)
-
-    # ------------------------------------------------------------------ references
-    def add_references(self, source: Any) -> list[str]:
-        """Adds normal pictures; returns the names of those that were new. Unreadable ones are in ``references.errors``.
-
-        Raises:
-            UsageError: the method takes no references.
-        """
-        added = self.references.add(self._scorer(self.context), list_images(source))
-        self.context = self._prepared()
-        return added
-
-    def remove_references(self, *names: str) -> None:
-        """Takes pictures out of the references, by name."""
-        self.references.remove(names)
-        self.context = self._prepared()
-
-    def save_references(self, folder: str | Path) -> None:
-        """Writes the references to a folder that ``references=`` takes."""
-        self.references.save(folder)
-
-    def left_out(self, digest: str) -> Inspector:
-        """This inspector without one of its references."""
-        other = copy(self)
-        banks = self.references.banks_without(digest, self.context.banks, self.coreset)
-        other.context = replace(self.context, banks=banks).to(self.device)
-        return other
-
-    def refresh(self) -> None:
-        """Prepares the context anew, after ``target``, the detector or the references were changed from outside."""
-        self.context = self._prepared()
-
-    def _prepared(self, target: str | None = None) -> Context:
-        """The context of a target, with the references of now."""
-        banks = {key: bank.to(self.device) for key, bank in self.references.banks(self.coreset).items()}
-        with torch.inference_mode():
-            return self.detector.prepare(target or self.target, References(banks=banks) if banks else None).to(self.device)
 
     def result(self, scored: Scored, thresholds: Thresholds) -> Result:
         """Verdict, map at original size and regions of a scored picture."""

@@ -13,8 +13,7 @@ from zsad.images.reading import ImageRef, load_image
 from zsad.inference.encoded import Encoded
 from zsad.inference.inspector import Inspector
 from zsad.inference.reference_set import digest_of
-from zsad.inference.result import shortest
-from zsad.inference.scorer import Scored
+from zsad.inference.scorer import Scored, scores_and_peaks
 from zsad.references.corrections import Mark
 
 __all__ = ["NormalPictures", "calibration_of", "keep_normal_pictures"]
@@ -48,7 +47,7 @@ class NormalPictures:
 
     def _scored(self, inspector: Inspector, marks: Sequence[Mark]) -> Iterator[Scored]:
         if not self.left_out:
-            yield from inspector.answers(self.encoded, marks)
+            yield from inspector.alone().answers(self.encoded, marks)
             return
         for number, digest in enumerate(self.digests):
             if digest in inspector.references.digests:
@@ -75,11 +74,11 @@ def calibration_of(
     Raises:
         UsageError: too few for ``max_false_alarms``.
     """
-    good = [(one.score, shortest(one.model_map.max())) for one in found if one.score is not None and one.model_map is not None]
-    check_size(len(good), max_false_alarms)
+    scores, peaks = scores_and_peaks(found)
+    check_size(len(scores), max_false_alarms)
     return Calibration.from_scores(
-        [score for score, _ in good],
-        [peak for _, peak in good],
+        scores,
+        peaks,
         detector,
         exact=exact,
         max_false_alarms=max_false_alarms,

@@ -78,7 +78,7 @@ def read_saved(place: Path) -> tuple[dict[str, Any], list[Reference]]:
     """
     try:
         index = current_names(json.loads((place / INDEX).read_text(encoding="utf-8")))
-        detector, known = dict(index["detector"]), index["format"] == FORMAT
+        detector, known = current_names(index["detector"]), index["format"] == FORMAT
         members = [Reference(str(row["name"]), str(row["sha256"])) for row in index["references"]]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(f"{str(place)!r} is no folder of saved references ({error}). Give pictures instead.") from error

@@ -6,7 +6,9 @@ They can be added, removed, saved and read back without a refit; see ``reference
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Hashable, Iterable, Iterator, Mapping
+import shutil
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import chain, count
 from pathlib import Path
 from typing import Any
@@ -21,14 +23,16 @@ from torch import Tensor
 from zsad.common.atomic_files import scratch_folder
 from zsad.common.output_folder import differences
 from zsad.errors import UsageError
-from zsad.images.reading import ImageRef, list_images
-from zsad.inference.reference_files import Reference, copy_rows, is_saved, read_saved, rows_file, write_saved
-from zsad.inference.scorer import Scorer
+from zsad.images.reading import ImageRef
+from zsad.inference.encoded import Entry
+from zsad.inference.feature_store import save_features
+from zsad.inference.reference_files import Reference, copy_rows, read_saved, rows_file, write_saved
+from zsad.inference.scorer import Scored, Scorer
 from zsad.references.coreset import blocks_of, counted, picked, streamed_coreset
 from zsad.references.memory_bank import leave_out
-from zsad.types import Bank
+from zsad.types import Bank, ImageFeatures
 
-__all__ = ["ReferenceSet", "digest_of", "open_references"]
+__all__ = ["ReferenceSet", "digest_of"]
 
 BLOCK = 4  # pictures whose rows are thinned out together
 # of Inspector.describe(): what rows depend on
@@ -54,6 +58,9 @@ class ReferenceSet:
         self.detector = {key: detector.get(key) for key in ENCODER}
         self._folder = scratch_folder(self)
         self._members = {one.digest: one for one in members}
+        self._encoded: dict[
+            str, Entry
+        ] = {}  # by digest; of pictures that were added, not of those that were read from a folder
         self.errors: dict[str, str] = {}
         self._chosen: dict[Hashable, Tensor] = {}  # of blocks of pictures: positions of the coreset's rows
 
@@ -92,6 +99,7 @@ class ReferenceSet:
         """
         added: list[str] = []
         rows: dict[str, list[Tensor]] = {}
+        pieces: list[ImageFeatures] = []
         for read, index, features in scorer.encoded(refs, keep_images=True):
             if features is None or read.scored.image is None:
                 self.errors[read.scored.name] = str(read.scored.error)
@@ -99,6 +107,7 @@ class ReferenceSet:
             with torch.inference_mode():
                 for key, found in scorer.detector.reference_rows(features).items():
                     rows.setdefault(key, []).append(found[0].cpu())  # (M, C) of a piece
+            pieces.append(features)
             if index < len(read.places) - 1:
                 continue
             whole, rows = {key: torch.cat(parts).clone() for key, parts in rows.items()}, {}
@@ -107,7 +116,20 @@ class ReferenceSet:
                 save_file(whole, rows_file(self._folder, digest))
                 self._members[digest] = Reference(self._free(read.scored.name), digest)
                 added.append(self._members[digest].name)
+                self._keep(digest, replace(read.scored, image=None), pieces)
+            pieces = []
         return added
+
+    def _keep(self, digest: str, scored: Scored, pieces: Sequence[ImageFeatures]) -> None:
+        """Keeps the features of a picture, so that it can be scored by the others."""
+        files = tuple(self._folder / f"{digest}-{number}.features" for number in range(len(pieces)))
+        for file, features in zip(files, pieces, strict=True):
+            save_features(file, features)
+        self._encoded[digest] = Entry(ImageRef(scored.name, scored.path), scored, files)
+
+    def entries(self) -> dict[str, Entry]:
+        """The pictures that can be scored by the others, by digest; a set that was read from a folder has none."""
+        return {digest: self._encoded[digest] for digest in self._members if digest in self._encoded}
 
     def _free(self, name: str) -> str:
         """The name, or with a number behind it where another picture has it: names are what ``remove`` goes by."""
@@ -185,6 +207,9 @@ class ReferenceSet:
         """A set of its own with the same pictures."""
         other = ReferenceSet(self.detector, self._members.values())
         copy_rows(self._folder, self._members, other._folder)
+        for digest, entry in self.entries().items():
+            files = tuple(Path(shutil.copy(file, other._folder)) for file in entry.files)
+            other._encoded[digest] = replace(entry, files=files)
         return other
 
     # ------------------------------------------------------------------ on disk
@@ -212,28 +237,3 @@ class ReferenceSet:
 def digest_of(rgb: NDArray[np.uint8]) -> str:
     """Hex digest of a decoded picture, (H, W, 3): the same for the same pixels, whatever the file is called."""
     return hashlib.sha256(f"{rgb.shape}".encode() + np.ascontiguousarray(rgb).tobytes()).hexdigest()
-
-
-def open_references(given: Any, scorer: Scorer, detector: Mapping[str, Any]) -> ReferenceSet:
-    """The reference images that a user gives.
-
-    Args:
-        given: a set, a folder that ``ReferenceSet.save`` wrote, or normal pictures: whatever ``list_images`` takes.
-        scorer: encodes pictures.
-        detector: ``Inspector.describe()`` of what encodes them.
-
-    Raises:
-        UsageError: another detector encoded them, or there is none that can be read.
-    """
-    if isinstance(given, ReferenceSet) or is_saved(given):
-        found = given if isinstance(given, ReferenceSet) else ReferenceSet.load(given)
-        found.check(detector)
-        if not len(found):
-            raise UsageError("The saved references hold no picture any more. Add some with zsad references, or leave them out.")
-        return found
-    found = ReferenceSet(detector)
-    found.add(scorer, list_images(given))
-    if not len(found):
-        why = next(iter(found.errors.items()), None)
-        raise UsageError("No reference could be read" + (f"; {why[0]}: {why[1]}" if why else ": the source is empty."))
-    return found

@@ -23,7 +23,7 @@ from zsad.images.tiling import Geometry, Place, piece
 from zsad.inference.result import shortest
 from zsad.types import Context, ImageFeatures, Prediction
 
-__all__ = ["PRECISIONS", "Opened", "Scored", "Scorer", "on_cpu"]
+__all__ = ["PRECISIONS", "Opened", "Scored", "Scorer", "on_cpu", "scores_and_peaks"]
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 KEPT_PIXELS = 32_000_000  # of decoded pictures that wait for their batch, where they are kept: 100 MB
@@ -222,6 +222,12 @@ class Scorer:
         with torch.autocast(kind, dtype, enabled=dtype is not torch.float32):
             features = self.detector.encode(images.to(self.device))
         return features if dtype is torch.float32 else features.to(torch.float32)
+
+
+def scores_and_peaks(found: Iterable[Scored]) -> tuple[list[float], list[float]]:
+    """Score and largest map value of every picture that has them."""
+    good = [(one.score, shortest(one.model_map.max())) for one in found if one.score is not None and one.model_map is not None]
+    return [score for score, _ in good], [peak for _, peak in good]
 
 
 def on_cpu(found: Prediction) -> Prediction:

@@ -12,12 +12,16 @@ from zsad.detector import Detector
 from zsad.errors import UsageError
 from zsad.inference.scorer import PRECISIONS, Scorer
 from zsad.registry import create
+from zsad.types import Context
 from zsad.weights.learned import facts_of
 
 __all__ = [
+    "AUTO_FEWEST",
     "at_least_one",
+    "batch_mode",
     "build_method",
     "check_target",
+    "compared",
     "default_batch",
     "describe_encoder",
     "pick_device",
@@ -27,6 +31,7 @@ __all__ = [
 
 TARGET_WORDS, TARGET_CHARACTERS = 40, 300  # CLIP reads 77 tokens, and a prompt's own words take up to 20 of them
 CPU_BATCH, ACCELERATOR_BATCH = 8, 16
+AUTO_FEWEST = 8  # pictures that are compared with each other by themselves; benchmarks/real_pictures.py has the figures
 
 
 def check_target(target: str) -> str:
@@ -92,6 +97,22 @@ def at_least_one(name: str, value: int) -> int:
     if value < 1:
         raise UsageError(f"{name} is {value}; it has to be at least 1.")
     return value
+
+
+def batch_mode(batch: bool | str) -> str:
+    """ "auto", "on" or "off"; True and False stand for the last two. Raises ``UsageError`` for anything else."""
+    mode = ("on" if batch else "off") if isinstance(batch, bool) else batch
+    if mode not in ("auto", "on", "off"):
+        raise UsageError(f"batch is {batch!r}. Give 'auto', 'on' or 'off'.")
+    return mode
+
+
+def compared(detector: Detector, context: Context) -> Detector:
+    """The detector in batch mode. Raises ``UsageError`` where it has none."""
+    found = detector if detector.needs_set(context) else detector.as_batch(context)
+    if found is None:
+        raise UsageError(f"{detector.name} scores each picture by itself and cannot compare pictures. Leave batch out.")
+    return found
 
 
 def share_of_rows(coreset: float) -> float:

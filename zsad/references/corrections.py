@@ -118,7 +118,11 @@ def _patches(features: ImageFeatures) -> dict[str, Tap]:
     """Patches of every layer, of the plain stream and of the others."""
     streams = {"": features.taps, **features.streams}
     found = {f"{stream}/{layer}": tap for stream, taps in streams.items() for layer, tap in taps.items()}
-    kept = {key: tap for key, tap in found.items() if tap.grid[0] * tap.grid[1] == tap.patches.shape[1]}
+    kept = {
+        key: replace(tap, patches=tap.patches.float())
+        for key, tap in found.items()
+        if tap.grid[0] * tap.grid[1] == tap.patches.shape[1]
+    }
     if not kept:
         raise UsageError("This method keeps no patches of its pictures, so places cannot be marked.")
     return kept

@@ -24,7 +24,7 @@ from zsad.runs.records import Records, Score
 from zsad.runs.summary import Summary
 from zsad.runs.writers import Watch, unwatched, write_facts, write_results
 
-__all__ = ["RunFolder"]
+__all__ = ["RunFolder", "count_outside"]
 
 FILES = ("predictions.jsonl", "predictions.csv", "report.html", "run.json")
 FOLDERS = ("overlays", "masks", "maps")
@@ -121,6 +121,12 @@ class RunFolder:
                 remove(place)
             if fresh.exists():
                 fresh.replace(place)
+
+
+def count_outside(refs: Iterable[ImageRef]) -> int:
+    """How many pictures are not the output of a run."""
+    known = dict[Path, bool]()
+    return sum(1 for ref in refs if ref.path is None or not _is_output(Path(os.path.realpath(ref.path.parent)), known))
 
 
 def _is_output(folder: Path, known: dict[Path, bool]) -> bool:

@@ -115,9 +115,9 @@ class Session:
         Where no normal picture says which places are regions, they lie above the middle of the method's fixed scale.
         """
         scores = [one.score for one in self.scored if one.score is not None]
-        found = self.inspector.thresholds
+        found = self.inspector.known_thresholds()
         if self._given.anomalous is not None or found.anomalous is None:
-            found = decide(scores, self.peaks, self._given)
+            found = decide(scores, self.peaks, self._given, self.inspector.detector.far_score)
         if found.pixel is not None:
             return found
         source = f"{found.source}; regions lie above the middle of the method's scale, for want of normal pictures"

@@ -15,9 +15,10 @@ from zsad.backbones.compact import WEIGHTS, CompactTower
 from zsad.common.assets import asset
 from zsad.datasets import read_elpv
 from zsad.errors import MissingExtra, UnknownName, UsageError
-from zsad.methods.compact.detector import HEAD, Compact, default_phrases
+from zsad.methods.compact.detector import HEAD, Compact
 from zsad.methods.compact.head import CompactHead
 from zsad.methods.compact.novelty import compare_within
+from zsad.methods.compact.vocabulary import default_phrases
 from zsad.metrics import image_auroc
 from zsad.prompts import sentence_encoder
 from zsad.synthetic.defects import make_defect

@@ -1,0 +1,128 @@
+"""The part of an ``Inspector`` that keeps normal reference pictures and prepares the detector with them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from copy import copy
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+
+from zsad.decision.reference_rule import FEWEST, MOST, reference_rule
+from zsad.decision.thresholds import Thresholds, with_pixel
+from zsad.detector import Detector
+from zsad.errors import UsageError
+from zsad.images.reading import list_images
+from zsad.images.tiling import Geometry
+from zsad.inference.encoded import Encoded, answers
+from zsad.inference.reference_files import is_saved
+from zsad.inference.reference_set import ReferenceSet
+from zsad.inference.scorer import Scored, Scorer, scores_and_peaks
+from zsad.types import Context, References
+
+__all__ = ["WithReferences", "open_references"]
+
+
+class WithReferences:
+    """A detector, how pictures reach it, and references that can be added and taken out."""
+
+    detector: Detector
+    device: torch.device
+    target: str
+    references: ReferenceSet
+    coreset: float
+    context: Context
+    thresholds: Thresholds
+    batch_size: int
+    workers: int
+    value_range: tuple[float, float] | None
+    precision: str
+    geometry: Geometry
+
+    def add_references(self, source: Any) -> list[str]:
+        """Adds normal pictures; returns the names of those that were new. Unreadable ones are in ``references.errors``.
+
+        Raises:
+            UsageError: the method takes no references.
+        """
+        added = self.references.add(self._scorer(self.context), list_images(source))
+        self.context = self._prepared()
+        return added
+
+    def remove_references(self, *names: str) -> None:
+        """Takes pictures out of the references, by name."""
+        self.references.remove(names)
+        self.context = self._prepared()
+
+    def save_references(self, folder: str | Path) -> None:
+        """Writes the references to a folder that ``references=`` takes."""
+        self.references.save(folder)
+
+    def left_out(self, digest: str) -> Self:
+        """This inspector without one of its references."""
+        banks = self.references.banks_without(digest, self.context.banks, self.coreset)
+        return self._with(context=replace(self.context, banks=banks).to(self.device))
+
+    def known_thresholds(self) -> Thresholds:
+        """The levels that hold before any picture is scored: the user's, the calibration's, or those of the references.
+
+        Where no level was given, each reference (of more than ``MOST``, a part of them) is scored by the others, see
+        ``reference_rule``. References that were read from a folder cannot be, and give none.
+        """
+        entries, given = self.references.entries(), self.thresholds.anomalous is not None
+        if given or self.detector.needs_set(self.context) or len(entries) < len(self.references):
+            return self.thresholds
+        found: list[Scored] = []
+        for digest in sorted(entries)[:MOST] if len(entries) >= FEWEST else ():
+            one = Encoded(self.geometry, {})
+            one.entries.append(entries[digest])
+            other = self.left_out(digest)
+            found += answers(other._scorer(other.context), one)
+        rule = reference_rule(*scores_and_peaks(found)) if found else Thresholds()
+        return self.thresholds if rule.anomalous is None else with_pixel(rule, self.thresholds)
+
+    def refresh(self) -> None:
+        """Prepares the context anew, after ``target``, the detector or the references were changed from outside."""
+        self.context = self._prepared()
+
+    def _prepared(self, target: str | None = None) -> Context:
+        """The context of a target, with the references of now."""
+        banks = {key: bank.to(self.device) for key, bank in self.references.banks(self.coreset).items()}
+        with torch.inference_mode():
+            return self.detector.prepare(target or self.target, References(banks=banks) if banks else None).to(self.device)
+
+    def _with(self, **changed: Any) -> Self:
+        other = copy(self)
+        vars(other).update(changed)
+        return other
+
+    def _scorer(self, context: Context) -> Scorer:
+        how = (self.batch_size, self.workers, self.value_range, self.precision, self.geometry)
+        return Scorer(self.detector, context, self.device, *how)
+
+
+def open_references(given: Any, scorer: Scorer, detector: Mapping[str, Any]) -> ReferenceSet:
+    """The reference images that a user gives.
+
+    Args:
+        given: a set, a folder that ``ReferenceSet.save`` wrote, or normal pictures: whatever ``list_images`` takes.
+        scorer: encodes pictures.
+        detector: ``Inspector.describe()`` of what encodes them.
+
+    Raises:
+        UsageError: another detector encoded them, or there is none that can be read.
+    """
+    if isinstance(given, ReferenceSet) or is_saved(given):
+        found = given if isinstance(given, ReferenceSet) else ReferenceSet.load(given)
+        found.check(detector)
+        if not len(found):
+            raise UsageError("The saved references hold no picture any more. Add some with zsad references, or leave them out.")
+        return found
+    found = ReferenceSet(detector)
+    found.add(scorer, list_images(given))
+    if not len(found):
+        why = next(iter(found.errors.items()), None)
+        raise UsageError("No reference could be read" + (f"; {why[0]}: {why[1]}" if why else ": the source is empty."))
+    return found

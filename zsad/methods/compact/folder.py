@@ -1,0 +1,145 @@
+"""The embedded default's batch mode on the second tower: the pictures of a folder are compared with each other.
+
+What many pictures have in common is normal. Two distances of each patch say how far it is from that, each in robust deviations
+over all patches of the folder (median 0, interquartile range 1), and the map is their sum:
+
+* what lies outside of the principal components of all patches, the squared residual. SubspaceAD (arXiv 2602.23013) does this
+  with references. Twice: on the blocks 2 and 6, and on 3 and 6, side by side.
+* mutual scoring (MuSc, Li et al. 2024, section 3.2): the cosine distance to the nearest patch of another picture, a mean over
+  the nearest of the others, on block 6.
+
+Time grows with the number of pictures, memory by three values per patch. ``docs/embedded-default.md`` has the figures and what
+else was tried.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import reduce
+from typing import Any, TypeAlias
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from zsad.errors import UsageError
+from zsad.references.components import PatchSums, residual
+from zsad.types import ImageFeatures, Tap
+
+__all__ = ["BLOCKS", "FEWEST", "LAST", "Blocks", "check_pool", "departures", "unit_blocks"]
+
+BLOCKS = (2, 3, 6)  # of the second tower
+LAST = 6
+PAIRS = ((2, 6), (3, 6))  # blocks side by side whose principal components are taken
+VARIANCE = 0.99  # of the patches, that the components hold
+WEIGHT = 0.8  # of mutual scoring beside the two residuals
+LOWEST = 0.3  # part of the others, the nearest, whose distances are averaged
+POOL = 20  # others that a picture is compared with
+FITTED = 250  # pictures whose components are taken
+SMALL, FOLDS = 40, 5  # pictures, below which the components are those of the other folds
+TOGETHER = 4  # pictures whose sums are taken at once
+FEWEST = 5  # pictures of a batch
+SCALE = 53.0  # of the sum: 0 the median patch of the folder, 1 what nine in ten patches of defects stay below
+
+Components: TypeAlias = Mapping[tuple[int, int], tuple[Tensor, Tensor]]
+
+
+def unit_blocks(taps: Mapping[int, Tap]) -> dict[int, Tap]:
+    """Raw blocks -> patches of length one, (B, L, 384) each, in half precision: half as much to keep of a folder."""
+    return {block: Tap(F.normalize(tap.patches.float(), dim=-1).half(), tap.grid) for block, tap in taps.items()}
+
+
+class Blocks(Sequence[Mapping[int, Tap]]):
+    """The second tower's blocks of each of some pictures."""
+
+    def __init__(self, features: Sequence[ImageFeatures]) -> None:
+        self.features = features
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.features[index].streams["vit"]
+
+
+def departures(features: Sequence[Mapping[int, Tap]], pool: int | None, seed: int) -> Iterator[Tensor]:
+    """The map of each picture of a folder, (1, h, w); 0 is the folder's median patch, 1 a plain defect.
+
+    Args:
+        features: ``unit_blocks`` of one picture (B = 1) each; may load from disk, where each is asked for up to three times.
+        pool: how many others each picture is compared with, a seeded choice that all share; None: ``POOL``.
+        seed: of that choice, and of the pictures whose components are taken, where there are more than ``FITTED``.
+    """
+    bases = _components(features, seed)
+    others = _drawn(len(features), (POOL if pool is None else pool) + 1, seed)  # one more: none is compared with itself
+    kept = torch.stack([features[place][LAST].patches[0] for place in others]).float()  # (pool + 1, L, C)
+    parts, grid = [], (0, 0)
+    for place, taps in enumerate(features):
+        own, grid = {block: tap.patches[0].float() for block, tap in taps.items()}, taps[LAST].grid
+        outside = [residual(torch.cat([own[block] for block in pair], 1), *bases[place % len(bases)][pair]) for pair in PAIRS]
+        left_out = others.index(place) if place in others else -1  # itself, or (so that all have as many) the last one
+        parts.append(torch.stack([*outside, _mutual(own[LAST], kept, left_out)]))
+    scaled = _robust(torch.stack(parts, 1))  # (3, N, L)
+    weights = scaled.new_tensor([1.0, 1.0, WEIGHT])[:, None, None] / SCALE
+    for one in (weights * scaled).sum(0):
+        yield one.reshape(1, *grid)
+
+
+def check_pool(count: int, pool: int | None) -> None:
+    """Raises ``UsageError`` for fewer than ``FEWEST`` pictures, or a pool that is smaller than that allows."""
+    if count < FEWEST:
+        raise UsageError(
+            f"compact with batch=True compares pictures with each other and needs {FEWEST} or more; got {count}. "
+            "Add pictures, or leave batch out."
+        )
+    if pool is not None and pool < FEWEST - 1:
+        raise UsageError(f"pool is how many others a picture is compared with, {FEWEST - 1} or more; got {pool}.")
+
+
+def _drawn(count: int, most: int, seed: int) -> list[int]:
+    """Numbers of all pictures, or of a seeded choice of ``most`` of them."""
+    if most >= count:
+        return list(range(count))
+    return torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:most].tolist()
+
+
+def _components(features: Sequence[Mapping[int, Tap]], seed: int) -> list[Components]:
+    """The components that picture n is held against are entry n modulo their number.
+
+    In a small folder a picture's own patches would bend the components towards themselves, so they are those of the other
+    folds there.
+    """
+    places = _drawn(len(features), FITTED, seed)
+    folds = 1 if len(features) >= SMALL else min(FOLDS, len(features))
+    parts = [_sums(features, places[fold::folds]) for fold in range(folds)]
+    whole = reduce(PatchSums.__add__, parts)
+    width = len(whole.total) // len(BLOCKS)
+    channels = {pair: torch.cat([torch.arange(width) + width * BLOCKS.index(block) for block in pair]) for pair in PAIRS}
+    others = [whole - part for part in parts] if folds > 1 else [whole]
+    return [{pair: sums.components(VARIANCE, own) for pair, own in channels.items()} for sums in others]
+
+
+def _sums(features: Sequence[Mapping[int, Tap]], places: Sequence[int]) -> PatchSums:
+    """Of all patches of some pictures, the blocks side by side."""
+    groups = (places[start : start + TOGETHER] for start in range(0, len(places), TOGETHER))
+    rows = (torch.cat([_side_by_side(features[place]) for place in group]) for group in groups)
+    return reduce(PatchSums.__add__, map(PatchSums.of, rows))
+
+
+def _side_by_side(taps: Mapping[int, Tap]) -> Tensor:
+    """(L, C of all blocks) of one picture."""
+    return torch.cat([taps[block].patches[0].float() for block in BLOCKS], 1)
+
+
+def _mutual(rows: Tensor, others: Tensor, left_out: int) -> Tensor:
+    """(L, C) against N pictures (N, L, C), one of them left out -> (L,) mean of the lowest distances."""
+    nearest = (rows @ others.flatten(0, 1).T).unflatten(1, others.shape[:2]).amax(2)  # (L, N) cosines
+    nearest[:, left_out] = -torch.inf
+    return 1 - nearest.topk(max(1, int(LOWEST * (len(others) - 1))), dim=1).values.mean(1)
+
+
+def _robust(parts: Tensor) -> Tensor:
+    """(P, N, L) -> the same in robust deviations of each part: median 0, interquartile range 1."""
+    flat = parts.flatten(1)
+    quarters = [flat.kthvalue(max(1, round(share * flat.shape[1])), dim=1).values[:, None, None] for share in (0.25, 0.5, 0.75)]
+    return (parts - quarters[1]) / (quarters[2] - quarters[0]).clamp_min(1e-6)

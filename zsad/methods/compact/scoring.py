@@ -1,0 +1,81 @@
+"""How the parts of the embedded default join into one map: the first tower, the second, references, the folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from zsad.alignment.losses import top_mean
+from zsad.alignment.maps import upsample
+from zsad.methods.compact.folder import Blocks, check_pool, departures
+from zsad.methods.compact.head import TOP, CompactHead
+from zsad.methods.compact.memory import Near, departure, nearest_in
+from zsad.methods.compact.second import BANK, add_distance, add_novelty
+from zsad.types import Context, ImageFeatures, Prediction
+
+__all__ = ["folder_predictions", "prediction"]
+
+
+class Parts(Protocol):
+    """What is read of a ``Compact``."""
+
+    backbone: Any
+    vit: Any
+    vit_alone: bool
+    words: tuple[str, ...] | None
+    pool: int | None
+    seed: int
+    head: CompactHead
+    weights: Tensor
+    bias: Tensor
+
+
+def map_of(parts: Parts, features: ImageFeatures, context: Context, near: Near | None) -> tuple[Tensor, Tensor]:
+    """Map (B, h, w) and cosines with the words (B, N, h, w) of pictures by themselves, or against normal patches.
+
+    Args:
+        parts: the detector.
+        features: the pictures.
+        context: of the category, with the references' banks.
+        near: the nearest normal patches in the first tower; None: there are none.
+    """
+    grid, words = parts.head.zero_shot(features.taps, context, parts.weights, parts.bias)
+    if near is not None:
+        grid = departure(grid, near, features.taps, parts.weights[1:-1])
+    if parts.vit is None:
+        return grid, words
+    second = features.streams["vit"]
+    return add_novelty(grid, second) if near is None else add_distance(grid, second, context.banks[BANK]), words
+
+
+def prediction(parts: Parts, features: ImageFeatures, context: Context, near: Near | None) -> Prediction:
+    """As ``map_of``, at model size; the score is the mean of the map's highest 1 %."""
+    grid, words = map_of(parts, features, context, near)
+    maps = upsample(grid, parts.backbone.image_size)
+    return Prediction(top_mean(maps, TOP), maps, words)
+
+
+def folder_predictions(parts: Parts, features: Sequence[ImageFeatures], context: Context) -> Iterator[Prediction]:
+    """One prediction per picture of a folder, by the second tower.
+
+    Where there are references or given words, the map is the mean with that of ``map_of``.
+
+    Raises:
+        UsageError: too few pictures, or a pool that is too small.
+    """
+    check_pool(len(features), parts.pool)
+    return _folder_predictions(parts, features, context)
+
+
+def _folder_predictions(parts: Parts, features: Sequence[ImageFeatures], context: Context) -> Iterator[Prediction]:
+    size = parts.backbone.image_size
+    for place, grid in enumerate(departures(Blocks(features), parts.pool, parts.seed)):
+        words = None
+        if not parts.vit_alone:
+            one = features[place]
+            alone, words = map_of(parts, one, context, nearest_in(one.taps, context.banks) if context.banks else None)
+            if context.banks or parts.words is not None:
+                grid = (upsample(grid, (alone.shape[1], alone.shape[2])) + alone) / 2
+        yield Prediction(top_mean(grid, TOP), upsample(grid, size), words)

@@ -1,0 +1,56 @@
+"""The embedded default's second tower beside the first: novelty within a picture, and distance to references, on block 6.
+
+Both are added to the map of the first tower in fixed units, so that maps of different pictures compare: mean and deviation over
+normal auxiliary pictures of the families CHOOSING.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from zsad.alignment.maps import upsample
+from zsad.images.preprocessing import Squash
+from zsad.methods.compact.folder import BLOCKS, LAST, unit_blocks
+from zsad.methods.compact.novelty import compare_within
+from zsad.references.memory_bank import nearest_cosine
+from zsad.types import Bank, Tap
+
+__all__ = ["BANK", "add_distance", "add_novelty", "second_blocks", "second_rows"]
+
+BANK = f"vit{LAST}"  # name of the references' bank
+NOVELTY = (0.162, 0.070)  # mean and deviation within normal pictures
+DISTANCE = (0.123, 0.101)  # to one reference, likewise
+LARGEST = 3.0  # deviation of novelty that counts: busbars of a solar cell are novel in every cell
+NOVELTY_WEIGHT, DISTANCE_WEIGHT = 0.05, 0.2  # beside the map of the first tower
+# of the sum, so that the median normal place and what nine in ten places of defects stay below keep their values
+ALONE_ZERO, ALONE_ONE = -0.002, 1.051
+NEAR_ZERO, NEAR_ONE = -0.1, 1.55  # with references
+
+
+def second_blocks(vit: Any, images: Tensor, before: Squash) -> dict[int, Tap]:
+    """Pictures (B, 3, H, W) that ``before`` preprocessed for the first tower -> blocks of the second, see ``unit_blocks``."""
+    return unit_blocks(vit.encode_image(vit.preprocess.again(images, before), BLOCKS).taps)
+
+
+def second_rows(taps: Mapping[int, Tap]) -> Tensor:
+    """(B, L, 384) patches of block 6, of length one, for the references' bank."""
+    return taps[LAST].patches.float()
+
+
+def add_novelty(grid: Tensor, taps: Mapping[int, Tap]) -> Tensor:
+    """Zero-shot map (B, h, w) of the first tower -> with the second's novelty, on the same scale."""
+    tap = taps[LAST]
+    novelty, _ = compare_within(tap.patches.float().transpose(1, 2).unflatten(2, tap.grid))
+    part = NOVELTY_WEIGHT * ((novelty - NOVELTY[0]) / NOVELTY[1]).clamp(-LARGEST, LARGEST)
+    return (grid + upsample(part, (grid.shape[1], grid.shape[2])) - ALONE_ZERO) / (ALONE_ONE - ALONE_ZERO)
+
+
+def add_distance(grid: Tensor, taps: Mapping[int, Tap], bank: Bank) -> Tensor:
+    """Map (B, h, w) of the first tower against references -> with the second's distance to them, on the same scale."""
+    tap = taps[LAST]
+    distance = (1 - nearest_cosine(second_rows(taps), bank)).clamp(min=0).unflatten(1, tap.grid)
+    part = DISTANCE_WEIGHT * (distance - DISTANCE[0]) / DISTANCE[1]
+    return (grid + upsample(part, (grid.shape[1], grid.shape[2])) - NEAR_ZERO) / (NEAR_ONE - NEAR_ZERO)
