@@ -3,10 +3,10 @@
     pip install 'zsad[train]'
     python scripts/settle_references.py
 
-Prints the constants of ``zsad/methods/compact/memory.py``: usual distances, the weight of the distance (of 0, 0.1, 0.2, 0.3
-and 0.45 whichever has the highest mean of image and pixel AUROC over all categories of the choosing families and all numbers of
-references), the scale; then zero-shot, distance alone and both, for the choosing and for the reporting families. No benchmark
-data set is read.
+Prints the constants of ``zsad/methods/compact/second.py`` and ``memory.py``: usual distances, the weight of the distance in the
+first tower (of 0, 0.1, 0.2, 0.3 and 0.45 whichever has the highest mean of image and pixel AUROC over all categories of the
+choosing families and all numbers of references), the scale; then zero-shot, distance alone and both, for the choosing and for
+the reporting families. No benchmark data set is read.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from zsad.alignment.losses import top_mean
 from zsad.alignment.maps import upsample
 from zsad.methods.compact.head import SIDES, TOP
 from zsad.methods.compact.memory import ONE, USUAL, WEIGHT, ZERO, Near, departure, nearest_in
+from zsad.methods.compact.second import BANK, DISTANCE, NOVELTY, distances, novelties
 from zsad.metrics import image_auroc
 from zsad.types import Bank, ImageFeatures
 
@@ -45,6 +46,8 @@ class Category:
     features: ImageFeatures  # N, for the grids
     zero: Tensor  # (N, 32, 32) zero-shot map
     near: dict[int, Near]  # by number of references
+    novelty: Tensor  # (N, h, w) in the second tower
+    distance: dict[int, Tensor]  # (N, h, w) in the second tower, by number of references
 
 
 def bank_of(rows: dict[str, Tensor], chosen: Tensor) -> dict[str, Bank]:
@@ -62,10 +65,14 @@ def categories(detector: Any, part: str, per_family: int) -> Iterator[Category]:
             references, test = whole[:REFERENCES], whole[REFERENCES:]
             rows = detector.reference_rows(references)
             order = torch.randperm(REFERENCES, generator=torch.Generator().manual_seed(0))
-            near = {count: nearest_in(test.taps, bank_of(rows, order[:count])) for count in COUNTS}
+            banks = {count: bank_of(rows, order[:count]) for count in COUNTS}
+            near = {count: nearest_in(test.taps, bank) for count, bank in banks.items()}
+            second = test.streams["vit"]
+            distance = {count: distances(second, bank[BANK]) for count, bank in banks.items()}
             fine = F.max_pool2d(torch.from_numpy(np.stack(masks[REFERENCES:]))[:, None].float(), 8)[:, 0] > 0
             zero = detector.head.zero_shot(test.taps, context, detector.weights, detector.bias)[0]
-            yield Category(torch.tensor([k != "" for k in kinds[REFERENCES:]]), fine, test[:1], zero, near)
+            bad = torch.tensor([k != "" for k in kinds[REFERENCES:]])
+            yield Category(bad, fine, test[:1], zero, near, novelties(second), distance)
             kinds, images, masks = [], [], []
         if rgb is not None:
             kinds.append(kind)
@@ -104,7 +111,13 @@ def quality(found: list[Category], mapped: Callable[[Category], Mapped], count: 
 
 
 def constants(detector: Any, found: list[Category]) -> None:
-    """Prints the constants that these categories give beside those of ``zsad/methods/compact/memory.py``."""
+    """Prints the constants that these categories give beside those in use."""
+    for name, maps, used in (
+        ("novelty", [one.novelty[~one.bad] for one in found], NOVELTY),
+        ("distance", [one.distance[1][~one.bad] for one in found], DISTANCE),
+    ):
+        usual = torch.cat(maps)
+        print(f"second tower: usual {name} {usual.mean():.3f}, std {usual.std():.3f} (in use: {used})")
     for stage in SIDES:
         usual = torch.cat([one.near[1][stage][0][~one.bad].flatten() for one in found])
         print(f"stage {stage}: usual distance {usual.mean():.3f}, std {usual.std():.3f} (in use: {USUAL[stage]})")

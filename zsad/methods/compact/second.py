@@ -1,7 +1,7 @@
 """The embedded default's second tower beside the first: novelty within a picture, and distance to references, on block 6.
 
 Both are added to the map of the first tower in fixed units, so that maps of different pictures compare: mean and deviation over
-normal auxiliary pictures of the families CHOOSING.
+normal auxiliary pictures of the families CHOOSING (``scripts/settle_references.py`` prints them).
 """
 
 from __future__ import annotations
@@ -18,7 +18,17 @@ from zsad.methods.compact.novelty import compare_within
 from zsad.references.memory_bank import nearest_cosine
 from zsad.types import Bank, Tap
 
-__all__ = ["BANK", "add_distance", "add_novelty", "second_blocks", "second_rows"]
+__all__ = [
+    "BANK",
+    "DISTANCE",
+    "NOVELTY",
+    "add_distance",
+    "add_novelty",
+    "distances",
+    "novelties",
+    "second_blocks",
+    "second_rows",
+]
 
 BANK = f"vit{LAST}"  # name of the references' bank
 NOVELTY = (0.162, 0.070)  # mean and deviation within normal pictures
@@ -40,17 +50,24 @@ def second_rows(taps: Mapping[int, Tap]) -> Tensor:
     return taps[LAST].patches.float()
 
 
+def novelties(taps: Mapping[int, Tap]) -> Tensor:
+    """(B, h, w) how each patch of block 6 differs from the others of its picture; see ``compare_within``."""
+    tap = taps[LAST]
+    return compare_within(tap.patches.float().transpose(1, 2).unflatten(2, tap.grid))[0]
+
+
+def distances(taps: Mapping[int, Tap], bank: Bank) -> Tensor:
+    """(B, h, w) cosine distance of each patch of block 6 to the nearest of the references."""
+    return (1 - nearest_cosine(second_rows(taps), bank)).clamp(min=0).unflatten(1, taps[LAST].grid)
+
+
 def add_novelty(grid: Tensor, taps: Mapping[int, Tap]) -> Tensor:
     """Zero-shot map (B, h, w) of the first tower -> with the second's novelty, on the same scale."""
-    tap = taps[LAST]
-    novelty, _ = compare_within(tap.patches.float().transpose(1, 2).unflatten(2, tap.grid))
-    part = NOVELTY_WEIGHT * ((novelty - NOVELTY[0]) / NOVELTY[1]).clamp(-LARGEST, LARGEST)
+    part = NOVELTY_WEIGHT * ((novelties(taps) - NOVELTY[0]) / NOVELTY[1]).clamp(-LARGEST, LARGEST)
     return (grid + upsample(part, (grid.shape[1], grid.shape[2])) - ALONE_ZERO) / (ALONE_ONE - ALONE_ZERO)
 
 
 def add_distance(grid: Tensor, taps: Mapping[int, Tap], bank: Bank) -> Tensor:
     """Map (B, h, w) of the first tower against references -> with the second's distance to them, on the same scale."""
-    tap = taps[LAST]
-    distance = (1 - nearest_cosine(second_rows(taps), bank)).clamp(min=0).unflatten(1, tap.grid)
-    part = DISTANCE_WEIGHT * (distance - DISTANCE[0]) / DISTANCE[1]
+    part = DISTANCE_WEIGHT * (distances(taps, bank) - DISTANCE[0]) / DISTANCE[1]
     return (grid + upsample(part, (grid.shape[1], grid.shape[2])) - NEAR_ZERO) / (NEAR_ONE - NEAR_ZERO)
