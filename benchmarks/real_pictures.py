@@ -108,7 +108,7 @@ def verdicts(scored: Sequence[Scored], bad: np.ndarray[Any, Any], inspector: zsa
     """Recall and false alarms of a folder that is decided as ``zsad predict`` decides it; (0, 0) where there is no rule."""
     scores = scores_of(scored)
     peaks = np.array([float(one.model_map.max()) for one in scored if one.model_map is not None])
-    levels = decide(scores, peaks, inspector.known_thresholds(), inspector.detector.far_score)
+    levels = decide(scores, peaks, inspector.known_thresholds(), inspector.far_score)
     flagged = np.array([levels.label(score) not in (NORMAL, None) for score in scores])
     return float(flagged[bad].mean()) if bad.any() else float("nan"), float(flagged[~bad].mean())
 
@@ -197,14 +197,17 @@ def print_tables(rows: dict[str, dict[str, Any]]) -> None:
 def _table(title: str, rows: dict[str, dict[str, Any]], keys: Sequence[str]) -> None:
     print(f"\n| {title} | " + " | ".join(keys) + " |\n|---" + "|---" * len(keys) + "|")
     for name, row in rows.items():
-        cells = [
-            f"{row[key]:.3f}" + (f" ± {row[f'{key}, std']:.3f}" if f"{key}, std" in row else "") if key in row else "-"
-            for key in keys
-        ]
+        cells = [_cell(row, key) for key in keys]
         print(f"| {name} | " + " | ".join(cells) + " |")
     # sets without normal pictures have no AUROC; the means are over the others
     values = {key: [row[key] for row in rows.values() if key in row and not np.isnan(row[key])] for key in keys}
     print("| **mean** | " + " | ".join(f"{np.mean(values[key]):.3f}" if values[key] else "-" for key in keys) + " |")
+
+
+def _cell(row: dict[str, Any], key: str) -> str:
+    if np.isnan(row.get(key, np.nan)):
+        return "-"
+    return f"{row[key]:.3f}" + (f" ± {row[f'{key}, std']:.3f}" if f"{key}, std" in row else "")
 
 
 def main() -> None:

@@ -83,6 +83,11 @@ class WithReferences:
         rule = reference_rule(*scores_and_peaks(found)) if found else Thresholds()
         return self.thresholds if rule.anomalous is None else with_pixel(rule, self.thresholds)
 
+    @property
+    def far_score(self) -> float | None:
+        """The detector's, which holds where nothing is compared with references."""
+        return None if len(self.references) else self.detector.far_score
+
     def refresh(self) -> None:
         """Prepares the context anew, after ``target``, the detector or the references were changed from outside."""
         self.context = self._prepared()

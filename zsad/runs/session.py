@@ -117,7 +117,7 @@ class Session:
         scores = [one.score for one in self.scored if one.score is not None]
         found = self.inspector.known_thresholds()
         if self._given.anomalous is not None or found.anomalous is None:
-            found = decide(scores, self.peaks, self._given, self.inspector.detector.far_score)
+            found = decide(scores, self.peaks, self._given, self.inspector.far_score)
         if found.pixel is not None:
             return found
         source = f"{found.source}; regions lie above the middle of the method's scale, for want of normal pictures"

@@ -57,7 +57,7 @@ def write_results(
         watch: shows progress.
     """
     scores, peaks = _scores(records)
-    thresholds = decide(scores[~np.isnan(scores)], peaks[~np.isnan(peaks)], given, inspector.detector.far_score)
+    thresholds = decide(scores[~np.isnan(scores)], peaks[~np.isnan(peaks)], given, inspector.far_score)
     names = OutputNames(row["name"] for row in records.rows())
     ranking = np.argsort(-scores, kind="stable")  # worst first; NaN, the errors, last
     shown = set(ranking[: options.limit_report].tolist())
