@@ -163,3 +163,22 @@ def test_the_first_tower_does_not_run_for_a_folder(inspector: zsad.Inspector, mo
     assert len(list(inspector(BRICKS))) == 12
     with pytest.raises(AssertionError, match="the first tower ran"), torch.inference_mode():
         list(inspector(BRICKS[:2]))
+
+
+def test_the_references_are_scored_once_until_they_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    few, sizes = zsad.Inspector(), []
+    few.add_references([noisy(seed) for seed in range(5)])
+    real = few.detector.score
+
+    def counting(features: Any, context: Any) -> Any:
+        sizes.append(len(features))
+        return real(features, context)
+
+    monkeypatch.setattr(few.detector, "score", counting)
+    first = few.known_thresholds()
+    assert len(sizes) == 5
+    assert few.known_thresholds() == first == few.fork().known_thresholds()
+    assert len(sizes) == 5
+    few.add_references([noisy(9)])
+    assert few.known_thresholds() != first
+    assert len(sizes) == 11

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from copy import copy
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +10,7 @@ from typing import Any, Self
 
 import torch
 
-from zsad.decision.reference_rule import FEWEST, MOST, reference_rule
+from zsad.decision.reference_rule import FEWEST, reference_rule
 from zsad.decision.thresholds import Thresholds, with_pixel
 from zsad.detector import Detector
 from zsad.errors import UsageError
@@ -35,6 +35,7 @@ class WithReferences:
     coreset: float
     context: Context
     thresholds: Thresholds
+    _rule: tuple[Context, Thresholds] | None = None  # of the references, and the context that it was made with
     batch_size: int
     workers: int
     value_range: tuple[float, float] | None
@@ -68,20 +69,22 @@ class WithReferences:
     def known_thresholds(self) -> Thresholds:
         """The levels that hold before any picture is scored: the user's, the calibration's, or those of the references.
 
-        Where no level was given, each reference (of more than ``MOST``, a part of them) is scored by the others, see
-        ``reference_rule``. References that were read from a folder cannot be, and give none.
+        Where no level was given and four references or more were added (not read from a folder), each of them is scored by the
+        others, see ``reference_rule``. Done once for the same references.
         """
-        entries, given = self.references.entries(), self.thresholds.anomalous is not None
-        if given or self.detector.needs_set(self.context) or len(entries) < len(self.references):
+        if self.thresholds.anomalous is not None or self.detector.needs_set(self.context):
             return self.thresholds
-        found: list[Scored] = []
-        for digest in sorted(entries)[:MOST] if len(entries) >= FEWEST else ():
-            one = Encoded(self.geometry, {})
-            one.entries.append(entries[digest])
-            other = self.left_out(digest)
-            found += answers(other._scorer(other.context), one)
-        rule = reference_rule(*scores_and_peaks(found)) if found else Thresholds()
+        if self._rule is None or self._rule[0] is not self.context:
+            self._rule = (self.context, reference_rule(*scores_and_peaks(self._references_by_the_others())))
+        rule = self._rule[1]
         return self.thresholds if rule.anomalous is None else with_pixel(rule, self.thresholds)
+
+    def _references_by_the_others(self) -> Iterator[Scored]:
+        entries = self.references.entries()
+        for digest, entry in sorted(entries.items()) if len(entries) >= FEWEST else ():
+            other, one = self.left_out(digest), Encoded(self.geometry, {})
+            one.entries.append(entry)
+            yield from answers(other._scorer(other.context), one)
 
     @property
     def far_score(self) -> float | None:

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from zsad.common.atomic_files import scratch_folder
 from zsad.common.output_folder import differences
+from zsad.decision.reference_rule import MOST
 from zsad.errors import UsageError
 from zsad.images.reading import ImageRef
 from zsad.inference.encoded import Entry
@@ -116,7 +117,8 @@ class ReferenceSet:
                 save_file(whole, rows_file(self._folder, digest))
                 self._members[digest] = Reference(self._free(read.scored.name), digest)
                 added.append(self._members[digest].name)
-                self._keep(digest, replace(read.scored, image=None), pieces)
+                if len(self._encoded) < MOST:
+                    self._keep(digest, replace(read.scored, image=None), pieces)
             pieces = []
         return added
 
@@ -128,7 +130,7 @@ class ReferenceSet:
         self._encoded[digest] = Entry(ImageRef(scored.name, scored.path), scored, files)
 
     def entries(self) -> dict[str, Entry]:
-        """The pictures that can be scored by the others, by digest; a set that was read from a folder has none."""
+        """At most ``MOST`` pictures that can be scored by the others, by digest; none of those that were read from a folder."""
         return {digest: self._encoded[digest] for digest in self._members if digest in self._encoded}
 
     def _free(self, name: str) -> str:
