@@ -12,7 +12,7 @@ __all__ = ["PatchSums", "residual"]
 
 @dataclass(frozen=True)
 class PatchSums:
-    """Sums over patches, in float64, from which their mean and principal components follow."""
+    """Sums over patches, in float64 on the CPU (MPS has none), from which their mean and principal components follow."""
 
     total: Tensor  # (C,)
     products: Tensor  # (C, C) of each patch with itself
@@ -21,7 +21,7 @@ class PatchSums:
     @classmethod
     def of(cls, rows: Tensor) -> PatchSums:
         """Of patches (M, C)."""
-        return cls(rows.double().sum(0), (rows.T @ rows).double(), len(rows))
+        return cls(rows.cpu().double().sum(0), (rows.T @ rows).cpu().double(), len(rows))
 
     def __add__(self, other: PatchSums) -> PatchSums:
         """Of both sets of patches."""
@@ -42,10 +42,10 @@ class PatchSums:
         covariance = self.products / self.count - mean[:, None] * mean
         if channels is not None:
             mean, covariance = mean[channels], covariance[channels][:, channels]
-        values, vectors = torch.linalg.eigh(covariance.cpu())  # ascending
+        values, vectors = torch.linalg.eigh(covariance)  # ascending
         values = values.flip(0).clamp_min(0)
         held = int((values.cumsum(0) < variance * values.sum()).sum()) + 1
-        return mean.float(), vectors[:, -held:].to(mean.device).float()
+        return mean.float(), vectors[:, -held:].float()
 
 
 def residual(rows: Tensor, mean: Tensor, components: Tensor) -> Tensor:

@@ -78,11 +78,11 @@ def departures(features: Sequence[Mapping[int, Tap]], pool: int | None, seed: in
         own, grid = {block: tap.patches[0].float() for block, tap in taps.items()}, taps[LAST].grid
         outside = [residual(torch.cat([own[block] for block in pair], 1), *bases[place % len(bases)][pair]) for pair in PAIRS]
         left_out = others.index(place) if place in others else -1  # itself, or (so that all have as many) the last one
-        parts.append(torch.stack([*outside, _mutual(own[LAST], kept, left_out)]))
+        parts.append(torch.stack([*outside, _mutual(own[LAST], kept, left_out)]).cpu())
     scaled = _robust(torch.stack(parts, 1))  # (3, N, L)
     weights = scaled.new_tensor([1.0, 1.0, WEIGHT])[:, None, None] / SCALE
     for one in (weights * scaled).sum(0):
-        yield one.reshape(1, *grid)
+        yield one.reshape(1, *grid).to(kept.device)
 
 
 def check_pool(count: int, pool: int | None) -> None:
@@ -116,7 +116,9 @@ def _components(features: Sequence[Mapping[int, Tap]], seed: int) -> list[Compon
     width = len(whole.total) // len(BLOCKS)
     channels = {pair: torch.cat([torch.arange(width) + width * BLOCKS.index(block) for block in pair]) for pair in PAIRS}
     others = [whole - part for part in parts] if folds > 1 else [whole]
-    return [{pair: sums.components(VARIANCE, own) for pair, own in channels.items()} for sums in others]
+    device = features[0][LAST].patches.device
+    found = [{pair: sums.components(VARIANCE, own) for pair, own in channels.items()} for sums in others]
+    return [{pair: (mean.to(device), held.to(device)) for pair, (mean, held) in one.items()} for one in found]
 
 
 def _sums(features: Sequence[Mapping[int, Tap]], places: Sequence[int]) -> PatchSums:
