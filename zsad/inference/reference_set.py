@@ -59,9 +59,7 @@ class ReferenceSet:
         self.detector = {key: detector.get(key) for key in ENCODER}
         self._folder = scratch_folder(self)
         self._members = {one.digest: one for one in members}
-        self._encoded: dict[
-            str, Entry
-        ] = {}  # by digest; of pictures that were added, not of those that were read from a folder
+        self._encoded: dict[str, Entry] = {}  # by digest; of those that were added, not read from a folder
         self.errors: dict[str, str] = {}
         self._chosen: dict[Hashable, Tensor] = {}  # of blocks of pictures: positions of the coreset's rows
 
@@ -108,7 +106,7 @@ class ReferenceSet:
             with torch.inference_mode():
                 for key, found in scorer.detector.reference_rows(features).items():
                     rows.setdefault(key, []).append(found[0].cpu())  # (M, C) of a piece
-            pieces.append(features)
+            pieces += [features] if len(self._encoded) < MOST else []
             if index < len(read.places) - 1:
                 continue
             whole, rows = {key: torch.cat(parts).clone() for key, parts in rows.items()}, {}
@@ -117,7 +115,7 @@ class ReferenceSet:
                 save_file(whole, rows_file(self._folder, digest))
                 self._members[digest] = Reference(self._free(read.scored.name), digest)
                 added.append(self._members[digest].name)
-                if len(self._encoded) < MOST:
+                if pieces:
                     self._keep(digest, replace(read.scored, image=None), pieces)
             pieces = []
         return added

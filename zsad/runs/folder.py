@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +86,7 @@ class RunFolder:
         """
         kept, known = 0, dict[Path, bool]()
         for ref in refs:
-            if ref.path is not None and _is_output(Path(os.path.realpath(ref.path.parent)), known):
+            if _shows_output(ref, known):
                 self.skipped += 1
                 continue
             kept += 1
@@ -123,10 +124,15 @@ class RunFolder:
                 fresh.replace(place)
 
 
-def count_outside(refs: Iterable[ImageRef]) -> int:
-    """How many pictures are not the output of a run."""
+def count_outside(refs: Iterable[ImageRef], most: int) -> int:
+    """How many pictures are not the output of a run; no more than ``most`` are looked for."""
     known = dict[Path, bool]()
-    return sum(1 for ref in refs if ref.path is None or not _is_output(Path(os.path.realpath(ref.path.parent)), known))
+    return sum(1 for _ in islice((ref for ref in refs if not _shows_output(ref, known)), most))
+
+
+def _shows_output(ref: ImageRef, known: dict[Path, bool]) -> bool:
+    """True for a picture that a run wrote; ``known`` as in ``_is_output``."""
+    return ref.path is not None and _is_output(Path(os.path.realpath(ref.path.parent)), known)
 
 
 def _is_output(folder: Path, known: dict[Path, bool]) -> bool:

@@ -30,8 +30,8 @@ from zsad.inference.encoded import Encoded
 from zsad.inference.feature_store import load_features
 from zsad.inference.inspector import Inspector
 from zsad.inference.normal_pictures import NormalPictures, keep_normal_pictures
-from zsad.inference.result import Region, Result, shortest
-from zsad.inference.scorer import Scored
+from zsad.inference.result import Region, Result
+from zsad.inference.scorer import Scored, scores_and_peaks
 from zsad.references.corrections import FALSE_ALARM, MISS, Mark, mark_of
 from zsad.runs.drawing import Options
 from zsad.runs.folder import RunFolder
@@ -105,7 +105,7 @@ class Session:
     @property
     def peaks(self) -> list[float]:
         """The largest value of each scored picture's map."""
-        return [shortest(one.model_map.max()) for one in self.scored if one.model_map is not None]
+        return scores_and_peaks(self.scored)[1]
 
     # ------------------------------------------------------------------ verdicts
     @property
@@ -114,10 +114,9 @@ class Session:
 
         Where no normal picture says which places are regions, they lie above the middle of the method's fixed scale.
         """
-        scores = [one.score for one in self.scored if one.score is not None]
         found = self.inspector.known_thresholds()
         if self._given.anomalous is not None or found.anomalous is None:
-            found = decide(scores, self.peaks, self._given, self.inspector.far_score)
+            found = decide(*scores_and_peaks(self.scored), self._given, self.inspector.far_score)
         if found.pixel is not None:
             return found
         source = f"{found.source}; regions lie above the middle of the method's scale, for want of normal pictures"

@@ -27,7 +27,7 @@ class FeatureCache:
 
     Args:
         folder: of all caches; each combination of method, arguments, weights and precision has its own subfolder.
-        detector: whose ``encode`` is cached; must be ``cacheable``.
+        detector: whose ``encode_for_loss`` is cached; must be ``cacheable``.
         precision: of ``encode``.
     """
 

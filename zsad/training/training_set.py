@@ -113,7 +113,7 @@ class TrainingSet:
         if self.cache.has(key):
             return key
         with torch.no_grad(), accelerator.autocast():
-            size = self.cache.write(key, self.detector.encode(image[None].to(accelerator.device)))
+            size = self.cache.write(key, self.detector.encode_for_loss(image[None].to(accelerator.device)))
         if not self.keys:
             free = shutil.disk_usage(self.cache.folder).free
             log.info("features of %d pictures: %.2f GB in %s", total, total * size / 1e9, self.cache.folder)

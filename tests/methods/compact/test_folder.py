@@ -15,6 +15,7 @@ import zsad
 from zsad.errors import UsageError
 from zsad.methods.compact import folder
 from zsad.methods.compact.folder import BLOCKS, LAST, PAIRS, departures, unit_blocks
+from zsad.methods.compact.pool import LOWEST
 from zsad.types import ImageFeatures, References, Tap
 
 GRID = (4, 5)
@@ -48,7 +49,7 @@ def slow(given: Sequence[Mapping[int, Tap]]) -> np.ndarray[Any, Any]:
     for n, own in enumerate(rows[LAST]):
         for place, patch in enumerate(own):
             far = sorted(1 - max(other @ patch) for m, other in enumerate(rows[LAST]) if m != n)
-            nearest[n, place] = np.mean(far[: int(folder.LOWEST * (len(given) - 1))])
+            nearest[n, place] = np.mean(far[: int(LOWEST * (len(given) - 1))])
     parts.append(nearest)
     found = 0.0
     for part, weight in zip(parts, (1, 1, folder.WEIGHT), strict=True):

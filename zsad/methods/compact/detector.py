@@ -7,8 +7,8 @@ Head: convolutions on the stages and on what remains of each patch after its nei
 family's losses (``checkpoints/compact.md``). References join the zero-shot map (``memory.py``), and what a ViT sees joins both
 (``second.py``). In batch mode the pictures of a folder are compared with each other by the ViT alone (``folder.py``).
 
-Kept on purpose: novelty counts against its mean and deviation at the same place in plain textures, since zero padding makes
-borders look odd (without: image AUROC 0.05 lower on auxiliary textures). The object's name is not encoded.
+Kept on purpose: novelty counts against its usual value at the same place, since zero padding makes borders look odd (without:
+image AUROC 0.05 lower on auxiliary textures). The object's name is not encoded.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from zsad.common.assets import asset
 from zsad.detector import Detector
 from zsad.errors import NeedsSet, UsageError
 from zsad.methods.compact.head import CHANNELS, DIM, SIDES, CompactHead
-from zsad.methods.compact.memory import check_references, memory_rows, nearest_in, nearest_in_batch
-from zsad.methods.compact.scoring import folder_predictions, prediction
+from zsad.methods.compact.memory import check_references, memory_rows, nearest_in_batch
+from zsad.methods.compact.scoring import folder_predictions, near_references, prediction
 from zsad.methods.compact.second import BANK, second_blocks, second_rows
 from zsad.methods.compact.vocabulary import OBJECT, context_of, vocabulary
 from zsad.registry import register
@@ -66,11 +66,9 @@ class Compact(Detector):
     weights: Tensor  # (6,) of the head's logit, the novelty of each stage, the given words
     bias: Tensor  # () added to their sum
     margin: Tensor  # () word_margin
-    needs = ("stages",)
     recipe = Recipe(backbone="compact", image_size=256, taps=tuple(CHANNELS))
-    learned, far_score = True, 1.5  # no normal picture of the sets that were measured reaches 1.5
-    # goes on from what ships
-    schedule = Schedule("adamw", 3e-4, 5, 18, weight_decay=0.02, clip=1.0, one_name=False, labels_only=True)
+    needs, learned, far_score = ("stages",), True, 1.5  # no normal picture of the sets that were measured reaches 1.5
+    schedule = Schedule("adamw", 3e-4, 5, 18, weight_decay=0.02, clip=1.0, one_name=False, labels_only=True)  # from what ships
 
     def __init__(
         self,
@@ -86,8 +84,7 @@ class Compact(Detector):
         if tower not in TOWERS:
             raise UsageError(f"tower of compact is {' or '.join(map(repr, TOWERS))}; got {tower!r}.")
         self.words, self.batch, self.pool, self.seed, self.tower = words, batch, pool, seed, tower
-        self.vit = vit if tower == "both" else None
-        self.vit_alone = False  # True: nothing reads the first tower
+        self.vit, self.vit_alone = vit if tower == "both" else None, False  # alone: nothing reads the first tower
         self.vocabulary = vocabulary()
         self.head = CompactHead()
         self.register_buffer("weights", torch.ones(2 + len(SIDES)))
@@ -125,7 +122,11 @@ class Compact(Detector):
         streams = {} if self.vit is None else {"vit": second_blocks(self.vit, images, self.backbone.preprocess)}
         if self.vit_alone:
             return ImageFeatures(images.new_zeros(len(images), 0), streams=streams)
-        return replace(self.backbone.encode_image(images, self.recipe.taps), streams=streams)
+        return replace(self.encode_for_loss(images), streams=streams)
+
+    def encode_for_loss(self, images: Tensor) -> ImageFeatures:
+        """The first tower alone."""
+        return self.backbone.encode_image(images, self.recipe.taps)
 
     def reference_rows(self, features: ImageFeatures) -> Mapping[str, Tensor]:
         """Patches of the compared stages, and how novel each is within its own picture; patches of the second tower."""
@@ -140,7 +141,7 @@ class Compact(Detector):
         """Map: weighted sum of text logits, novelty, and distance to the references. Score: the mean of its highest 1 %."""
         if self.batch:
             raise NeedsSet("compact with batch=True compares pictures with each other. Call score_set, or leave batch out.")
-        return prediction(self, features, context, nearest_in(features.taps, context.banks) if context.banks else None)
+        return prediction(self, features, context, near_references(features, context))
 
     def score_set(self, features: Sequence[ImageFeatures], context: Context) -> Iterator[Prediction]:
         """One prediction per picture; in batch mode by the other pictures. Raises ``UsageError`` for fewer than five."""
@@ -156,5 +157,4 @@ class Compact(Detector):
         features, cells = self.features_of(batch), None
         if batch.masks is not None:
             cells = F.adaptive_avg_pool2d(batch.masks[:, None].float(), features.taps[min(CHANNELS)].grid)[:, 0]
-        mixed = self.head(self.head.compare(features.taps))
-        return self.head.losses(mixed, cells, batch.labels.float(), context, batch.kinds)
+        return self.head.losses(self.head(self.head.compare(features.taps)), cells, batch.labels.float(), context, batch.kinds)

@@ -22,23 +22,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from zsad.errors import UsageError
+from zsad.methods.compact.pool import drawn, nearest_others
 from zsad.references.components import PatchSums, residual
 from zsad.types import ImageFeatures, Tap
 
-__all__ = ["BLOCKS", "FEWEST", "LAST", "Blocks", "check_pool", "departures", "unit_blocks"]
+__all__ = ["BLOCKS", "LAST", "Blocks", "departures", "unit_blocks"]
 
 BLOCKS = (2, 3, 6)  # of the second tower
 LAST = 6
 PAIRS = ((2, 6), (3, 6))  # blocks side by side whose principal components are taken
 VARIANCE = 0.99  # of the patches, that the components hold
 WEIGHT = 0.8  # of mutual scoring beside the two residuals
-LOWEST = 0.3  # part of the others, the nearest, whose distances are averaged
 POOL = 20  # others that a picture is compared with
 FITTED = 250  # pictures whose components are taken
 SMALL, FOLDS = 40, 5  # pictures, below which the components are those of the other folds
 TOGETHER = 4  # pictures whose sums are taken at once
-FEWEST = 5  # pictures of a batch
 SCALE = 53.0  # of the sum: 0 the median patch of the folder, 1 what nine in ten patches of defects stay below
 
 Components: TypeAlias = Mapping[tuple[int, int], tuple[Tensor, Tensor]]
@@ -71,7 +69,7 @@ def departures(features: Sequence[Mapping[int, Tap]], pool: int | None, seed: in
         seed: of that choice, and of the pictures whose components are taken, where there are more than ``FITTED``.
     """
     bases = _components(features, seed)
-    others = _drawn(len(features), (POOL if pool is None else pool) + 1, seed)  # one more: none is compared with itself
+    others = drawn(len(features), (POOL if pool is None else pool) + 1, seed)  # one more: none is compared with itself
     kept = torch.stack([features[place][LAST].patches[0] for place in others]).float()  # (pool + 1, L, C)
     parts, grid = [], (0, 0)
     for place, taps in enumerate(features):
@@ -85,31 +83,13 @@ def departures(features: Sequence[Mapping[int, Tap]], pool: int | None, seed: in
         yield one.reshape(1, *grid).to(kept.device)
 
 
-def check_pool(count: int, pool: int | None) -> None:
-    """Raises ``UsageError`` for fewer than ``FEWEST`` pictures, or a pool that is smaller than that allows."""
-    if count < FEWEST:
-        raise UsageError(
-            f"compact with batch=True compares pictures with each other and needs {FEWEST} or more; got {count}. "
-            "Add pictures, or leave batch out."
-        )
-    if pool is not None and pool < FEWEST - 1:
-        raise UsageError(f"pool is how many others a picture is compared with, {FEWEST - 1} or more; got {pool}.")
-
-
-def _drawn(count: int, most: int, seed: int) -> list[int]:
-    """Numbers of all pictures, or of a seeded choice of ``most`` of them."""
-    if most >= count:
-        return list(range(count))
-    return torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:most].tolist()
-
-
 def _components(features: Sequence[Mapping[int, Tap]], seed: int) -> list[Components]:
     """The components that picture n is held against are entry n modulo their number.
 
     In a small folder a picture's own patches would bend the components towards themselves, so they are those of the other
     folds there.
     """
-    places = _drawn(len(features), FITTED, seed)
+    places = drawn(len(features), FITTED, seed)
     folds = 1 if len(features) >= SMALL else min(FOLDS, len(features))
     parts = [_sums(features, places[fold::folds]) for fold in range(folds)]
     whole = reduce(PatchSums.__add__, parts)
@@ -137,7 +117,7 @@ def _mutual(rows: Tensor, others: Tensor, left_out: int) -> Tensor:
     """(L, C) against N pictures (N, L, C), one of them left out -> (L,) mean of the lowest distances."""
     nearest = (rows @ others.flatten(0, 1).T).unflatten(1, others.shape[:2]).amax(2)  # (L, N) cosines
     nearest[:, left_out] = -torch.inf
-    return 1 - nearest.topk(max(1, int(LOWEST * (len(others) - 1))), dim=1).values.mean(1)
+    return 1 - nearest.topk(nearest_others(len(others)), dim=1).values.mean(1)
 
 
 def _robust(parts: Tensor) -> Tensor:

@@ -21,17 +21,16 @@ from torch import Tensor
 from zsad.alignment.maps import upsample
 from zsad.errors import UsageError
 from zsad.methods.compact.head import SIDES
+from zsad.methods.compact.pool import check_pool, drawn, nearest_others
 from zsad.references.memory_bank import nearest_value
 from zsad.types import Bank, ImageFeatures, References, Tap
 
-__all__ = ["FEWEST", "Near", "check_references", "departure", "memory_rows", "nearest_in", "nearest_in_batch", "unit_rows"]
+__all__ = ["Near", "check_references", "departure", "memory_rows", "nearest_in", "nearest_in_batch", "unit_rows"]
 
 # of the distance to one reference, over the normal pictures of the families CHOOSING: mean and deviation by stage
 USUAL = {3: (0.054, 0.048), 4: (0.087, 0.076), 5: (0.052, 0.057), 6: (0.063, 0.062)}
 WEIGHT = 0.2  # of the stages' mean distance in those deviations, beside the zero-shot map
 ZERO, ONE = -0.1, 1.6  # of the sum: the median normal place, what nine in ten places of defects stay below
-LOWEST = 0.3  # part of the other pictures of a batch, the nearest, whose distances are averaged
-FEWEST = 5  # pictures of a batch
 TOGETHER = 32  # pictures of a batch that are compared at once: with 1000 others their distances take 160 MB
 NOVELTY = "novelty."  # before the stage, in the names of the banks
 
@@ -112,18 +111,10 @@ def nearest_in_batch(
         seed: of that choice.
 
     Raises:
-        UsageError: fewer than ``FEWEST`` pictures, or a pool that is smaller than that allows.
+        UsageError: as ``check_pool``.
     """
-    if len(features) < FEWEST:
-        raise UsageError(
-            f"compact with batch=True compares pictures with each other and needs {FEWEST} or more; got {len(features)}. "
-            "Add pictures, or leave batch out."
-        )
-    if pool is not None and pool < FEWEST - 1:
-        raise UsageError(f"pool is how many others a picture is compared with, {FEWEST - 1} or more; got {pool}.")
-    others = list(range(len(features)))
-    if pool is not None and pool < len(features) - 1:  # one more than asked for: a picture is not compared with itself
-        others = torch.randperm(len(features), generator=torch.Generator().manual_seed(seed))[: pool + 1].tolist()
+    check_pool(len(features), pool)
+    others = drawn(len(features), len(features) if pool is None else pool + 1, seed)  # one more: none is compared with itself
     return _compared(features, rows_of, others)
 
 
@@ -146,7 +137,7 @@ def _lowest(own: list[dict[int, Tensor]], kept: Iterator[Mapping[str, Tensor]], 
         for stage, x in rows.items():
             pair = nearest_value(x, bank[str(stage)][0], bank[f"{NOVELTY}{stage}"][0, :, 0])
             found[stage][..., column] = torch.stack(pair)
-    count = max(1, int(LOWEST * (len(others) - 1)))
+    count = nearest_others(len(others))
     near = {}
     for stage, (distance, value) in found.items():
         for row, place in enumerate(places):  # itself, or (so that all have as many) the last one

@@ -9,13 +9,14 @@ from torch import Tensor
 
 from zsad.alignment.losses import top_mean
 from zsad.alignment.maps import upsample
-from zsad.methods.compact.folder import Blocks, check_pool, departures
+from zsad.methods.compact.folder import Blocks, departures
 from zsad.methods.compact.head import TOP, CompactHead
 from zsad.methods.compact.memory import Near, departure, nearest_in
+from zsad.methods.compact.pool import check_pool
 from zsad.methods.compact.second import BANK, add_distance, add_novelty
 from zsad.types import Context, ImageFeatures, Prediction
 
-__all__ = ["folder_predictions", "prediction"]
+__all__ = ["folder_predictions", "near_references", "prediction"]
 
 
 class Parts(Protocol):
@@ -50,6 +51,11 @@ def map_of(parts: Parts, features: ImageFeatures, context: Context, near: Near |
     return add_novelty(grid, second) if near is None else add_distance(grid, second, context.banks[BANK]), words
 
 
+def near_references(features: ImageFeatures, context: Context) -> Near | None:
+    """The nearest patches of the references in the first tower; None: there are none."""
+    return nearest_in(features.taps, context.banks) if context.banks else None
+
+
 def prediction(parts: Parts, features: ImageFeatures, context: Context, near: Near | None) -> Prediction:
     """As ``map_of``, at model size; the score is the mean of the map's highest 1 %."""
     grid, words = map_of(parts, features, context, near)
@@ -75,7 +81,7 @@ def _folder_predictions(parts: Parts, features: Sequence[ImageFeatures], context
         words = None
         if not parts.vit_alone:
             one = features[place]
-            alone, words = map_of(parts, one, context, nearest_in(one.taps, context.banks) if context.banks else None)
+            alone, words = map_of(parts, one, context, near_references(one, context))
             if context.banks or parts.words is not None:
                 grid = (upsample(grid, (alone.shape[1], alone.shape[2])) + alone) / 2
         yield Prediction(top_mean(grid, TOP), upsample(grid, size), words)
