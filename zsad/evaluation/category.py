@@ -118,7 +118,7 @@ def _in_pixels(job: Job, plan: Plan) -> list[bool]:
 def map_of(inspector: Inspector, scored: Scored, size: int) -> NDArray[np.float32]:
     """The anomaly map of the whole picture, (size, size) float32; resized bilinearly with antialiasing where needed.
 
-    Tiles and a region of interest go back to their place in the picture first; outside a region the map has its lowest value.
+    Tiles and a region of interest go back to their place in the picture first; outside a region the map is NaN.
     """
     found = scored.model_map
     if inspector.geometry.describe() is not None:
@@ -126,9 +126,13 @@ def map_of(inspector: Inspector, scored: Scored, size: int) -> NDArray[np.float3
     assert found is not None
     if found.shape == (size, size):
         return found
-    grid = torch.from_numpy(np.ascontiguousarray(found, np.float32))[None, None]
-    fitted: NDArray[np.float32] = F.interpolate(grid, (size, size), mode="bilinear", antialias=True)[0, 0].numpy()
-    return fitted
+    known = np.isfinite(found)
+    both = torch.from_numpy(np.stack([np.where(known, found, 0), known]).astype(np.float32))[None]
+    fitted = F.interpolate(both, (size, size), mode="bilinear", antialias=True)[0].numpy()
+    if known.all():
+        return np.asarray(fitted[0])
+    with np.errstate(divide="ignore", invalid="ignore"):  # the mean of the scored pixels, where they are at least half
+        return np.asarray(np.where(fitted[1] > 0.5, fitted[0] / fitted[1], np.nan), np.float32)
 
 
 def _row(job: Job, plan: Plan, kept: Kept, size: int) -> Row:
@@ -193,11 +197,22 @@ def _masks(
 
 
 def _pixels(plan: Plan, packed: Mapping[int, NDArray[np.uint8]], kept: Kept, size: int) -> MetricValues:
+    outside: dict[int, bool] = {}  # pictures with defects outside of the region of interest: all of them?
+
     def pairs() -> Iterator[tuple[NDArray[np.float32], NDArray[np.bool_]]]:
         for index, bits in packed.items():
-            yield kept.map(index), np.unpackbits(bits, count=size * size).reshape(size, size).astype(bool)
+            found, mask = kept.map(index), np.unpackbits(bits, count=size * size).reshape(size, size).astype(bool)
+            if (lost := mask & np.isnan(found)).any():
+                outside[index] = bool((lost == mask).all())
+            yield found, mask
 
-    return pixel_metrics(plan.metrics, pairs, exact=plan.exact, folder=kept.folder)
+    figures = pixel_metrics(plan.metrics, pairs, exact=plan.exact, folder=kept.folder)
+    if outside:
+        figures.notes.append(
+            f"Outside of the region of interest lie all defects of {sum(outside.values())} pictures and a part of those of "
+            f"{len(outside) - sum(outside.values())} more. Pixel metrics count the region alone, image metrics every picture."
+        )
+    return figures
 
 
 def _cited(found: Sequence[tuple[str, str]]) -> list[str]:

@@ -16,7 +16,7 @@ from torch import Tensor
 from zsad.common.threads import ahead
 from zsad.detector import Detector
 from zsad.errors import ImageError, UsageError
-from zsad.images.reading import ImageRef, load_image
+from zsad.images.reading import ImageRef, digest_of, load_image
 from zsad.images.roi import Window
 from zsad.images.stitching import Canvas
 from zsad.images.tiling import Geometry, Place, piece
@@ -45,6 +45,7 @@ class Scored:
     notes: tuple[str, ...] = ()
     error: str | None = None
     image: NDArray[np.uint8] | None = None  # (H, W, 3), where it was asked for
+    digest: str = ""  # of the decoded pixels; "" where it was scored from a record
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,7 +179,8 @@ class Scorer:
             backbone = self.detector.backbone
             return backbone.preprocess(piece(crop, view.corner, place, backbone.image_size))
 
-        scored = Scored(ref.name, ref.path, size, notes=tuple(picture.notes), image=picture.rgb if keep else None)
+        digest, kept = digest_of(picture.rgb), picture.rgb if keep else None
+        scored = Scored(ref.name, ref.path, size, notes=tuple(picture.notes), image=kept, digest=digest)
         if len(places) == 1:  # here and now, so that the pixels need not wait
             return Read(scored, view, places, [tensor(places[0])])
         return Read(scored, view, places, ahead(places, tensor, self.workers, self.batch_size))

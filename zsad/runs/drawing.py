@@ -122,7 +122,8 @@ class Drawer:
             np.save(path, result.anomaly_map)
             return
         low, high = result.map_range
-        levels = np.rint(np.clip((result.anomaly_map - low) / (high - low), 0, 1) * 65535).astype(np.uint16)
+        scored = np.nan_to_num(result.anomaly_map, nan=low)  # 16 bits have no NaN
+        levels = np.rint(np.clip((scored - low) / (high - low), 0, 1) * 65535).astype(np.uint16)
         Image.fromarray(levels).save(path, "PNG")
 
 
