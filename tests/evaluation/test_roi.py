@@ -16,7 +16,7 @@ from zsad.metrics import PixelMetrics
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory, registered_methods: None) -> tuple[zsad.Evaluation, Path, Path]:
+def found(tmp_path_factory: pytest.TempPathFactory) -> tuple[zsad.Evaluation, Path, Path]:
     """The left half of every picture; of five defects per category, two lie to the right of it and one across."""
     place = tmp_path_factory.mktemp("roi")
     root = write_noisy_set(place / "parts")

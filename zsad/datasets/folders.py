@@ -36,19 +36,15 @@ def _read_good_bad(root: Path, found: Found) -> None:
     for folder in _good_bad(root):
         name, inside = folder.resolve().name, [(one, found.role(one)) for one in subfolders(folder)]
         _ask(folder, inside)
-        kinds: dict[str, list[Path]] = {}  # of anomalous pictures: "scratch", "bad", "bad/line2"
+        kinds: dict[str, tuple[int, list[Path]]] = {}  # "good", "scratch", "bad/line2": label and pictures
         for place, role in inside:
             for deeper, paths in below(place).items() if role in ("normal", "anomalous", "") else ():
-                kind = f"{place.name}/{deeper}".rstrip("/")
-                if role == "normal":
-                    for path in paths:
-                        found.add(Sample(path, 0, None, name, kind=kind))
-                elif paths:
-                    kinds[kind] = paths
-        masks = _masks_of([place for place, role in inside if role == "mask"], kinds, found)
-        for kind, paths in kinds.items():
+                kinds[f"{place.name}/{deeper}".rstrip("/")] = int(role != "normal"), paths
+        bad = {kind: paths for kind, (label, paths) in kinds.items() if label}
+        masks = _masks_of([place for place, role in inside if role == "mask"], bad, found)
+        for kind, (label, paths) in kinds.items():
             for path in paths:
-                found.add(Sample(path, 1, masks.get(path), name, kind=kind))
+                found.add(Sample(path, label, masks.get(path) if label else None, name, kind=kind))
 
 
 def _ask(folder: Path, inside: Sequence[tuple[Path, str]]) -> None:
