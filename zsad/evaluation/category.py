@@ -25,6 +25,7 @@ from zsad.evaluation.metrics_table import Row
 from zsad.evaluation.plan import Job, Plan
 from zsad.evaluation.store import Kept
 from zsad.images.reading import ImageRef
+from zsad.images.tiling import Geometry
 from zsad.inference.inspector import Inspector
 from zsad.inference.scorer import Scored
 from zsad.registry import create
@@ -88,7 +89,7 @@ def evaluate_category(
     inspector = make()
     size = plan.map_size or inspector.detector.backbone.image_size
     _score(inspector, job, plan, kept, size, step)
-    row = _row(job, plan, kept, size)
+    row = _row(job, plan, kept, size, inspector.geometry)
     if maps is not None:
         _move_maps(job, kept, maps)
     kept.finish(row.as_dict())
@@ -135,7 +136,7 @@ def map_of(inspector: Inspector, scored: Scored, size: int) -> NDArray[np.float3
         return np.asarray(np.where(fitted[1] > 0.5, fitted[0] / fitted[1], np.nan), np.float32)
 
 
-def _row(job: Job, plan: Plan, kept: Kept, size: int) -> Row:
+def _row(job: Job, plan: Plan, kept: Kept, size: int, geometry: Geometry) -> Row:
     """Computes the row from the kept scores and maps; the same ones give the same row."""
     answers, notes = kept.answers, list(job.notes)
     errors = [str(one["error"]) for one in answers if one["error"] is not None]
@@ -146,7 +147,7 @@ def _row(job: Job, plan: Plan, kept: Kept, size: int) -> Row:
     in_pixels = _in_pixels(job, plan)
     packed = _masks(job, [index for index in good if in_pixels[index]], kept, size, notes, errors)
     masks = sum(job.samples[index].label == 1 for index in packed)
-    pixel = _pixels(plan, packed, kept, size) if masks else _no_pixels(plan, job)
+    pixel = _pixels(plan, packed, kept, size, geometry) if masks else _no_pixels(plan, job)
     if bare := sum(one.label == 1 and one.mask is None for one in job.samples) * any(in_pixels):
         notes.append(f"Anomalous pictures without a mask: {bare}. They are left out of the pixel metrics.")
     values = {name: (image if name in IMAGE else pixel).values[name] for name in plan.metrics}
@@ -196,12 +197,23 @@ def _masks(
     return found
 
 
-def _pixels(plan: Plan, packed: Mapping[int, NDArray[np.uint8]], kept: Kept, size: int) -> MetricValues:
+def _scored(geometry: Geometry, picture: tuple[int, int], size: int) -> NDArray[np.bool_]:
+    """(size, size) True where a picture is scored: at least half of the pixel lies in the region of interest."""
+    inside = geometry.window(picture).roi_mask()
+    if inside is None:
+        return np.ones((size, size), np.bool_)
+    grid = torch.from_numpy(inside.astype(np.float32))[None, None]
+    return np.asarray(F.interpolate(grid, (size, size), mode="bilinear", antialias=True)[0, 0].numpy() > 0.5)
+
+
+def _pixels(plan: Plan, packed: Mapping[int, NDArray[np.uint8]], kept: Kept, size: int, geometry: Geometry) -> MetricValues:
     outside: dict[int, bool] = {}  # pictures with defects outside of the region of interest: all of them?
 
     def pairs() -> Iterator[tuple[NDArray[np.float32], NDArray[np.bool_]]]:
         for index, bits in packed.items():
-            found, mask = kept.map(index), np.unpackbits(bits, count=size * size).reshape(size, size).astype(bool)
+            scored = _scored(geometry, tuple(kept.answers[index]["size"]), size)
+            found = np.where(scored, kept.map(index), np.float32(np.nan))  # maps that 0.1.0 kept have fillers there
+            mask = np.unpackbits(bits, count=size * size).reshape(size, size).astype(bool)
             if (lost := mask & np.isnan(found)).any():
                 outside[index] = bool((lost == mask).all())
             yield found, mask
