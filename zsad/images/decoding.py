@@ -7,6 +7,7 @@ into one sentence.
 # ruff: noqa: PTH116  (os.stat is patched and read by itself)
 from __future__ import annotations
 
+import io
 import os
 import re
 import stat
@@ -44,6 +45,8 @@ def decode(ref: ImageRef, max_pixels: int) -> Raw:
     if isinstance(ref.data, Image.Image):
         _check_size(*ref.data.size, max_pixels)
         return _from_pillow(ref.data, [])
+    if isinstance(ref.data, bytes):
+        return _from_bytes(ref.data, max_pixels)
     if ref.path is None:
         return _from_array(ref.data, max_pixels)
     info = os.stat(ref.path)
@@ -53,6 +56,12 @@ def decode(ref: ImageRef, max_pixels: int) -> Raw:
         raise ImageError("is empty (0 bytes). Copy or record it again")
     with open(ref.path, "rb") as file:
         return _from_file(file, info.st_size, max_pixels)
+
+
+def _from_bytes(data: bytes, max_pixels: int) -> Raw:
+    if not data:
+        raise ImageError("is empty (0 bytes). Copy or record it again")
+    return _from_file(io.BytesIO(data), len(data), max_pixels)
 
 
 def _check_size(width: int, height: int, max_pixels: int) -> None:
@@ -70,8 +79,8 @@ def _from_array(data: Any, max_pixels: int) -> Raw:
         array = (tensor.float() if "bfloat16" in str(tensor.dtype) else tensor).numpy()
         array = np.moveaxis(array, 0, -1) if array.ndim == 3 else array
     if array.ndim != 2 and not (array.ndim == 3 and array.shape[2] in (1, 3, 4)):
-        wanted = "(H, W) or (H, W, 1|3|4), for a tensor (H, W) or (1|3|4, H, W)"
-        raise ImageError(f"has shape {tuple(data.shape)}, not {wanted}. Pass a stack of pictures as list(stack)")
+        wanted = "(H, W) or (H, W, 1|3|4), for a tensor (H, W) or (1|3|4, H, W), or a stack of such pictures"
+        raise ImageError(f"has shape {tuple(data.shape)}, not {wanted}. Give each picture in such a shape")
     _check_size(array.shape[1], array.shape[0], max_pixels)
     return Raw(array)
 

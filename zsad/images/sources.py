@@ -16,10 +16,8 @@ from itertools import chain, count, islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from PIL import Image
-
 from zsad.errors import ImageError, SourceNotFound
+from zsad.images.in_memory import is_in_memory, pictures_in
 
 __all__ = ["SUFFIXES", "ImageRef", "encodable", "list_images"]
 
@@ -29,7 +27,7 @@ SUFFIXES = frozenset(
 )
 """File endings (lower case) that are taken from folders and patterns; a file that is given by name may have any."""
 
-_TAKEN = "Give a picture file, a folder, a glob pattern, a PIL image, an array, or a list of these"
+_TAKEN = "Give a picture file, a folder, a glob pattern, a PIL image, an array, bytes, a file object, or a list of these"
 _MAGIC = re.compile(r"[*?[]")
 
 
@@ -41,7 +39,7 @@ class ImageRef:
         name: Posix path below the folder that was given, the file's own name, or the position in the listing
             ("0000012") of a picture in memory. Unique within a listing, safe to print and to write as JSON.
         path: The file, or None.
-        data: PIL image, array or tensor when there is no file; an exception when there is nothing to load.
+        data: PIL image, array, tensor or the bytes of a file when there is no path; an exception when there is nothing to load.
     """
 
     name: str
@@ -49,30 +47,33 @@ class ImageRef:
     data: Any = field(default=None, compare=False, repr=False)
 
 
-def list_images(source: Any) -> Iterator[ImageRef]:
+def list_images(source: Any, *, channels_first: bool = False) -> Iterator[ImageRef]:
     """Lists the pictures of any source.
 
     Folders are walked in natural order (2 before 10) without hidden entries; links are followed, but no folder is
     entered twice. A list is checked as a whole before its first picture. Iterators stay lazy: what is wrong with one
-    of their items, or with a sub-folder that cannot be opened, becomes an ``ImageRef`` whose loading fails.
+    of their items becomes an ``ImageRef`` whose loading fails, as does a path of a list that does not exist, and a
+    sub-folder that cannot be opened.
 
     Args:
-        source: Path of a file or folder, glob pattern, PIL image, array (H, W) or (H, W, 1|3|4), torch tensor
-            (H, W) or (1|3|4, H, W), or a list or iterator of these (nested one level).
+        source: Path of a file or folder, glob pattern, a picture or a stack of pictures in memory (see ``pictures_in``),
+            or a list or iterator of these (nested one level).
+        channels_first: numpy arrays are (3, H, W) or (B, 3, H, W), as tensors are.
 
     Raises:
         SourceNotFound: Unknown type, nothing at that path, or no picture in it.
     """
-    refs = _refs(source, _Names(), 0)
+    refs = _refs(source, _Names(channels_first), 0)
     return refs if _is_lazy(source) else chain(list(islice(refs, 1)), refs)
 
 
 class _Names:
     """Makes ``ImageRef`` with unique names."""
 
-    def __init__(self) -> None:
+    def __init__(self, channels_first: bool = False) -> None:
         self.taken: set[str] = set()
         self.given = 0
+        self.channels_first = channels_first
 
     def file(self, name: str, path: str | Path, origin: str | Path, data: Any = None) -> ImageRef:
         """Of a file; ``origin`` is the folder whose own name distinguishes equal names."""
@@ -89,27 +90,33 @@ class _Names:
         self.given += 1
         return ImageRef(f"{self.given - 1:07d}", None, data)
 
+    def missing(self, text: str, error: SourceNotFound) -> ImageRef:
+        """Of a path in a list that gives no picture."""
+        reason = f"has no picture: {error}"
+        if not text or not (os.path.lexists(text) or _MAGIC.search(text)):
+            near = [os.path.basename(path) for path in _near(text)]
+            reason = f"does not exist{f' (did you mean {_either(near)}?)' if near else ''}. Check the path"
+        name = os.path.basename(text.rstrip("/"))
+        if not name or "\0" in text or len(os.fsencode(name)) > 255:
+            return self.memory(ImageError(reason))
+        return self.file(name, text, os.path.dirname(text), ImageError(reason))
+
 
 def encodable(text: str) -> str:
     """The text with undecodable bytes as "%E9"; in Python they are lone surrogates, which neither print nor encode."""
     return re.sub("[\ud800-\udfff]", lambda m: f"%{ord(m[0]) & 0xFF:02X}", text)
 
 
-def _is_picture(source: Any) -> bool:
-    is_tensor = hasattr(source, "detach") and hasattr(source, "numpy")
-    return is_tensor or isinstance(source, (Image.Image, np.ndarray))
-
-
 def _is_lazy(source: Any) -> bool:
     known = (str, os.PathLike, list, tuple, bytes, bytearray, Mapping, AbstractSet)
-    return isinstance(source, Iterable) and not isinstance(source, known) and not _is_picture(source)
+    return isinstance(source, Iterable) and not isinstance(source, known) and not is_in_memory(source)
 
 
 def _refs(source: Any, names: _Names, depth: int) -> Iterator[ImageRef]:
     if isinstance(source, (str, os.PathLike)):
         yield from _from_path(os.fsdecode(source), names)
-    elif _is_picture(source):
-        yield names.memory(source)
+    elif is_in_memory(source):
+        yield from map(names.memory, pictures_in(source, names.channels_first))
     elif depth < 2 and _is_lazy(source):
         for item in source:
             try:
@@ -118,10 +125,15 @@ def _refs(source: Any, names: _Names, depth: int) -> Iterator[ImageRef]:
                 yield names.memory(ImageError(f"has no picture: {error}"))
     elif depth < 2 and source and isinstance(source, (list, tuple)):
         for item in source:  # what is wrong with the last item should not come up after hours of work
-            if not _is_lazy(item):
+            if not _is_lazy(item) and not is_in_memory(item) and not isinstance(item, (str, os.PathLike)):
                 next(_refs(item, _Names(), depth + 1), None)
         for item in source:
-            yield from _refs(item, names, depth + 1)
+            try:
+                yield from _refs(item, names, depth + 1)
+            except SourceNotFound as error:
+                if not isinstance(item, (str, os.PathLike)):
+                    raise
+                yield names.missing(os.fsdecode(item), error)
     else:
         kind = "an empty list" if isinstance(source, (list, tuple)) and not source else f"a {type(source).__name__}"
         raise SourceNotFound(f"No pictures can come from {kind}{' at the third level' * (depth > 1)}. {_TAKEN}.")
@@ -139,6 +151,16 @@ def _from_path(text: str, names: _Names) -> Iterator[ImageRef]:
 
 
 def _missing(text: str) -> SourceNotFound:
+    near = _near(text)
+    return SourceNotFound(f"There is nothing at {text!r}.{f' Did you mean {_either(near)}?' if near else ''} {_TAKEN}.")
+
+
+def _either(names: list[str]) -> str:
+    return " or ".join(map(repr, names))
+
+
+def _near(text: str) -> list[str]:
+    """Entries with names like that of a path at which there is nothing, or of its folder."""
     path = Path(text)
     while path.parent != path and not os.path.isdir(path.parent):
         path = path.parent
@@ -146,10 +168,8 @@ def _missing(text: str) -> SourceNotFound:
         with os.scandir(path.parent) as entries:  # enough of them for a hint
             beside = sorted(e.name for e in islice(entries, 10_000) if e.name != path.name)
     except (OSError, ValueError):
-        beside = []
-    near = difflib.get_close_matches(path.name, beside, n=3, cutoff=0.5)
-    guess = f" Did you mean {' or '.join(repr(str(path.parent / n)) for n in near)}?" if near else ""
-    return SourceNotFound(f"There is nothing at {text!r}.{guess} {_TAKEN}.")
+        return []
+    return [str(path.parent / name) for name in difflib.get_close_matches(path.name, beside, n=3, cutoff=0.5)]
 
 
 def _from_folder(root: str, names: _Names) -> Iterator[ImageRef]:
