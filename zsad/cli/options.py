@@ -44,6 +44,7 @@ Batch = Annotated[
     str | None,
     typer.Option(help="Compare the pictures with each other: auto (by default; where it helps), on or off."),
 ]
+Null = Annotated[bool, typer.Option("-0", "--null", help="Paths of a list end in NUL characters, as find -print0 writes them.")]
 # ------------------------------------------------------------------ a data set
 Layout = Annotated[str | None, typer.Option(help="Of the data set, where it fits several.")]
 Categories = Annotated[str | None, typer.Option(help="Only these, with commas between.")]

@@ -26,6 +26,7 @@ from zsad.cli.options import (
     Json,
     KeepAspect,
     Method,
+    Null,
     Overlap,
     Overwrite,
     Precision,
@@ -41,9 +42,9 @@ from zsad.cli.options import (
     check_out,
     inspector_settings,
 )
+from zsad.cli.source import Source, TakesPaths
 from zsad.common.file_names import many
 from zsad.common.version import __version__, versions
-from zsad.images.reading import list_images
 from zsad.inference.inspector import Inspector
 from zsad.inference.settings import AUTO_FEWEST
 from zsad.registry import list_methods, method_class
@@ -57,10 +58,13 @@ SHOWN = 20  # rows of the table on stdout
 STEP_UP = "winclip"
 
 
-@app.command(epilog=EXIT_CODES)
+@app.command(cls=TakesPaths, epilog=EXIT_CODES)
 @sentence_on_error
 def predict(
-    source: Annotated[str, typer.Argument(help="A picture, a folder (with its subfolders) or a quoted glob pattern.")],
+    source: Annotated[
+        str,
+        typer.Argument(help="A picture, a folder (with its subfolders) or a quoted glob pattern; @list.txt, or - for a list."),
+    ],
     target: Target = "object",
     out: Annotated[str, typer.Option(help="Folder for the results.")] = "results",
     method: Method = "compact",
@@ -96,6 +100,7 @@ def predict(
     overlap: Overlap = None,
     roi: Roi = None,
     keep_aspect: KeepAspect = False,
+    null: Null = False,
     resume: Resume = False,
     overwrite: Overwrite = False,
     limit_report: Annotated[int, typer.Option(min=0, help="Pictures shown in report.html, the worst first.")] = 500,
@@ -111,9 +116,10 @@ def predict(
     settings = inspector_settings(dict(locals()), "references", "coreset", *LEVELS)
     settings |= {} if batch is None else {"batch": batch}
     check_out(out)
-    refs = list_images(source)
+    given = Source(source, null=null)
+    refs = given.refs()
     first = next(refs)  # a wrong path ends here, before any weights are loaded
-    inspector = Inspector(method, target, **settings).over(count_outside(list_images(source), AUTO_FEWEST))
+    inspector = Inspector(method, target, **settings).over(count_outside(given.refs(), AUTO_FEWEST))
     report_unreadable(inspector)
     detector, scoring = inspector.describe(), {"device": str(inspector.device), "batch_size": inspector.batch_size}
     with keeps_scores_in(out), RunFolder(out, detector, resume=resume, overwrite=overwrite, **scoring) as run:
@@ -121,7 +127,7 @@ def predict(
         begun = time.perf_counter()
         score = partial(inspector.scored, folder=run.features)
         group = sys.maxsize if inspector.needs_set else inspector.batch_size
-        total = sum(1 for _ in list_images(source)) if sys.stderr.isatty() else 0
+        total = sum(1 for _ in given.refs()) if sys.stderr.isatty() else 0
         with log_to_stderr():
             run.fill(run.outside(chain([first], refs)), score, group, watch=progress, total=total)
         scored = time.perf_counter()

@@ -1,11 +1,9 @@
 """Lists the pictures of any source, each as an ``ImageRef`` with a unique, printable name; nothing is decoded."""
 
 # os.path answers False where Path raises (no permission, name too long), and is faster on millions of names.
-# ruff: noqa: PTH110, PTH112, PTH119, PTH120, PTH122, PTH207
+# ruff: noqa: PTH110, PTH112, PTH117, PTH118, PTH119, PTH120, PTH122
 from __future__ import annotations
 
-import difflib
-import glob
 import os
 import re
 from collections import Counter
@@ -18,6 +16,7 @@ from typing import Any
 
 from zsad.errors import ImageError, SourceNotFound
 from zsad.images.in_memory import is_in_memory, pictures_in
+from zsad.images.walking import MAGIC, matches, near, walk
 
 __all__ = ["SUFFIXES", "ImageRef", "encodable", "list_images"]
 
@@ -28,7 +27,6 @@ SUFFIXES = frozenset(
 """File endings (lower case) that are taken from folders and patterns; a file that is given by name may have any."""
 
 _TAKEN = "Give a picture file, a folder, a glob pattern, a PIL image, an array, bytes, a file object, or a list of these"
-_MAGIC = re.compile(r"[*?[]")
 
 
 @dataclass(frozen=True)
@@ -47,7 +45,7 @@ class ImageRef:
     data: Any = field(default=None, compare=False, repr=False)
 
 
-def list_images(source: Any, *, channels_first: bool = False) -> Iterator[ImageRef]:
+def list_images(source: Any, *, channels_first: bool = False, whole_names: bool = False) -> Iterator[ImageRef]:
     """Lists the pictures of any source.
 
     Folders are walked in natural order (2 before 10) without hidden entries; links are followed, but no folder is
@@ -59,21 +57,22 @@ def list_images(source: Any, *, channels_first: bool = False) -> Iterator[ImageR
         source: Path of a file or folder, glob pattern, a picture or a stack of pictures in memory (see ``pictures_in``),
             or a list or iterator of these (nested one level).
         channels_first: numpy arrays are (3, H, W) or (B, 3, H, W), as tensors are.
+        whole_names: files that are given by a relative path are named by it, and not by its last part.
 
     Raises:
         SourceNotFound: Unknown type, nothing at that path, or no picture in it.
     """
-    refs = _refs(source, _Names(channels_first), 0)
+    refs = _refs(source, _Names(channels_first, whole_names), 0)
     return refs if _is_lazy(source) else chain(list(islice(refs, 1)), refs)
 
 
 class _Names:
     """Makes ``ImageRef`` with unique names."""
 
-    def __init__(self, channels_first: bool = False) -> None:
+    def __init__(self, channels_first: bool = False, whole_names: bool = False) -> None:
         self.taken: set[str] = set()
         self.given = 0
-        self.channels_first = channels_first
+        self.channels_first, self.whole_names = channels_first, whole_names
 
     def file(self, name: str, path: str | Path, origin: str | Path, data: Any = None) -> ImageRef:
         """Of a file; ``origin`` is the folder whose own name distinguishes equal names."""
@@ -85,6 +84,20 @@ class _Names:
         self.given += 1
         return ImageRef(name, Path(path), data)
 
+    def of(self, text: str) -> str:
+        """The name that a file's path gives."""
+        return self._whole(text) or os.path.basename(text.rstrip("/"))
+
+    def above(self, root: str) -> str:
+        """What comes before the names of a folder's files."""
+        whole = self._whole(root)
+        return f"{whole}/" if whole else ""
+
+    def _whole(self, text: str) -> str:
+        """A relative path as a name, where paths are names and it leads to no place above."""
+        plain = os.path.normpath(text).replace(os.sep, "/")
+        return "" if not self.whole_names or os.path.isabs(text) or plain.startswith("..") or plain == "." else plain
+
     def memory(self, data: Any) -> ImageRef:
         """Of a picture in memory, or of an error: named by its position."""
         self.given += 1
@@ -93,10 +106,10 @@ class _Names:
     def missing(self, text: str, error: SourceNotFound) -> ImageRef:
         """Of a path in a list that gives no picture."""
         reason = f"has no picture: {error}"
-        if not text or not (os.path.lexists(text) or _MAGIC.search(text)):
-            near = [os.path.basename(path) for path in _near(text)]
-            reason = f"does not exist{f' (did you mean {_either(near)}?)' if near else ''}. Check the path"
-        name = os.path.basename(text.rstrip("/"))
+        if not text or not (os.path.lexists(text) or MAGIC.search(text)):
+            beside = [os.path.basename(path) for path in near(text)]
+            reason = f"does not exist{f' (did you mean {_either(beside)}?)' if beside else ''}. Check the path"
+        name = self.of(text)
         if not name or "\0" in text or len(os.fsencode(name)) > 255:
             return self.memory(ImageError(reason))
         return self.file(name, text, os.path.dirname(text), ImageError(reason))
@@ -143,89 +156,50 @@ def _from_path(text: str, names: _Names) -> Iterator[ImageRef]:
     if text and os.path.isdir(text):
         yield from _from_folder(text, names)
     elif text and os.path.exists(text):
-        yield names.file(os.path.basename(text), text, os.path.dirname(text))
-    elif _MAGIC.search(text):
+        yield names.file(names.of(text), text, os.path.dirname(text))
+    elif MAGIC.search(text):
         yield from _from_pattern(text, names)
     else:
         raise _missing(text)
 
 
 def _missing(text: str) -> SourceNotFound:
-    near = _near(text)
-    return SourceNotFound(f"There is nothing at {text!r}.{f' Did you mean {_either(near)}?' if near else ''} {_TAKEN}.")
+    beside = near(text)
+    return SourceNotFound(f"There is nothing at {text!r}.{f' Did you mean {_either(beside)}?' if beside else ''} {_TAKEN}.")
 
 
 def _either(names: list[str]) -> str:
     return " or ".join(map(repr, names))
 
 
-def _near(text: str) -> list[str]:
-    """Entries with names like that of a path at which there is nothing, or of its folder."""
-    path = Path(text)
-    while path.parent != path and not os.path.isdir(path.parent):
-        path = path.parent
-    try:
-        with os.scandir(path.parent) as entries:  # enough of them for a hint
-            beside = sorted(e.name for e in islice(entries, 10_000) if e.name != path.name)
-    except (OSError, ValueError):
-        return []
-    return [str(path.parent / name) for name in difflib.get_close_matches(path.name, beside, n=3, cutoff=0.5)]
-
-
 def _from_folder(root: str, names: _Names) -> Iterator[ImageRef]:
-    visited: set[str] = set()
     others: Counter[str] = Counter()
-    before = names.given
-    pending = [("", root, True)]  # a stack, for folders can be nested deeper than Python's calls
-    while pending:
-        name, path, is_folder = pending.pop()
-        ending = os.path.splitext(path)[1].lower()
-        if is_folder and (real := os.path.realpath(path)) not in visited:
-            visited.add(real)
-            try:
-                pending += reversed(_entries(name, path))
-            except OSError as error:
-                if not name:
-                    raise SourceNotFound(f"The folder {root!r} cannot be opened: {error.strerror}.") from error
+    before, above = names.given, names.above(root)
+    try:
+        for name, path, error in walk(root):
+            ending = os.path.splitext(path)[1].lower()
+            if error is not None:
                 failure = ImageError(f"is a folder that cannot be opened: {error.strerror}. Check its permissions")
-                yield names.file(name, path, root, failure)
-        elif not is_folder and ending in SUFFIXES:
-            yield names.file(name, path, root)
-        elif not is_folder:
-            others[encodable(ending) or "without ending"] += 1
+                yield names.file(above + name, path, root, failure)
+            elif ending in SUFFIXES:
+                yield names.file(above + name, path, root)
+            else:
+                others[encodable(ending) or "without ending"] += 1
+    except OSError as error:
+        raise SourceNotFound(f"The folder {root!r} cannot be opened: {error.strerror}.") from error
     if names.given == before:
         kinds = ", ".join(f"{n} {ending}" for ending, n in others.most_common(5)) or "none"
         saw = f"files seen: {sum(others.values())} ({kinds}); endings taken: {' '.join(sorted(SUFFIXES))}"
         raise SourceNotFound(f"The folder {root!r} holds no picture; {saw}.")
 
 
-def _entries(name: str, path: str) -> list[tuple[str, str, bool]]:
-    with os.scandir(path) as entries:
-        shown = sorted((e for e in entries if not e.name.startswith(".")), key=lambda e: _natural(e.name))
-    return [(f"{name}/{e.name}" if name else e.name, e.path, _is_folder(e)) for e in shown]
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link to itself
-        return False
-
-
-def _natural(name: str) -> tuple[list[tuple[int, str]], str]:
-    parts = re.split(r"([0-9]+)", name)
-    return [(int(part) if k % 2 else -1, part.casefold()) for k, part in enumerate(parts)], name
-
-
 def _from_pattern(pattern: str, names: _Names) -> Iterator[ImageRef]:
-    parts = Path(pattern).parts
-    fixed = next(k for k, part in enumerate(parts) if _MAGIC.search(part))
-    base, rest = Path(*parts[:fixed]), str(Path(*parts[fixed:]))
-    if not base.is_dir():
-        raise _missing(str(base))
-    found = sorted(glob.glob(rest, root_dir=base, recursive=True), key=_natural)
-    files = [f for f in found if os.path.splitext(f)[1].lower() in SUFFIXES and not os.path.isdir(base / f)]
+    base, found = matches(pattern)
+    if found is None:
+        raise _missing(base)
+    paths = [(name, os.path.join(base, name)) for name in found if os.path.splitext(name)[1].lower() in SUFFIXES]
+    files = [(name, path) for name, path in paths if not os.path.isdir(path)]
     if not files:
         endings = " ".join(sorted(SUFFIXES))
         raise SourceNotFound(f"{pattern!r} matches {len(found)} entries and no picture; endings taken: {endings}.")
-    yield from (names.file(Path(f).as_posix(), base / f, base) for f in files)
+    yield from (names.file(Path(name).as_posix(), path, base) for name, path in files)

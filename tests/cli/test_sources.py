@@ -1,0 +1,127 @@
+"""What ``zsad predict`` takes as its source, besides a folder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from brightness import folder_of, picture, registered_methods  # noqa: F401
+from typer.testing import CliRunner, Result
+
+from zsad.cli import app
+
+
+def predict(*arguments: object, stdin: str | bytes | None = None) -> Result:
+    given = [str(argument) for argument in arguments]
+    done = CliRunner().invoke(app, ["predict", *given, "--out", "out", "--method", "brightness"], input=stdin)
+    if done.exception is not None and not isinstance(done.exception, SystemExit):
+        raise done.exception
+    assert "Traceback" not in done.output
+    return done
+
+
+def rows(out: str = "out") -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (Path(out) / "predictions.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def names() -> list[str]:
+    return [row["name"] for row in rows()]
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder_of(Path("photos/a"), 2)
+    folder_of(Path("photos/b"), 2)
+
+
+# ------------------------------------------------------------------ lists of paths
+LINES = ["photos", "photos/b", "photos/b/01.png", "photos/b/00.png", "photos/a/00.png", "photos/a/00.png", ""]
+
+
+@pytest.mark.parametrize("joined", ["\n", "\r\n", "\0"])
+def test_a_list_on_standard_input(joined: str) -> None:
+    done = predict("-", *["-0"] * (joined == "\0"), stdin=joined.join(LINES))
+    assert done.exit_code == 0, done.output
+    assert names() == ["photos/b/01.png", "photos/b/00.png", "photos/a/00.png"]
+    assert [row["path"] for row in rows()] == names()
+    assert json.loads(Path("out/run.json").read_text())["source"] == "-"
+    assert Path("out/overlays/photos/b/01.jpg").is_file() or not any(row["overlay"] for row in rows())
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_a_list_in_a_file(encoding: str) -> None:
+    folder_of(Path("photos/é"), 1)
+    Path("list.txt").write_text("photos/é/00.png\nphotos/a\ngone/00.png\n", encoding=encoding)
+    done = predict("@list.txt")
+    assert done.exit_code == 3
+    assert names() == ["photos/é/00.png", "photos/a/00.png", "photos/a/01.png", "gone/00.png"]
+    assert rows()[-1]["error"] == "'gone/00.png' does not exist. Check the path."
+
+
+def test_a_list_of_absolute_paths_and_paths_above(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("below").mkdir()
+    monkeypatch.chdir("below")
+    done = predict("-", stdin=f"../photos/a/00.png\n{tmp_path}/photos/b/00.png\n./../photos/a/01.png\n")
+    assert done.exit_code == 0, done.output
+    assert names() == ["00.png", "b/00.png", "01.png"]
+
+
+def test_a_run_over_a_list_goes_on() -> None:
+    lines = "photos/a/00.png\nphotos/a/01.png\n"
+    assert predict("-", stdin=lines).exit_code == 0
+    before = Path("out/predictions.jsonl").read_bytes()
+    assert predict("-", "--resume", stdin=lines).exit_code == 0
+    assert Path("out/predictions.jsonl").read_bytes() == before
+    assert json.loads(Path("out/run.json").read_text())["times"]["on_record_before"] == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "stdin", "said"),
+    [
+        (["-"], "", "The list on standard input holds no path. Give one path a line."),
+        (["-"], "\n \n", "holds no path"),
+        (["-"], "a\0b", "holds NUL characters. Give -0"),
+        (["@gone.txt"], None, "The list 'gone.txt' cannot be read: No such file or directory."),
+        (["@photos"], None, "The list 'photos' cannot be read: Is a directory."),
+        (["photos", "-0"], None, "-0 is for lists of paths, and the source is 'photos'."),
+    ],
+)
+def test_lists_that_cannot_be_read_are_one_sentence(arguments: list[str], stdin: str | None, said: str) -> None:
+    done = predict(*arguments, stdin=stdin)
+    assert done.exit_code == 2
+    (line,) = done.stderr.strip().splitlines()
+    assert said in line
+
+
+# ------------------------------------------------------------------ names that look like something else
+@pytest.mark.parametrize("name", ["-x.png", "--method.png", "-0.png", "@x.png", "a[1]*.png"])
+def test_an_existing_file_wins_over_its_reading(name: str) -> None:
+    picture(0.3).save(name)
+    done = predict(name)
+    assert (done.exit_code, names()) == (0, [name]), done.output
+
+
+def test_an_option_stays_an_option() -> None:
+    Path("--overwrite").mkdir()
+    assert predict("photos", "--overwrite").exit_code == 0
+    assert len(rows()) == 4
+    picture(0.3).save("-x.png")
+    assert predict("photos", "--target", "-x.png", "--overwrite").exit_code == 0
+    assert predict("--", "-x.png", "--overwrite").exit_code == 2
+
+
+def test_a_folder_with_brackets_in_a_pattern() -> None:
+    folder_of(Path("line 3 [2024]"), 2)
+    folder_of(Path("line 3 2"), 1)
+    folder_of(Path("all/lot[1]"), 1)
+    for pattern, wanted in (
+        ("line 3 [2024]/*.png", ["00.png", "01.png"]),
+        (f"{Path.cwd()}/line 3 [2024]/0[0-1].png", ["00.png", "01.png"]),
+        ("line 3 [0-9]/*.png", ["line 3 2/00.png"]),
+        ("*/lot[1]/*.png", ["all/lot[1]/00.png"]),
+    ):
+        assert predict(pattern, "--overwrite").exit_code == 0
+        assert names() == wanted

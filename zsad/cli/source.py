@@ -1,0 +1,79 @@
+"""The source of ``zsad predict`` and ``zsad watch``: a path, a pattern, or a list of paths."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from typer.core import TyperCommand, TyperOption
+
+from zsad.errors import SourceNotFound, UsageError
+from zsad.images.path_lists import read_paths
+from zsad.images.reading import ImageRef, list_images
+
+__all__ = ["Source", "TakesPaths"]
+
+
+class Source:
+    """The pictures that a command line names.
+
+    Args:
+        text: a path or a pattern; "-" for a list of paths on standard input; "@file" for a list in a file. A path that exists
+            is taken as it stands.
+        null: the paths of a list end in NUL characters instead of lines.
+
+    Raises:
+        SourceNotFound: the list cannot be read or holds no path.
+        UsageError: ``null`` without a list.
+    """
+
+    def __init__(self, text: str, *, null: bool = False) -> None:
+        self.text = text
+        is_list = text == "-" or (text.startswith("@") and not os.path.lexists(text))
+        if null and not is_list:
+            raise UsageError(f"-0 is for lists of paths, and the source is {text!r}. Give '-' or '@list.txt', or leave -0 out.")
+        self._given: Any = read_paths(_read(text), _name(text), null=null) if is_list else text
+        self._options: dict[str, Any] = {"whole_names": is_list}
+
+    def refs(self) -> Iterator[ImageRef]:
+        """Lists the pictures; may be called again."""
+        return list_images(self._given, **self._options)
+
+
+def _name(text: str) -> str:
+    return "The list on standard input" if text == "-" else f"The list {text[1:]!r}"
+
+
+def _read(text: str) -> bytes:
+    if text != "-":
+        try:
+            return Path(text[1:]).read_bytes()
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise SourceNotFound(f"{_name(text)} cannot be read: {reason}. Check its path.") from error
+    if sys.stdin is None or sys.stdin.closed:
+        raise SourceNotFound("There is no standard input to read a list from. Give @list.txt, or pipe the list in.")
+    if sys.stdin.isatty():
+        raise SourceNotFound(
+            "'-' reads a list from standard input, and that is a terminal: find photos -type f | zsad predict -"
+        )
+    return sys.stdin.buffer.read()
+
+
+class TakesPaths(TyperCommand):
+    """A command whose arguments may be existing files with names that look like options, such as ``-x.png``."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Writes such a name as ``./-x.png``, unless it is the value of an option."""
+        options = {name: one for one in self.params for name in (*one.opts, *one.secondary_opts)}
+        takes_value = {name for name, one in options.items() if isinstance(one, TyperOption) and not one.is_flag}
+        plain, before = list(args), ""
+        for index, text in enumerate(args[: args.index("--")] if "--" in args else args):
+            odd = text.startswith("-") and text != "-" and text.partition("=")[0] not in options and before not in takes_value
+            if odd and os.path.lexists(text):
+                plain[index] = f"./{text}"
+            before = text
+        return super().parse_args(ctx, plain)
