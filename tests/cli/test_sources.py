@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -125,3 +127,30 @@ def test_a_folder_with_brackets_in_a_pattern() -> None:
     ):
         assert predict(pattern, "--overwrite").exit_code == 0
         assert names() == wanted
+
+
+# ------------------------------------------------------------------ archives
+@pytest.mark.parametrize("batch", ["off", "auto"])
+@pytest.mark.parametrize("ending", ["zip", "gztar"])
+def test_a_run_over_an_archive_equals_one_over_its_folder(ending: str, batch: str) -> None:
+    folder_of(Path("photos/c"), 8, 2)
+    archive = shutil.make_archive("all", ending, "photos")
+    assert predict("photos", "--batch", batch, "--maps", "npy").exit_code == 0
+    wanted = {row["name"]: (row["pred_score"], row["overlay"] is None) for row in rows()}
+    done = predict(Path(archive).name, "--batch", batch, "--overwrite", "--maps", "npy")
+    assert done.exit_code == 0, done.output
+    head = f"{Path(archive).name}/"
+    assert {row["name"].removeprefix(head): (row["pred_score"], row["overlay"] is None) for row in rows()} == wanted
+    before = Path("out/predictions.jsonl").read_bytes()
+    assert predict(Path(archive).name, "--batch", batch, "--resume", "--maps", "npy").exit_code == 0
+    assert json.loads(Path("out/run.json").read_text())["times"]["on_record_before"] == len(wanted)
+    assert Path("out/predictions.jsonl").read_bytes() == before
+
+
+def test_a_changed_archive_is_scored_anew() -> None:
+    for value in (0.3, 0.6):
+        picture(value).save("0.png")
+        with zipfile.ZipFile("a.zip", "w") as archive:
+            archive.write("0.png")
+        assert predict("a.zip", *["--resume"] * (value > 0.5)).exit_code == 0
+        assert rows()[0]["pred_score"] == pytest.approx(value, abs=0.01)

@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from zsad.errors import ImageError
+from zsad.images.archives import is_archive, read_member
+from zsad.images.containers import container_of
 from zsad.images.intensity import Raw
 from zsad.images.sources import ImageRef
 
@@ -49,7 +51,13 @@ def decode(ref: ImageRef, max_pixels: int) -> Raw:
         return _from_bytes(ref.data, max_pixels)
     if ref.path is None:
         return _from_array(ref.data, max_pixels)
-    info = os.stat(ref.path)
+    try:
+        info = os.stat(ref.path)
+    except OSError:
+        inside = container_of(ref.path)
+        if inside is None or not is_archive(inside[0]):
+            raise
+        return _from_bytes(read_member(*inside), max_pixels)
     if not stat.S_ISREG(info.st_mode):  # opening a pipe would wait for its other end for ever
         raise ImageError("is no regular file but a folder, pipe, socket or device. Give a picture file")
     if info.st_size == 0:

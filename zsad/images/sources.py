@@ -1,7 +1,7 @@
 """Lists the pictures of any source, each as an ``ImageRef`` with a unique, printable name; nothing is decoded."""
 
 # os.path answers False where Path raises (no permission, name too long), and is faster on millions of names.
-# ruff: noqa: PTH110, PTH112, PTH117, PTH118, PTH119, PTH120, PTH122
+# ruff: noqa: PTH110, PTH112, PTH113, PTH117, PTH118, PTH119, PTH120, PTH122
 from __future__ import annotations
 
 import os
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from zsad.errors import ImageError, SourceNotFound
+from zsad.images.archives import is_archive, members
 from zsad.images.in_memory import is_in_memory, pictures_in
 from zsad.images.walking import MAGIC, matches, near, walk
 
@@ -36,7 +37,7 @@ class ImageRef:
     Attributes:
         name: Posix path below the folder that was given, the file's own name, or the position in the listing
             ("0000012") of a picture in memory. Unique within a listing, safe to print and to write as JSON.
-        path: The file, or None.
+        path: The file, or None; of a picture inside another file as if that were a folder, ``photos.zip/a.png``.
         data: PIL image, array, tensor or the bytes of a file when there is no path; an exception when there is nothing to load.
     """
 
@@ -54,8 +55,8 @@ def list_images(source: Any, *, channels_first: bool = False, whole_names: bool 
     sub-folder that cannot be opened.
 
     Args:
-        source: Path of a file or folder, glob pattern, a picture or a stack of pictures in memory (see ``pictures_in``),
-            or a list or iterator of these (nested one level).
+        source: Path of a file, folder or archive, glob pattern, a picture or a stack of pictures in memory (see
+            ``pictures_in``), or a list or iterator of these (nested one level).
         channels_first: numpy arrays are (3, H, W) or (B, 3, H, W), as tensors are.
         whole_names: files that are given by a relative path are named by it, and not by its last part.
 
@@ -155,6 +156,8 @@ def _refs(source: Any, names: _Names, depth: int) -> Iterator[ImageRef]:
 def _from_path(text: str, names: _Names) -> Iterator[ImageRef]:
     if text and os.path.isdir(text):
         yield from _from_folder(text, names)
+    elif text and is_archive(text) and os.path.isfile(text):
+        yield from _from_archive(text, names)
     elif text and os.path.exists(text):
         yield names.file(names.of(text), text, os.path.dirname(text))
     elif MAGIC.search(text):
@@ -188,9 +191,27 @@ def _from_folder(root: str, names: _Names) -> Iterator[ImageRef]:
     except OSError as error:
         raise SourceNotFound(f"The folder {root!r} cannot be opened: {error.strerror}.") from error
     if names.given == before:
-        kinds = ", ".join(f"{n} {ending}" for ending, n in others.most_common(5)) or "none"
-        saw = f"files seen: {sum(others.values())} ({kinds}); endings taken: {' '.join(sorted(SUFFIXES))}"
-        raise SourceNotFound(f"The folder {root!r} holds no picture; {saw}.")
+        raise _no_picture(f"The folder {root!r}", others)
+
+
+def _from_archive(text: str, names: _Names) -> Iterator[ImageRef]:
+    others: Counter[str] = Counter()
+    before, above = names.given, names.of(text)
+    for inner, problem in members(text):
+        ending = os.path.splitext(inner)[1].lower()
+        if ending in SUFFIXES or not inner:
+            failure = None if problem is None else ImageError(problem)
+            yield names.file(f"{above}/{inner}".rstrip("/"), os.path.join(text, inner), os.path.dirname(text), failure)
+        else:
+            others[encodable(ending) or "without ending"] += 1
+    if names.given == before:
+        raise _no_picture(f"The archive {text!r}", others)
+
+
+def _no_picture(where: str, others: Counter[str]) -> SourceNotFound:
+    kinds = ", ".join(f"{n} {ending}" for ending, n in others.most_common(5)) or "none"
+    saw = f"files seen: {sum(others.values())} ({kinds}); endings taken: {' '.join(sorted(SUFFIXES))}"
+    return SourceNotFound(f"{where} holds no picture; {saw}.")
 
 
 def _from_pattern(pattern: str, names: _Names) -> Iterator[ImageRef]:

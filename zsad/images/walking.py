@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
-__all__ = ["MAGIC", "matches", "near", "walk"]
+__all__ = ["MAGIC", "matches", "natural", "near", "walk"]
 
 MAGIC = re.compile(r"[*?[]")
 
@@ -56,7 +56,7 @@ def matches(pattern: str) -> tuple[str, list[str] | None]:
     found = glob.glob(rest, root_dir=within, recursive=True) or glob.glob(
         rest.replace("[", "[[]"), root_dir=within, recursive=True
     )
-    return base, sorted(found, key=_natural)
+    return base, sorted(found, key=natural)
 
 
 def near(text: str) -> list[str]:
@@ -74,7 +74,7 @@ def near(text: str) -> list[str]:
 
 def _entries(name: str, path: str) -> list[tuple[str, str, bool]]:
     with os.scandir(path) as entries:
-        shown = sorted((e for e in entries if not e.name.startswith(".")), key=lambda e: _natural(e.name))
+        shown = sorted((e for e in entries if not e.name.startswith(".")), key=lambda e: natural(e.name))
     return [(f"{name}/{e.name}" if name else e.name, e.path, _is_folder(e)) for e in shown]
 
 
@@ -85,6 +85,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _natural(name: str) -> tuple[list[tuple[int, str]], str]:
+def natural(name: str) -> tuple[list[tuple[int, str]], str]:
+    """Key by which names are in natural order."""
     parts = re.split(r"([0-9]+)", name)
     return [(int(part) if k % 2 else -1, part.casefold()) for k, part in enumerate(parts)], name

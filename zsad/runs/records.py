@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from zsad.common.atomic_files import write_atomically
 from zsad.errors import UsageError
+from zsad.images.containers import stat_of
 from zsad.images.reading import ImageRef
 from zsad.inference.result import shortest
 from zsad.inference.scorer import Scored
@@ -174,11 +175,14 @@ def rows_at(path: Path, places: Iterable[int]) -> Iterator[dict[str, Any]]:
 
 
 def _state(ref: ImageRef) -> list[Any]:
-    """By what a picture's file is known to be the same: path, size, times of change; only the path where it is gone."""
+    """By what a picture's file is known to be the same: path, size, times of change; only the path where it is gone.
+
+    Of a picture inside an archive they are the archive's, and the path ends in the member's.
+    """
     if ref.path is None:
         return [None]
     try:
-        stat = ref.path.stat()
+        stat = stat_of(ref.path)
     except (OSError, ValueError):
         return [str(ref.path)]
     return [str(ref.path), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
