@@ -154,3 +154,15 @@ def test_a_changed_archive_is_scored_anew() -> None:
             archive.write("0.png")
         assert predict("a.zip", *["--resume"] * (value > 0.5)).exit_code == 0
         assert rows()[0]["pred_score"] == pytest.approx(value, abs=0.01)
+
+
+# ------------------------------------------------------------------ what is passed over
+def test_what_is_passed_over_is_named_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("zsad.images.formats._has", lambda package: False)
+    for name in ("a.heic", "b.HEIC", "c.pdf"):
+        Path("photos", name).write_bytes(b"x")
+    for _ in range(2):  # the second time with the first one's results beside the pictures
+        done = predict(".", "--overwrite")
+        assert done.exit_code == 0, done.output
+        assert "zsad: passed over, by ending: 2 .heic, 1 .pdf; .heic: pip install 'zsad[heic]'." in done.stderr.splitlines()
+        assert json.loads(Path("out/run.json").read_text())["passed_over"] == {".heic": 2, ".pdf": 1}

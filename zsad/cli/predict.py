@@ -134,7 +134,9 @@ def predict(
         summary = run.write(inspector, inspector.known_thresholds(), Options(maps, limit_report), watch=progress)
         times |= {"scoring_seconds": round(scored - begun, 3), "writing_seconds": round(time.perf_counter() - scored, 3)}
         outcome = {"maps": _scale_of_maps(maps, inspector), "limit_report": limit_report, "times": times}
+        outcome |= {"passed_over": given.passed_over}
         run.finish(_facts(source, run, scoring, summary, _calibrated(inspector, settings)) | outcome)
+    given.report()
     if run.skipped:
         typer.echo(f"zsad: output of earlier runs in {out} was left out: {many(run.skipped, 'picture')}.", err=True)
     if as_json:

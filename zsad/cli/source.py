@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import typer
 from typer.core import TyperCommand, TyperOption
 
 from zsad.errors import SourceNotFound, UsageError
+from zsad.images.formats import passed_over_line
 from zsad.images.path_lists import read_paths
 from zsad.images.reading import ImageRef, list_images
 
@@ -25,6 +28,9 @@ class Source:
             is taken as it stands.
         null: the paths of a list end in NUL characters instead of lines.
 
+    Attributes:
+        passed_over: number of files in folders that are no pictures, by ending; of the last complete listing.
+
     Raises:
         SourceNotFound: the list cannot be read or holds no path.
         UsageError: ``null`` without a list.
@@ -36,11 +42,19 @@ class Source:
         if null and not is_list:
             raise UsageError(f"-0 is for lists of paths, and the source is {text!r}. Give '-' or '@list.txt', or leave -0 out.")
         self._given: Any = read_paths(_read(text), _name(text), null=null) if is_list else text
+        self.passed_over: dict[str, int] = {}
         self._options: dict[str, Any] = {"whole_names": is_list}
 
     def refs(self) -> Iterator[ImageRef]:
         """Lists the pictures; may be called again."""
-        return list_images(self._given, **self._options)
+        passed_over = Counter[str]()
+        yield from list_images(self._given, passed_over=passed_over, **self._options)
+        self.passed_over = dict(sorted(passed_over.items()))
+
+    def report(self) -> None:
+        """Prints one line on stderr about the files that were passed over, if any."""
+        if self.passed_over:
+            typer.echo(f"zsad: {passed_over_line(self.passed_over)}", err=True)
 
 
 def _name(text: str) -> str:

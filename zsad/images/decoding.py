@@ -1,7 +1,7 @@
 """Decoders: one picture file, PIL picture, array or tensor as the values that it holds.
 
-Files are decoded by Pillow and tifffile. Whatever goes wrong leaves as the decoder's own exception, which ``reading.py`` turns
-into one sentence.
+Files are decoded by Pillow and tifffile, HEIC by pillow-heif, DICOM by pydicom. Whatever goes wrong leaves as the decoder's own
+exception, which ``reading.py`` turns into one sentence.
 """
 
 # ruff: noqa: PTH116  (os.stat is patched and read by itself)
@@ -22,6 +22,8 @@ from PIL import Image
 from zsad.errors import ImageError
 from zsad.images.archives import is_archive, read_member
 from zsad.images.containers import container_of
+from zsad.images.dicom import is_dicom, read_dicom
+from zsad.images.formats import is_heif, open_heif
 from zsad.images.intensity import Raw
 from zsad.images.sources import ImageRef
 
@@ -95,6 +97,8 @@ def _from_array(data: Any, max_pixels: int) -> Raw:
 
 def _from_file(file: BinaryIO, size: int, max_pixels: int) -> Raw:
     head = file.read(32)
+    if is_dicom(file):
+        return read_dicom(file, lambda width, height: _check_size(width, height, max_pixels))
     is_tiff = head.startswith(_TIFF_HEADS)
     try:
         image = _identify(file, head)
@@ -123,6 +127,8 @@ def _identify(file: BinaryIO, head: bytes) -> Image.Image:
     Only the kinds of ``SUFFIXES`` are tried. Without a file name Pillow reads instead of mapping the file, which would
     kill the process if the file shrank.
     """
+    if is_heif(head):
+        return open_heif(file, head)
     for kind in _KINDS:
         if kind not in Image.OPEN:
             Image.init()
@@ -139,6 +145,8 @@ def _frames(image: Image.Image) -> list[str]:
     frames = getattr(image, "n_frames", 1)
     paged = image.format in ("TIFF", "MPO")
     kind = ("multi-page", "pages") if paged else ("animated", "frames")
+    if frames > 1 and image.format == "HEIF":
+        return [f"HEIF: the main one of {frames} pictures"]
     return [f"{kind[0]}: first of {frames} {kind[1]}"] if frames > 1 else []
 
 

@@ -16,8 +16,9 @@ from typing import Any
 
 from zsad.errors import ImageError, SourceNotFound
 from zsad.images.archives import is_archive, members
+from zsad.images.formats import extra_suffixes, extras_for
 from zsad.images.in_memory import is_in_memory, pictures_in
-from zsad.images.walking import MAGIC, matches, near, walk
+from zsad.images.walking import MAGIC, is_output, matches, near, walk
 
 __all__ = ["SUFFIXES", "ImageRef", "encodable", "list_images"]
 
@@ -25,7 +26,10 @@ SUFFIXES = frozenset(
     {".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".tif", ".tiff"}
     | {".jp2", ".j2k", ".gif", ".pbm", ".pgm", ".ppm", ".pnm"}
 )
-"""File endings (lower case) that are taken from folders and patterns; a file that is given by name may have any."""
+"""Endings (lower case) of files that are taken from folders and patterns, besides those of ``extra_suffixes``.
+
+A file that is given by name may have any.
+"""
 
 _TAKEN = "Give a picture file, a folder, a glob pattern, a PIL image, an array, bytes, a file object, or a list of these"
 
@@ -46,7 +50,13 @@ class ImageRef:
     data: Any = field(default=None, compare=False, repr=False)
 
 
-def list_images(source: Any, *, channels_first: bool = False, whole_names: bool = False) -> Iterator[ImageRef]:
+def list_images(
+    source: Any,
+    *,
+    channels_first: bool = False,
+    whole_names: bool = False,
+    passed_over: Counter[str] | None = None,
+) -> Iterator[ImageRef]:
     """Lists the pictures of any source.
 
     Folders are walked in natural order (2 before 10) without hidden entries; links are followed, but no folder is
@@ -59,20 +69,25 @@ def list_images(source: Any, *, channels_first: bool = False, whole_names: bool 
             ``pictures_in``), or a list or iterator of these (nested one level).
         channels_first: numpy arrays are (3, H, W) or (B, 3, H, W), as tensors are.
         whole_names: files that are given by a relative path are named by it, and not by its last part.
+        passed_over: takes the number of files in folders and archives that are no pictures, by ending (lower case).
 
     Raises:
         SourceNotFound: Unknown type, nothing at that path, or no picture in it.
     """
-    refs = _refs(source, _Names(channels_first, whole_names), 0)
+    refs = _refs(source, _Names(channels_first, whole_names, passed_over), 0)
     return refs if _is_lazy(source) else chain(list(islice(refs, 1)), refs)
 
 
 class _Names:
     """Makes ``ImageRef`` with unique names."""
 
-    def __init__(self, channels_first: bool = False, whole_names: bool = False) -> None:
+    def __init__(
+        self, channels_first: bool = False, whole_names: bool = False, passed_over: Counter[str] | None = None
+    ) -> None:
         self.taken: set[str] = set()
         self.given = 0
+        self.endings = SUFFIXES | extra_suffixes()
+        self.passed_over = Counter[str]() if passed_over is None else passed_over
         self.channels_first, self.whole_names = channels_first, whole_names
 
     def file(self, name: str, path: str | Path, origin: str | Path, data: Any = None) -> ImageRef:
@@ -184,12 +199,13 @@ def _from_folder(root: str, names: _Names) -> Iterator[ImageRef]:
             if error is not None:
                 failure = ImageError(f"is a folder that cannot be opened: {error.strerror}. Check its permissions")
                 yield names.file(above + name, path, root, failure)
-            elif ending in SUFFIXES:
+            elif ending in names.endings:
                 yield names.file(above + name, path, root)
-            else:
+            elif not is_output(path, root):
                 others[encodable(ending) or "without ending"] += 1
     except OSError as error:
         raise SourceNotFound(f"The folder {root!r} cannot be opened: {error.strerror}.") from error
+    names.passed_over += others
     if names.given == before:
         raise _no_picture(f"The folder {root!r}", others)
 
@@ -199,11 +215,12 @@ def _from_archive(text: str, names: _Names) -> Iterator[ImageRef]:
     before, above = names.given, names.of(text)
     for inner, problem in members(text):
         ending = os.path.splitext(inner)[1].lower()
-        if ending in SUFFIXES or not inner:
+        if ending in names.endings or not inner:
             failure = None if problem is None else ImageError(problem)
             yield names.file(f"{above}/{inner}".rstrip("/"), os.path.join(text, inner), os.path.dirname(text), failure)
         else:
             others[encodable(ending) or "without ending"] += 1
+    names.passed_over += others
     if names.given == before:
         raise _no_picture(f"The archive {text!r}", others)
 
@@ -211,14 +228,14 @@ def _from_archive(text: str, names: _Names) -> Iterator[ImageRef]:
 def _no_picture(where: str, others: Counter[str]) -> SourceNotFound:
     kinds = ", ".join(f"{n} {ending}" for ending, n in others.most_common(5)) or "none"
     saw = f"files seen: {sum(others.values())} ({kinds}); endings taken: {' '.join(sorted(SUFFIXES))}"
-    return SourceNotFound(f"{where} holds no picture; {saw}.")
+    return SourceNotFound(f"{where} holds no picture; {saw}{extras_for(others)}.")
 
 
 def _from_pattern(pattern: str, names: _Names) -> Iterator[ImageRef]:
     base, found = matches(pattern)
     if found is None:
         raise _missing(base)
-    paths = [(name, os.path.join(base, name)) for name in found if os.path.splitext(name)[1].lower() in SUFFIXES]
+    paths = [(name, os.path.join(base, name)) for name in found if os.path.splitext(name)[1].lower() in names.endings]
     files = [(name, path) for name, path in paths if not os.path.isdir(path)]
     if not files:
         endings = " ".join(sorted(SUFFIXES))

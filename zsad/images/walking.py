@@ -1,7 +1,7 @@
 """Files of folders and patterns in natural order (2 before 10), and names like that of a path that does not exist."""
 
 # os.path answers False where Path raises (no permission, name too long), and is faster on millions of names.
-# ruff: noqa: PTH112, PTH117, PTH118, PTH207
+# ruff: noqa: PTH112, PTH117, PTH118, PTH120, PTH207
 from __future__ import annotations
 
 import difflib
@@ -12,7 +12,9 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
-__all__ = ["MAGIC", "matches", "natural", "near", "walk"]
+from zsad.common.output_folder import HIDDEN
+
+__all__ = ["MAGIC", "is_output", "matches", "natural", "near", "walk"]
 
 MAGIC = re.compile(r"[*?[]")
 
@@ -40,6 +42,16 @@ def walk(root: str) -> Iterator[tuple[str, str, OSError | None]]:
                 if not name:
                     raise
                 yield name, path, error
+
+
+def is_output(path: str, root: str) -> bool:
+    """Whether a file below ``root`` is part of the output folder of a run."""
+    folder = os.path.dirname(path)
+    while len(folder) >= len(root) and folder:
+        if os.path.isdir(os.path.join(folder, HIDDEN)):
+            return True
+        folder = os.path.dirname(folder)
+    return False
 
 
 def matches(pattern: str) -> tuple[str, list[str] | None]:
