@@ -12,11 +12,10 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
-from zsad.common.output_folder import HIDDEN
-
 __all__ = ["MAGIC", "is_output", "matches", "natural", "near", "walk"]
 
 MAGIC = re.compile(r"[*?[]")
+_OF_A_RUN = ".zsad"  # a folder in the output folder of every command
 
 
 def walk(root: str) -> Iterator[tuple[str, str, OSError | None]]:
@@ -48,7 +47,7 @@ def is_output(path: str, root: str) -> bool:
     """Whether a file below ``root`` is part of the output folder of a run."""
     folder = os.path.dirname(path)
     while len(folder) >= len(root) and folder:
-        if os.path.isdir(os.path.join(folder, HIDDEN)):
+        if os.path.isdir(os.path.join(folder, _OF_A_RUN)):
             return True
         folder = os.path.dirname(folder)
     return False
