@@ -166,3 +166,24 @@ def test_what_is_passed_over_is_named_once(monkeypatch: pytest.MonkeyPatch) -> N
         assert done.exit_code == 0, done.output
         assert "zsad: passed over, by ending: 2 .heic, 1 .pdf; .heic: pip install 'zsad[heic]'." in done.stderr.splitlines()
         assert json.loads(Path("out/run.json").read_text())["passed_over"] == {".heic": 2, ".pdf": 1}
+
+
+# ------------------------------------------------------------------ masks beside their pictures
+def test_masks_beside_their_pictures_are_left_out() -> None:
+    for folder in "ab":
+        for name in ("00", "01"):
+            picture(1.0).point(lambda value: 255 if value > 128 else 0).save(f"photos/{folder}/{name}_mask.png")
+    done = predict("photos")
+    assert names() == ["a/00.png", "a/01.png", "b/00.png", "b/01.png"]
+    line = "zsad: left out as masks of pictures beside them: 4 files such as a/00_mask.png; --skip-masks off scores them."
+    assert line in done.stderr.splitlines()
+    assert json.loads(Path("out/run.json").read_text())["masks_left_out"] == 4
+    done = predict("photos", "--skip-masks", "off", "--overwrite")
+    assert (len(names()), "masks" in done.stderr) == (8, False)
+    Path("photos/a/00_mask.png").unlink()
+    done = predict("photos", "--overwrite")
+    assert len(names()) == 7
+    assert "zsad: scored though they look like masks: 3 files such as a/01_mask.png (not every picture has one)" in done.stderr
+    predict("photos", "--skip-masks", "on", "--overwrite")
+    assert len(names()) == 4
+    assert json.loads(Path("out/run.json").read_text())["masks_left_out"] == 3

@@ -6,7 +6,7 @@ import ast
 import inspect
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -45,6 +45,10 @@ Batch = Annotated[
     typer.Option(help="Compare the pictures with each other: auto (by default; where it helps), on or off."),
 ]
 Null = Annotated[bool, typer.Option("-0", "--null", help="Paths of a list end in NUL characters, as find -print0 writes them.")]
+SkipMasks = Annotated[
+    Literal["auto", "on", "off"],
+    typer.Option(help="Leave out masks beside their pictures (1_mask.png); auto: where every picture has one."),
+]
 # ------------------------------------------------------------------ a data set
 Layout = Annotated[str | None, typer.Option(help="Of the data set, where it fits several.")]
 Categories = Annotated[str | None, typer.Option(help="Only these, with commas between.")]

@@ -34,6 +34,7 @@ from zsad.cli.options import (
     Resume,
     Roi,
     Sets,
+    SkipMasks,
     Target,
     Tile,
     ValueRange,
@@ -101,6 +102,7 @@ def predict(
     roi: Roi = None,
     keep_aspect: KeepAspect = False,
     null: Null = False,
+    skip_masks: SkipMasks = "auto",
     resume: Resume = False,
     overwrite: Overwrite = False,
     limit_report: Annotated[int, typer.Option(min=0, help="Pictures shown in report.html, the worst first.")] = 500,
@@ -116,7 +118,7 @@ def predict(
     settings = inspector_settings(dict(locals()), "references", "coreset", *LEVELS)
     settings |= {} if batch is None else {"batch": batch}
     check_out(out)
-    given = Source(source, null=null)
+    given = Source(source, null=null, skip_masks=skip_masks)
     refs = given.refs()
     first = next(refs)  # a wrong path ends here, before any weights are loaded
     inspector = Inspector(method, target, **settings).over(count_outside(given.refs(), AUTO_FEWEST))
@@ -134,8 +136,7 @@ def predict(
         summary = run.write(inspector, inspector.known_thresholds(), Options(maps, limit_report), watch=progress)
         times |= {"scoring_seconds": round(scored - begun, 3), "writing_seconds": round(time.perf_counter() - scored, 3)}
         outcome = {"maps": _scale_of_maps(maps, inspector), "limit_report": limit_report, "times": times}
-        outcome |= {"passed_over": given.passed_over}
-        run.finish(_facts(source, run, scoring, summary, _calibrated(inspector, settings)) | outcome)
+        run.finish(_facts(source, run, scoring, summary, _calibrated(inspector, settings)) | given.facts() | outcome)
     given.report()
     if run.skipped:
         typer.echo(f"zsad: output of earlier runs in {out} was left out: {many(run.skipped, 'picture')}.", err=True)

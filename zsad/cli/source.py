@@ -12,10 +12,12 @@ from typing import Any
 import typer
 from typer.core import TyperCommand, TyperOption
 
+from zsad.common.file_names import many, printable
 from zsad.errors import SourceNotFound, UsageError
 from zsad.images.formats import passed_over_line
 from zsad.images.path_lists import read_paths
 from zsad.images.reading import ImageRef, list_images
+from zsad.images.side_masks import SideMasks, find_masks
 
 __all__ = ["Source", "TakesPaths"]
 
@@ -28,6 +30,9 @@ class Source:
             is taken as it stands.
         null: the paths of a list end in NUL characters instead of lines.
 
+        skip_masks: whether masks beside their pictures are left out: "on", "off", or "auto", where every picture has one and
+            all are black and white.
+
     Attributes:
         passed_over: number of files in folders that are no pictures, by ending; of the last complete listing.
 
@@ -36,25 +41,55 @@ class Source:
         UsageError: ``null`` without a list.
     """
 
-    def __init__(self, text: str, *, null: bool = False) -> None:
-        self.text = text
+    def __init__(self, text: str, *, null: bool = False, skip_masks: str = "off") -> None:
+        self.text, self.skip_masks = text, skip_masks
         is_list = text == "-" or (text.startswith("@") and not os.path.lexists(text))
         if null and not is_list:
             raise UsageError(f"-0 is for lists of paths, and the source is {text!r}. Give '-' or '@list.txt', or leave -0 out.")
         self._given: Any = read_paths(_read(text), _name(text), null=null) if is_list else text
         self.passed_over: dict[str, int] = {}
         self._options: dict[str, Any] = {"whole_names": is_list}
+        self._masks: SideMasks | None = SideMasks() if skip_masks == "off" else None
 
     def refs(self) -> Iterator[ImageRef]:
         """Lists the pictures; may be called again."""
+        left_out = self.masks_left_out
+        return (ref for ref in self._listed() if ref.name not in left_out)
+
+    def _listed(self) -> Iterator[ImageRef]:
         passed_over = Counter[str]()
         yield from list_images(self._given, passed_over=passed_over, **self._options)
         self.passed_over = dict(sorted(passed_over.items()))
 
+    @property
+    def masks(self) -> SideMasks:
+        """The masks beside their pictures; none where nobody asked for them."""
+        if self._masks is None:
+            self._masks = find_masks(self._listed)
+        return self._masks
+
+    @property
+    def masks_left_out(self) -> frozenset[str]:
+        """Names of the masks that are left out."""
+        sure = self.skip_masks == "on" or (self.masks.complete and not self.masks.doubtful)
+        return self.masks.names if sure else frozenset()
+
+    def facts(self) -> dict[str, Any]:
+        """For run.json: what of the source is no picture of the run."""
+        return {"passed_over": self.passed_over, "masks_left_out": len(self.masks_left_out)}
+
     def report(self) -> None:
-        """Prints one line on stderr about the files that were passed over, if any."""
+        """Prints lines on stderr about files that were passed over and about masks beside their pictures, if any."""
         if self.passed_over:
             typer.echo(f"zsad: {passed_over_line(self.passed_over)}", err=True)
+        if not self.masks.names:
+            return
+        like = f"{many(len(self.masks.names), 'file')} such as {printable(min(self.masks.names))}"
+        if self.masks_left_out:
+            typer.echo(f"zsad: left out as masks of pictures beside them: {like}; --skip-masks off scores them.", err=True)
+        else:
+            why = "not all are black and white" if self.masks.doubtful else "not every picture has one"
+            typer.echo(f"zsad: scored though they look like masks: {like} ({why}); --skip-masks on leaves them out.", err=True)
 
 
 def _name(text: str) -> str:
