@@ -8,6 +8,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from brightness import folder_of, picture, registered_methods  # noqa: F401
 from typer.testing import CliRunner, Result
@@ -187,3 +188,28 @@ def test_masks_beside_their_pictures_are_left_out() -> None:
     predict("photos", "--skip-masks", "on", "--overwrite")
     assert len(names()) == 4
     assert json.loads(Path("out/run.json").read_text())["masks_left_out"] == 3
+
+
+# ------------------------------------------------------------------ videos
+@pytest.mark.parametrize("every", ["0", "-1s", "1x", "", "s"])
+def test_no_time_between_frames_is_one_sentence(every: str) -> None:
+    done = predict("photos", "--every", every)
+    assert done.exit_code == 2
+    assert "--every takes a time above 0, such as 1s, 500ms or 2m" in done.stderr
+
+
+def test_a_run_over_a_video() -> None:
+    av = pytest.importorskip("av")
+    with av.open("clip.mp4", "w") as container:
+        stream = container.add_stream("mpeg4", rate=4)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for value in (40, 80, 120, 200):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.full((48, 64, 3), value, np.uint8), format="rgb24")))
+        container.mux(stream.encode())
+    done = predict("clip.mp4", "--every", "500ms", "--threshold", "0.1")
+    assert done.exit_code == 0, done.output
+    assert names() == ["clip.mp4/00h00m00s000", "clip.mp4/00h00m00s500"]
+    assert rows()[1]["overlay"] == "overlays/clip.mp4/00h00m00s500.jpg"
+    before = Path("out/predictions.jsonl").read_bytes()
+    assert predict("clip.mp4", "--every", "500ms", "--threshold", "0.1", "--resume").exit_code == 0
+    assert Path("out/predictions.jsonl").read_bytes() == before

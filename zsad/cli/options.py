@@ -45,6 +45,7 @@ Batch = Annotated[
     typer.Option(help="Compare the pictures with each other: auto (by default; where it helps), on or off."),
 ]
 Null = Annotated[bool, typer.Option("-0", "--null", help="Paths of a list end in NUL characters, as find -print0 writes them.")]
+Every = Annotated[str, typer.Option(help="Time from one frame of a video to the next: 1s, 500ms, 2m, or frame for every one.")]
 SkipMasks = Annotated[
     Literal["auto", "on", "off"],
     typer.Option(help="Leave out masks beside their pictures (1_mask.png); auto: where every picture has one."),

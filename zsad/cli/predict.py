@@ -23,6 +23,7 @@ from zsad.cli.options import (
     Checkpoint,
     Coreset,
     Device,
+    Every,
     Json,
     KeepAspect,
     Method,
@@ -64,7 +65,7 @@ STEP_UP = "winclip"
 def predict(
     source: Annotated[
         str,
-        typer.Argument(help="A picture, a folder (with its subfolders) or a quoted glob pattern; @list.txt, or - for a list."),
+        typer.Argument(help="A picture, folder, quoted glob pattern, archive or video; @list.txt, or - for a list."),
     ],
     target: Target = "object",
     out: Annotated[str, typer.Option(help="Folder for the results.")] = "results",
@@ -103,6 +104,7 @@ def predict(
     keep_aspect: KeepAspect = False,
     null: Null = False,
     skip_masks: SkipMasks = "auto",
+    every: Every = "1s",
     resume: Resume = False,
     overwrite: Overwrite = False,
     limit_report: Annotated[int, typer.Option(min=0, help="Pictures shown in report.html, the worst first.")] = 500,
@@ -118,7 +120,7 @@ def predict(
     settings = inspector_settings(dict(locals()), "references", "coreset", *LEVELS)
     settings |= {} if batch is None else {"batch": batch}
     check_out(out)
-    given = Source(source, null=null, skip_masks=skip_masks)
+    given = Source(source, null=null, skip_masks=skip_masks, every=every)
     refs = given.refs()
     first = next(refs)  # a wrong path ends here, before any weights are loaded
     inspector = Inspector(method, target, **settings).over(count_outside(given.refs(), AUTO_FEWEST))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -29,26 +30,26 @@ class Source:
         text: a path or a pattern; "-" for a list of paths on standard input; "@file" for a list in a file. A path that exists
             is taken as it stands.
         null: the paths of a list end in NUL characters instead of lines.
-
         skip_masks: whether masks beside their pictures are left out: "on", "off", or "auto", where every picture has one and
             all are black and white.
+        every: time from one frame of a video to the next: "1s", "500ms", "2m"; "frame" for every frame.
 
     Attributes:
         passed_over: number of files in folders that are no pictures, by ending; of the last complete listing.
 
     Raises:
         SourceNotFound: the list cannot be read or holds no path.
-        UsageError: ``null`` without a list.
+        UsageError: ``null`` without a list, or ``every`` is no time.
     """
 
-    def __init__(self, text: str, *, null: bool = False, skip_masks: str = "off") -> None:
+    def __init__(self, text: str, *, null: bool = False, skip_masks: str = "off", every: str = "1s") -> None:
         self.text, self.skip_masks = text, skip_masks
         is_list = text == "-" or (text.startswith("@") and not os.path.lexists(text))
         if null and not is_list:
             raise UsageError(f"-0 is for lists of paths, and the source is {text!r}. Give '-' or '@list.txt', or leave -0 out.")
         self._given: Any = read_paths(_read(text), _name(text), null=null) if is_list else text
         self.passed_over: dict[str, int] = {}
-        self._options: dict[str, Any] = {"whole_names": is_list}
+        self._options: dict[str, Any] = {"whole_names": is_list, "every": _seconds(every)}
         self._masks: SideMasks | None = SideMasks() if skip_masks == "off" else None
 
     def refs(self) -> Iterator[ImageRef]:
@@ -90,6 +91,17 @@ class Source:
         else:
             why = "not all are black and white" if self.masks.doubtful else "not every picture has one"
             typer.echo(f"zsad: scored though they look like masks: {like} ({why}); --skip-masks on leaves them out.", err=True)
+
+
+_UNITS = {"": 1.0, "s": 1.0, "ms": 0.001, "m": 60.0, "min": 60.0, "h": 3600.0}
+
+
+def _seconds(text: str) -> float:
+    found = re.fullmatch(r"(\d+\.?\d*|\.\d+) *(ms|s|min|m|h|)", text.strip().lower())
+    seconds = float(found[1]) * _UNITS[found[2]] if found else 0.0
+    if not seconds and text != "frame":
+        raise UsageError(f"--every takes a time above 0, such as 1s, 500ms or 2m, or frame for every frame; got {text!r}.")
+    return seconds
 
 
 def _name(text: str) -> str:

@@ -18,6 +18,7 @@ from zsad.errors import ImageError, SourceNotFound
 from zsad.images.archives import is_archive, members
 from zsad.images.formats import extra_suffixes, extras_for
 from zsad.images.in_memory import is_in_memory, pictures_in
+from zsad.images.video import frame_names, is_video
 from zsad.images.walking import MAGIC, is_output, matches, near, walk
 
 __all__ = ["SUFFIXES", "ImageRef", "encodable", "list_images"]
@@ -55,6 +56,7 @@ def list_images(
     *,
     channels_first: bool = False,
     whole_names: bool = False,
+    every: float = 1.0,
     passed_over: Counter[str] | None = None,
 ) -> Iterator[ImageRef]:
     """Lists the pictures of any source.
@@ -65,30 +67,32 @@ def list_images(
     sub-folder that cannot be opened.
 
     Args:
-        source: Path of a file, folder or archive, glob pattern, a picture or a stack of pictures in memory (see
+        source: Path of a file, folder, archive or video, glob pattern, a picture or a stack of pictures in memory (see
             ``pictures_in``), or a list or iterator of these (nested one level).
         channels_first: numpy arrays are (3, H, W) or (B, 3, H, W), as tensors are.
         whole_names: files that are given by a relative path are named by it, and not by its last part.
+        every: seconds from one frame of a video to the next; 0 takes every frame.
         passed_over: takes the number of files in folders and archives that are no pictures, by ending (lower case).
 
     Raises:
         SourceNotFound: Unknown type, nothing at that path, or no picture in it.
     """
-    refs = _refs(source, _Names(channels_first, whole_names, passed_over), 0)
+    counts = Counter[str]() if passed_over is None else passed_over
+    refs = _refs(source, _Names(channels_first, whole_names, every, counts), 0)
     return refs if _is_lazy(source) else chain(list(islice(refs, 1)), refs)
 
 
+@dataclass
 class _Names:
-    """Makes ``ImageRef`` with unique names."""
+    """Makes ``ImageRef`` with unique names, and keeps the arguments of ``list_images``."""
 
-    def __init__(
-        self, channels_first: bool = False, whole_names: bool = False, passed_over: Counter[str] | None = None
-    ) -> None:
-        self.taken: set[str] = set()
-        self.given = 0
-        self.endings = SUFFIXES | extra_suffixes()
-        self.passed_over = Counter[str]() if passed_over is None else passed_over
-        self.channels_first, self.whole_names = channels_first, whole_names
+    channels_first: bool = False
+    whole_names: bool = False
+    every: float = 1.0
+    passed_over: Counter[str] = field(default_factory=Counter)
+    endings: frozenset[str] = field(default_factory=lambda: SUFFIXES | extra_suffixes())
+    taken: set[str] = field(default_factory=set)
+    given: int = 0
 
     def file(self, name: str, path: str | Path, origin: str | Path, data: Any = None) -> ImageRef:
         """Of a file; ``origin`` is the folder whose own name distinguishes equal names."""
@@ -173,6 +177,9 @@ def _from_path(text: str, names: _Names) -> Iterator[ImageRef]:
         yield from _from_folder(text, names)
     elif text and is_archive(text) and os.path.isfile(text):
         yield from _from_archive(text, names)
+    elif text and is_video(text) and os.path.isfile(text):
+        for frame in frame_names(text, names.every):
+            yield names.file(f"{names.of(text)}/{frame}", os.path.join(text, frame), os.path.dirname(text))
     elif text and os.path.exists(text):
         yield names.file(names.of(text), text, os.path.dirname(text))
     elif MAGIC.search(text):
