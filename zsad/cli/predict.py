@@ -138,7 +138,7 @@ def predict(
         summary = run.write(inspector, inspector.known_thresholds(), Options(maps, limit_report), watch=progress)
         times |= {"scoring_seconds": round(scored - begun, 3), "writing_seconds": round(time.perf_counter() - scored, 3)}
         outcome = {"maps": _scale_of_maps(maps, inspector), "limit_report": limit_report, "times": times}
-        run.finish(_facts(source, run, scoring, summary, _calibrated(inspector, settings)) | given.facts() | outcome)
+        run.finish(run_facts(source, run, scoring, summary, calibration_facts(inspector, settings)) | given.facts() | outcome)
     given.report()
     if run.skipped:
         typer.echo(f"zsad: output of earlier runs in {out} was left out: {many(run.skipped, 'picture')}.", err=True)
@@ -150,7 +150,7 @@ def predict(
 
 
 # ------------------------------------------------------------------ run.json
-def _facts(
+def run_facts(
     source: str, run: RunFolder, scoring: Mapping[str, Any], summary: Summary, calibration: dict[str, Any] | None
 ) -> dict[str, Any]:
     """What scored, and what came out; whatever may differ between equal runs goes under "times"."""
@@ -169,7 +169,7 @@ def _facts(
     }
 
 
-def _calibrated(inspector: Inspector, settings: Mapping[str, Any]) -> dict[str, Any] | None:
+def calibration_facts(inspector: Inspector, settings: Mapping[str, Any]) -> dict[str, Any] | None:
     """Which calibration the verdicts rest on, and at which false-alarm rates."""
     made = inspector.calibration
     if made is None:
