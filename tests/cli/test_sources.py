@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
 import zipfile
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -213,3 +216,21 @@ def test_a_run_over_a_video() -> None:
     before = Path("out/predictions.jsonl").read_bytes()
     assert predict("clip.mp4", "--every", "500ms", "--threshold", "0.1", "--resume").exit_code == 0
     assert Path("out/predictions.jsonl").read_bytes() == before
+
+
+def test_addresses_are_fetched_only_when_allowed() -> None:
+    handler = partial(SimpleHTTPRequestHandler, directory=str(Path.cwd()))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        host = f"127.0.0.1:{server.server_address[1]}"
+        done = predict(f"http://{host}/photos/a/00.png")
+        assert done.exit_code == 2
+        assert "Give --allow-urls" in done.stderr
+        lines = f"http://{host}/photos/a/00.png?key=1\nhttp://{host}/photos/gone.png\n"
+        done = predict("-", "--allow-urls", "--threshold", "0.1", stdin=lines)
+        server.shutdown()
+    assert done.exit_code == 3
+    assert names() == [f"{host}/photos/a/00.png", f"{host}/photos/gone.png"]
+    assert "HTTP 404" in rows()[1]["error"]
+    assert "key" not in Path("out/predictions.jsonl").read_text() + Path("out/run.json").read_text()
+    assert Path("out", rows()[0]["overlay"]).is_file()

@@ -46,6 +46,7 @@ Batch = Annotated[
 ]
 Null = Annotated[bool, typer.Option("-0", "--null", help="Paths of a list end in NUL characters, as find -print0 writes them.")]
 Every = Annotated[str, typer.Option(help="Time from one frame of a video to the next: 1s, 500ms, 2m, or frame for every one.")]
+AllowUrls = Annotated[bool, typer.Option("--allow-urls", help="Fetch pictures that are given as http or https addresses.")]
 SkipMasks = Annotated[
     Literal["auto", "on", "off"],
     typer.Option(help="Leave out masks beside their pictures (1_mask.png); auto: where every picture has one."),

@@ -17,6 +17,7 @@ import typer
 from zsad.cli.app import EXIT_CODES, app, keeps_scores_in, sentence_on_error
 from zsad.cli.console import log_to_stderr, progress, report_unreadable, table
 from zsad.cli.options import (
+    AllowUrls,
     Backbone,
     Batch,
     BatchSize,
@@ -47,6 +48,7 @@ from zsad.cli.options import (
 from zsad.cli.source import Source, TakesPaths
 from zsad.common.file_names import many
 from zsad.common.version import __version__, versions
+from zsad.images.urls import without_keys
 from zsad.inference.inspector import Inspector
 from zsad.inference.settings import AUTO_FEWEST
 from zsad.registry import list_methods, method_class
@@ -105,6 +107,7 @@ def predict(
     null: Null = False,
     skip_masks: SkipMasks = "auto",
     every: Every = "1s",
+    allow_urls: AllowUrls = False,
     resume: Resume = False,
     overwrite: Overwrite = False,
     limit_report: Annotated[int, typer.Option(min=0, help="Pictures shown in report.html, the worst first.")] = 500,
@@ -120,7 +123,7 @@ def predict(
     settings = inspector_settings(dict(locals()), "references", "coreset", *LEVELS)
     settings |= {} if batch is None else {"batch": batch}
     check_out(out)
-    given = Source(source, null=null, skip_masks=skip_masks, every=every)
+    given = Source(source, null=null, skip_masks=skip_masks, every=every, allow_urls=allow_urls)
     refs = given.refs()
     first = next(refs)  # a wrong path ends here, before any weights are loaded
     inspector = Inspector(method, target, **settings).over(count_outside(given.refs(), AUTO_FEWEST))
@@ -138,7 +141,11 @@ def predict(
         summary = run.write(inspector, inspector.known_thresholds(), Options(maps, limit_report), watch=progress)
         times |= {"scoring_seconds": round(scored - begun, 3), "writing_seconds": round(time.perf_counter() - scored, 3)}
         outcome = {"maps": _scale_of_maps(maps, inspector), "limit_report": limit_report, "times": times}
-        run.finish(run_facts(source, run, scoring, summary, calibration_facts(inspector, settings)) | given.facts() | outcome)
+        run.finish(
+            run_facts(without_keys(source), run, scoring, summary, calibration_facts(inspector, settings))
+            | given.facts()
+            | outcome
+        )
     given.report()
     if run.skipped:
         typer.echo(f"zsad: output of earlier runs in {out} was left out: {many(run.skipped, 'picture')}.", err=True)

@@ -33,6 +33,7 @@ class Source:
         skip_masks: whether masks beside their pictures are left out: "on", "off", or "auto", where every picture has one and
             all are black and white.
         every: time from one frame of a video to the next: "1s", "500ms", "2m"; "frame" for every frame.
+        allow_urls: http and https addresses are fetched.
 
     Attributes:
         passed_over: number of files in folders that are no pictures, by ending; of the last complete listing.
@@ -42,14 +43,16 @@ class Source:
         UsageError: ``null`` without a list, or ``every`` is no time.
     """
 
-    def __init__(self, text: str, *, null: bool = False, skip_masks: str = "off", every: str = "1s") -> None:
+    def __init__(
+        self, text: str, *, null: bool = False, skip_masks: str = "off", every: str = "1s", allow_urls: bool = False
+    ) -> None:
         self.text, self.skip_masks = text, skip_masks
         is_list = text == "-" or (text.startswith("@") and not os.path.lexists(text))
         if null and not is_list:
             raise UsageError(f"-0 is for lists of paths, and the source is {text!r}. Give '-' or '@list.txt', or leave -0 out.")
         self._given: Any = read_paths(_read(text), _name(text), null=null) if is_list else text
         self.passed_over: dict[str, int] = {}
-        self._options: dict[str, Any] = {"whole_names": is_list, "every": _seconds(every)}
+        self._options: dict[str, Any] = {"whole_names": is_list, "every": _seconds(every), "allow_urls": allow_urls}
         self._masks: SideMasks | None = SideMasks() if skip_masks == "off" else None
 
     def refs(self) -> Iterator[ImageRef]:

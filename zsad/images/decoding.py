@@ -26,6 +26,7 @@ from zsad.images.dicom import is_dicom, read_dicom
 from zsad.images.formats import is_heif, open_heif
 from zsad.images.intensity import Raw
 from zsad.images.sources import ImageRef
+from zsad.images.urls import fetch
 from zsad.images.video import is_video, read_frame
 
 __all__ = ["decode"]
@@ -62,6 +63,8 @@ def decode(ref: ImageRef, max_pixels: int) -> Raw:
             return _from_bytes(read_member(*inside), max_pixels)
         if inside is not None and is_video(inside[0]):
             return read_frame(*inside, lambda width, height: _check_size(width, height, max_pixels))
+        if (fetched := fetch(ref.path)) is not None:
+            return _from_bytes(fetched, max_pixels)
         raise
     if not stat.S_ISREG(info.st_mode):  # opening a pipe would wait for its other end for ever
         raise ImageError("is no regular file but a folder, pipe, socket or device. Give a picture file")

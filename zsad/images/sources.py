@@ -1,7 +1,7 @@
 """Lists the pictures of any source, each as an ``ImageRef`` with a unique, printable name; nothing is decoded."""
 
 # os.path answers False where Path raises (no permission, name too long), and is faster on millions of names.
-# ruff: noqa: PTH110, PTH112, PTH113, PTH117, PTH118, PTH119, PTH120, PTH122
+# ruff: noqa: PTH110, PTH112, PTH113, PTH118, PTH119, PTH120, PTH122
 from __future__ import annotations
 
 import os
@@ -18,8 +18,9 @@ from zsad.errors import ImageError, SourceNotFound
 from zsad.images.archives import is_archive, members
 from zsad.images.formats import extra_suffixes, extras_for
 from zsad.images.in_memory import is_in_memory, pictures_in
+from zsad.images.urls import enlist_url, is_url
 from zsad.images.video import frame_names, is_video
-from zsad.images.walking import MAGIC, is_output, matches, near, walk
+from zsad.images.walking import MAGIC, either, is_output, matches, name_of_path, near, walk
 
 __all__ = ["SUFFIXES", "ImageRef", "encodable", "list_images"]
 
@@ -57,6 +58,7 @@ def list_images(
     channels_first: bool = False,
     whole_names: bool = False,
     every: float = 1.0,
+    allow_urls: bool = False,
     passed_over: Counter[str] | None = None,
 ) -> Iterator[ImageRef]:
     """Lists the pictures of any source.
@@ -72,13 +74,14 @@ def list_images(
         channels_first: numpy arrays are (3, H, W) or (B, 3, H, W), as tensors are.
         whole_names: files that are given by a relative path are named by it, and not by its last part.
         every: seconds from one frame of a video to the next; 0 takes every frame.
+        allow_urls: http and https addresses are fetched, one picture each.
         passed_over: takes the number of files in folders and archives that are no pictures, by ending (lower case).
 
     Raises:
         SourceNotFound: Unknown type, nothing at that path, or no picture in it.
     """
     counts = Counter[str]() if passed_over is None else passed_over
-    refs = _refs(source, _Names(channels_first, whole_names, every, counts), 0)
+    refs = _refs(source, _Names(channels_first, whole_names, every, allow_urls, counts), 0)
     return refs if _is_lazy(source) else chain(list(islice(refs, 1)), refs)
 
 
@@ -89,6 +92,7 @@ class _Names:
     channels_first: bool = False
     whole_names: bool = False
     every: float = 1.0
+    allow_urls: bool = False
     passed_over: Counter[str] = field(default_factory=Counter)
     endings: frozenset[str] = field(default_factory=lambda: SUFFIXES | extra_suffixes())
     taken: set[str] = field(default_factory=set)
@@ -106,17 +110,12 @@ class _Names:
 
     def of(self, text: str) -> str:
         """The name that a file's path gives."""
-        return self._whole(text) or os.path.basename(text.rstrip("/"))
+        return (self.whole_names and name_of_path(text)) or os.path.basename(text.rstrip("/"))
 
     def above(self, root: str) -> str:
         """What comes before the names of a folder's files."""
-        whole = self._whole(root)
+        whole = self.whole_names and name_of_path(root)
         return f"{whole}/" if whole else ""
-
-    def _whole(self, text: str) -> str:
-        """A relative path as a name, where paths are names and it leads to no place above."""
-        plain = os.path.normpath(text).replace(os.sep, "/")
-        return "" if not self.whole_names or os.path.isabs(text) or plain.startswith("..") or plain == "." else plain
 
     def memory(self, data: Any) -> ImageRef:
         """Of a picture in memory, or of an error: named by its position."""
@@ -126,9 +125,9 @@ class _Names:
     def missing(self, text: str, error: SourceNotFound) -> ImageRef:
         """Of a path in a list that gives no picture."""
         reason = f"has no picture: {error}"
-        if not text or not (os.path.lexists(text) or MAGIC.search(text)):
-            beside = [os.path.basename(path) for path in near(text)]
-            reason = f"does not exist{f' (did you mean {_either(beside)}?)' if beside else ''}. Check the path"
+        if not text or not (os.path.lexists(text) or MAGIC.search(text) or is_url(text)):
+            beside = either(map(os.path.basename, near(text)))
+            reason = f"does not exist{f' (did you mean {beside}?)' if beside else ''}. Check the path"
         name = self.of(text)
         if not name or "\0" in text or len(os.fsencode(name)) > 255:
             return self.memory(ImageError(reason))
@@ -182,6 +181,11 @@ def _from_path(text: str, names: _Names) -> Iterator[ImageRef]:
             yield names.file(f"{names.of(text)}/{frame}", os.path.join(text, frame), os.path.dirname(text))
     elif text and os.path.exists(text):
         yield names.file(names.of(text), text, os.path.dirname(text))
+    elif is_url(text):
+        if not names.allow_urls:
+            raise SourceNotFound(f"{encodable(text)!r} is a URL. Give --allow-urls (allow_urls=True) to have it fetched.")
+        name, path = enlist_url(text)
+        yield names.file(name, path, os.path.dirname(path))
     elif MAGIC.search(text):
         yield from _from_pattern(text, names)
     else:
@@ -189,12 +193,8 @@ def _from_path(text: str, names: _Names) -> Iterator[ImageRef]:
 
 
 def _missing(text: str) -> SourceNotFound:
-    beside = near(text)
-    return SourceNotFound(f"There is nothing at {text!r}.{f' Did you mean {_either(beside)}?' if beside else ''} {_TAKEN}.")
-
-
-def _either(names: list[str]) -> str:
-    return " or ".join(map(repr, names))
+    beside = either(near(text))
+    return SourceNotFound(f"There is nothing at {text!r}.{f' Did you mean {beside}?' if beside else ''} {_TAKEN}.")
 
 
 def _from_folder(root: str, names: _Names) -> Iterator[ImageRef]:

@@ -8,11 +8,11 @@ import difflib
 import glob
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 
-__all__ = ["MAGIC", "is_output", "matches", "natural", "near", "walk"]
+__all__ = ["MAGIC", "either", "is_output", "matches", "name_of_path", "natural", "near", "walk"]
 
 MAGIC = re.compile(r"[*?[]")
 _OF_A_RUN = ".zsad"  # a folder in the output folder of every command
@@ -68,6 +68,17 @@ def matches(pattern: str) -> tuple[str, list[str] | None]:
         rest.replace("[", "[[]"), root_dir=within, recursive=True
     )
     return base, sorted(found, key=natural)
+
+
+def name_of_path(text: str) -> str:
+    """A relative path as a name, with "/" between its parts; "" where it leads nowhere or to a place above."""
+    plain = os.path.normpath(text).replace(os.sep, "/")
+    return "" if os.path.isabs(text) or plain.startswith("..") or plain == "." else plain
+
+
+def either(names: Iterable[str]) -> str:
+    """ "'a' or 'b'"; "" of no names."""
+    return " or ".join(map(repr, names))
 
 
 def near(text: str) -> list[str]:
