@@ -137,6 +137,24 @@ def test_a_run_inside_the_folder_is_not_its_own_input() -> None:
     assert len(lines) == 4
 
 
+def test_a_picture_that_is_moved_while_it_is_scored_keeps_its_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
+    from zsad.runs.watching import Watcher
+
+    real = Watcher._journal
+
+    def moved(self: Watcher, place: int) -> dict[str, Any]:
+        Path("in/bad.png").unlink(missing_ok=True)
+        return real(self, place)
+
+    monkeypatch.setattr(Watcher, "_journal", moved)
+    for name in ("00", "01", "02"):
+        Path(f"in/{name}.png").unlink()
+    watch("--threshold", "0.6", "--exec", f'{sys.executable} -c \'open("ran", "a").write(input()[:1])\'')
+    (row,) = rows()
+    assert (row["name"], row["pred_label"], Path("ran").read_text()) == ("bad.png", "anomalous", "{")
+    assert "could not be read again" in row["error"]
+
+
 # ------------------------------------------------------------------ stops
 @pytest.mark.parametrize("step", ["add", "_journal", "_hand"])
 def test_nothing_is_lost_or_doubled_between_any_two_steps(step: str, monkeypatch: pytest.MonkeyPatch) -> None:

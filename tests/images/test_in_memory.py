@@ -47,6 +47,9 @@ class Upload:
     async def read(self) -> bytes:
         raise AssertionError
 
+    async def seek(self, place: int) -> None:
+        raise AssertionError
+
     def __iter__(self) -> Any:
         raise AssertionError
 
@@ -176,3 +179,14 @@ def test_a_missing_path_of_a_list_is_one_row(tmp_path: Path) -> None:
     assert all("does not exist" in reason for reason in reasons[4:])
     with pytest.raises(SourceNotFound, match="Did you mean"):
         list_images(tmp_path / "screw_1.png")
+
+
+def test_a_camera_with_a_read_of_its_own_stays_an_iterator() -> None:
+    class Camera:
+        def read(self) -> tuple[bool, np.ndarray]:
+            raise AssertionError
+
+        def __iter__(self) -> Any:
+            return iter([RGB, RGB])
+
+    assert len(pixels(Camera())) == 2

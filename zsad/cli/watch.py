@@ -40,6 +40,7 @@ from zsad.cli.options import (
     inspector_settings,
 )
 from zsad.cli.predict import LEVELS, calibration_facts, run_facts
+from zsad.cli.source import TakesPaths
 from zsad.common.file_names import many, printable
 from zsad.decision.thresholds import ANOMALOUS, Thresholds
 from zsad.errors import UsageError
@@ -53,7 +54,9 @@ from zsad.runs.writers import write_facts
 LONGEST = 60  # seconds that a command of --exec may take
 
 
-@app.command(epilog="Exit codes: 0 stopped (SIGTERM, Ctrl-C) or done (--once), 2 wrong usage (one sentence on stderr).")
+@app.command(
+    cls=TakesPaths, epilog="Exit codes: 0 stopped (SIGTERM, Ctrl-C) or done (--once), 2 wrong usage (one sentence on stderr)."
+)
 @sentence_on_error
 def watch(
     folder: Annotated[Path, typer.Argument(help="The folder that pictures arrive in, with its subfolders.")],
@@ -118,7 +121,7 @@ def _hand_on(command: list[str] | None, as_json: bool) -> Callable[[dict[str, An
 
     def hand_on(row: dict[str, Any]) -> None:
         typer.echo(json.dumps(row) if as_json else _line(row))
-        if command and row["pred_label"] == ANOMALOUS and not row["error"]:
+        if command and row["pred_label"] == ANOMALOUS:  # though the file may be gone before it could be drawn
             _execute(command, row)
 
     return hand_on

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import io
 from collections.abc import Iterator
 from typing import Any
 
@@ -90,7 +91,11 @@ def _is_file(source: Any) -> bool:
     """Whether it is an open file, an upload (``.file``) or a response (``.content``)."""
     if isinstance(source, type) or hasattr(source, "__fspath__"):
         return False
-    return callable(getattr(source, "read", None)) or hasattr(type(source), "iter_content")
+    if hasattr(type(source), "iter_content"):
+        return True
+    # a camera may have read() too, and is a source of many pictures
+    of_a_file = isinstance(source, io.IOBase) or any(hasattr(source, name) for name in ("seek", "readline", "iter_bytes"))
+    return of_a_file and callable(getattr(source, "read", None))
 
 
 def _read(source: Any) -> bytes | ImageError:
