@@ -192,7 +192,7 @@ def test_lists_nest_once_and_iterators_stay_lazy(tmp_path: Path) -> None:
     assert list(list_images(iter([]))) == []
 
 
-@pytest.mark.parametrize("source", [None, 3, b"abc", {"a": 1}, {"x.png"}, [], (), [[[RGB]]], [RGB, None]])
+@pytest.mark.parametrize("source", [None, 3, {"a": 1}, {"x.png"}, [], (), [[[RGB]]], [RGB, None]])
 def test_unknown_sources_say_what_is_taken(source: Any) -> None:
     with pytest.raises(SourceNotFound, match=r"No pictures can come from .*Give a picture file, a folder"):
         list_images(source)
@@ -203,8 +203,6 @@ def test_a_missing_path_names_its_neighbours(tmp_path: Path) -> None:
     for missing in ("photo/screw_01.png", "photo", "Photos/x/y"):
         with pytest.raises(SourceNotFound, match=r"Did you mean .*photos'"):
             list_images(tmp_path / missing)
-    with pytest.raises(SourceNotFound, match=r"screw_01\.png"):
-        list_images([tmp_path / "photos", tmp_path / "photos" / "screw_1.png"])
     for empty in ("", "a\0b", "x" * 5000):
         with pytest.raises(SourceNotFound, match="nothing at"):
             list_images(empty)

@@ -1,4 +1,4 @@
-"""The command line: ``zsad predict | calibrate | references | evaluate | finetune | convert | push | demo | list ...``."""
+"""The command line: ``zsad predict | watch | calibrate | references | evaluate | finetune | convert | push | demo ...``."""
 
 import sys
 
@@ -15,6 +15,7 @@ from zsad.cli import (  # noqa: F401  (each file registers its command)
     push,
     references,
     verify,
+    watch,
 )
 from zsad.cli.app import app
 

@@ -6,7 +6,7 @@ import ast
 import inspect
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -43,6 +43,13 @@ KeepAspect = Annotated[bool, typer.Option("--keep-aspect", help="Pad to a square
 Batch = Annotated[
     str | None,
     typer.Option(help="Compare the pictures with each other: auto (by default; where it helps), on or off."),
+]
+Null = Annotated[bool, typer.Option("-0", "--null", help="Paths of a list end in NUL characters, as find -print0 writes them.")]
+Every = Annotated[str, typer.Option(help="Time from one frame of a video to the next: 1s, 500ms, 2m, or frame for every one.")]
+AllowUrls = Annotated[bool, typer.Option("--allow-urls", help="Fetch pictures that are given as http or https addresses.")]
+SkipMasks = Annotated[
+    Literal["auto", "on", "off"],
+    typer.Option(help="Leave out masks beside their pictures (1_mask.png); auto: where every picture has one."),
 ]
 # ------------------------------------------------------------------ a data set
 Layout = Annotated[str | None, typer.Option(help="Of the data set, where it fits several.")]

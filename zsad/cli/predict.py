@@ -17,15 +17,18 @@ import typer
 from zsad.cli.app import EXIT_CODES, app, keeps_scores_in, sentence_on_error
 from zsad.cli.console import log_to_stderr, progress, report_unreadable, table
 from zsad.cli.options import (
+    AllowUrls,
     Backbone,
     Batch,
     BatchSize,
     Checkpoint,
     Coreset,
     Device,
+    Every,
     Json,
     KeepAspect,
     Method,
+    Null,
     Overlap,
     Overwrite,
     Precision,
@@ -33,6 +36,7 @@ from zsad.cli.options import (
     Resume,
     Roi,
     Sets,
+    SkipMasks,
     Target,
     Tile,
     ValueRange,
@@ -41,9 +45,10 @@ from zsad.cli.options import (
     check_out,
     inspector_settings,
 )
+from zsad.cli.source import Source, TakesPaths
 from zsad.common.file_names import many
 from zsad.common.version import __version__, versions
-from zsad.images.reading import list_images
+from zsad.images.urls import without_keys
 from zsad.inference.inspector import Inspector
 from zsad.inference.settings import AUTO_FEWEST
 from zsad.registry import list_methods, method_class
@@ -57,10 +62,13 @@ SHOWN = 20  # rows of the table on stdout
 STEP_UP = "winclip"
 
 
-@app.command(epilog=EXIT_CODES)
+@app.command(cls=TakesPaths, epilog=EXIT_CODES)
 @sentence_on_error
 def predict(
-    source: Annotated[str, typer.Argument(help="A picture, a folder (with its subfolders) or a quoted glob pattern.")],
+    source: Annotated[
+        str,
+        typer.Argument(help="A picture, folder, quoted glob pattern, archive or video; @list.txt, or - for a list."),
+    ],
     target: Target = "object",
     out: Annotated[str, typer.Option(help="Folder for the results.")] = "results",
     method: Method = "compact",
@@ -96,6 +104,10 @@ def predict(
     overlap: Overlap = None,
     roi: Roi = None,
     keep_aspect: KeepAspect = False,
+    null: Null = False,
+    skip_masks: SkipMasks = "auto",
+    every: Every = "1s",
+    allow_urls: AllowUrls = False,
     resume: Resume = False,
     overwrite: Overwrite = False,
     limit_report: Annotated[int, typer.Option(min=0, help="Pictures shown in report.html, the worst first.")] = 500,
@@ -111,9 +123,10 @@ def predict(
     settings = inspector_settings(dict(locals()), "references", "coreset", *LEVELS)
     settings |= {} if batch is None else {"batch": batch}
     check_out(out)
-    refs = list_images(source)
+    given = Source(source, null=null, skip_masks=skip_masks, every=every, allow_urls=allow_urls)
+    refs = given.refs()
     first = next(refs)  # a wrong path ends here, before any weights are loaded
-    inspector = Inspector(method, target, **settings).over(count_outside(list_images(source), AUTO_FEWEST))
+    inspector = Inspector(method, target, **settings).over(count_outside(given.refs(), AUTO_FEWEST))
     report_unreadable(inspector)
     detector, scoring = inspector.describe(), {"device": str(inspector.device), "batch_size": inspector.batch_size}
     with keeps_scores_in(out), RunFolder(out, detector, resume=resume, overwrite=overwrite, **scoring) as run:
@@ -121,14 +134,19 @@ def predict(
         begun = time.perf_counter()
         score = partial(inspector.scored, folder=run.features)
         group = sys.maxsize if inspector.needs_set else inspector.batch_size
-        total = sum(1 for _ in list_images(source)) if sys.stderr.isatty() else 0
+        total = sum(1 for _ in given.refs()) if sys.stderr.isatty() else 0
         with log_to_stderr():
             run.fill(run.outside(chain([first], refs)), score, group, watch=progress, total=total)
         scored = time.perf_counter()
         summary = run.write(inspector, inspector.known_thresholds(), Options(maps, limit_report), watch=progress)
         times |= {"scoring_seconds": round(scored - begun, 3), "writing_seconds": round(time.perf_counter() - scored, 3)}
         outcome = {"maps": _scale_of_maps(maps, inspector), "limit_report": limit_report, "times": times}
-        run.finish(_facts(source, run, scoring, summary, _calibrated(inspector, settings)) | outcome)
+        run.finish(
+            run_facts(without_keys(source), run, scoring, summary, calibration_facts(inspector, settings))
+            | given.facts()
+            | outcome
+        )
+    given.report()
     if run.skipped:
         typer.echo(f"zsad: output of earlier runs in {out} was left out: {many(run.skipped, 'picture')}.", err=True)
     if as_json:
@@ -139,7 +157,7 @@ def predict(
 
 
 # ------------------------------------------------------------------ run.json
-def _facts(
+def run_facts(
     source: str, run: RunFolder, scoring: Mapping[str, Any], summary: Summary, calibration: dict[str, Any] | None
 ) -> dict[str, Any]:
     """What scored, and what came out; whatever may differ between equal runs goes under "times"."""
@@ -158,7 +176,7 @@ def _facts(
     }
 
 
-def _calibrated(inspector: Inspector, settings: Mapping[str, Any]) -> dict[str, Any] | None:
+def calibration_facts(inspector: Inspector, settings: Mapping[str, Any]) -> dict[str, Any] | None:
     """Which calibration the verdicts rest on, and at which false-alarm rates."""
     made = inspector.calibration
     if made is None:

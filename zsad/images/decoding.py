@@ -1,12 +1,13 @@
 """Decoders: one picture file, PIL picture, array or tensor as the values that it holds.
 
-Files are decoded by Pillow and tifffile. Whatever goes wrong leaves as the decoder's own exception, which ``reading.py`` turns
-into one sentence.
+Files are decoded by Pillow and tifffile, HEIC by pillow-heif, DICOM by pydicom. Whatever goes wrong leaves as the decoder's own
+exception, which ``reading.py`` turns into one sentence.
 """
 
 # ruff: noqa: PTH116  (os.stat is patched and read by itself)
 from __future__ import annotations
 
+import io
 import os
 import re
 import stat
@@ -19,8 +20,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from zsad.errors import ImageError
+from zsad.images.archives import is_archive, read_member
+from zsad.images.containers import container_of
+from zsad.images.dicom import is_dicom, read_dicom
+from zsad.images.formats import is_heif, open_heif
 from zsad.images.intensity import Raw
 from zsad.images.sources import ImageRef
+from zsad.images.urls import fetch
+from zsad.images.video import is_video, read_frame
 
 __all__ = ["decode"]
 
@@ -54,15 +61,33 @@ def _decode(ref: ImageRef, max_pixels: int) -> Raw:
     if isinstance(ref.data, Image.Image):
         _check_size(*ref.data.size, max_pixels)
         return _from_pillow(ref.data, [])
+    if isinstance(ref.data, bytes):
+        return _from_bytes(ref.data, max_pixels)
     if ref.path is None:
         return _from_array(ref.data, max_pixels)
-    info = os.stat(ref.path)
+    try:
+        info = os.stat(ref.path)
+    except OSError:
+        inside = container_of(ref.path)
+        if inside is not None and is_archive(inside[0]):
+            return _from_bytes(read_member(*inside), max_pixels)
+        if inside is not None and is_video(inside[0]):
+            return read_frame(*inside, lambda width, height: _check_size(width, height, max_pixels))
+        if (fetched := fetch(ref.path)) is not None:
+            return _from_bytes(fetched, max_pixels)
+        raise
     if not stat.S_ISREG(info.st_mode):  # opening a pipe would wait for its other end for ever
         raise ImageError("is no regular file but a folder, pipe, socket or device. Give a picture file")
     if info.st_size == 0:
         raise ImageError("is empty (0 bytes). Copy or record it again")
     with open(ref.path, "rb") as file:
         return _from_file(file, info.st_size, max_pixels)
+
+
+def _from_bytes(data: bytes, max_pixels: int) -> Raw:
+    if not data:
+        raise ImageError("is empty (0 bytes). Copy or record it again")
+    return _from_file(io.BytesIO(data), len(data), max_pixels)
 
 
 def _check_size(width: int, height: int, max_pixels: int) -> None:
@@ -80,14 +105,16 @@ def _from_array(data: Any, max_pixels: int) -> Raw:
         array = (tensor.float() if "bfloat16" in str(tensor.dtype) else tensor).numpy()
         array = np.moveaxis(array, 0, -1) if array.ndim == 3 else array
     if array.ndim != 2 and not (array.ndim == 3 and array.shape[2] in (1, 3, 4)):
-        wanted = "(H, W) or (H, W, 1|3|4), for a tensor (H, W) or (1|3|4, H, W)"
-        raise ImageError(f"has shape {tuple(data.shape)}, not {wanted}. Pass a stack of pictures as list(stack)")
+        wanted = "(H, W) or (H, W, 1|3|4), for a tensor (H, W) or (1|3|4, H, W), or a stack of such pictures"
+        raise ImageError(f"has shape {tuple(data.shape)}, not {wanted}. Give each picture in such a shape")
     _check_size(array.shape[1], array.shape[0], max_pixels)
     return Raw(array)
 
 
 def _from_file(file: BinaryIO, size: int, max_pixels: int) -> Raw:
     head = file.read(32)
+    if is_dicom(file):
+        return read_dicom(file, lambda width, height: _check_size(width, height, max_pixels))
     is_tiff = head.startswith(_TIFF_HEADS)
     try:
         image = _identify(file, head)
@@ -116,6 +143,8 @@ def _identify(file: BinaryIO, head: bytes) -> Image.Image:
     Only the kinds of ``SUFFIXES`` are tried. Without a file name Pillow reads instead of mapping the file, which would
     kill the process if the file shrank.
     """
+    if is_heif(head):
+        return open_heif(file, head)
     for kind in _KINDS:
         if kind not in Image.OPEN:
             Image.init()
@@ -132,6 +161,8 @@ def _frames(image: Image.Image) -> list[str]:
     frames = getattr(image, "n_frames", 1)
     paged = image.format in ("TIFF", "MPO")
     kind = ("multi-page", "pages") if paged else ("animated", "frames")
+    if frames > 1 and image.format == "HEIF":
+        return [f"HEIF: the main one of {frames} pictures"]
     return [f"{kind[0]}: first of {frames} {kind[1]}"] if frames > 1 else []
 
 

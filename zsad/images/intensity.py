@@ -9,7 +9,8 @@ own darkest and brightest pixel, for that would hide what differs between pictur
 * float: 0..1 if all values fit, else 0..255, else the integer rule on the rounded maximum. Limit: as above.
 * negative or not finite values, or more than 16 bits: refused, since any guess may be wrong.
 
-``value_range=(low, high)`` sets the range for a whole run. Every mapping is stated in ``Picture.notes``.
+``value_range=(low, high)`` sets the range for a whole run; a DICOM file states its own (``dicom.py``). Every mapping is
+stated in ``Picture.notes``.
 
 **Transparency** is composited on white, the ground of cut-outs and of the pages that they are shown on; the colour
 hidden below alpha 0 is arbitrary. CMYK, LAB, palettes and so on become RGB by Pillow's rules.
@@ -49,6 +50,7 @@ class Raw:
     orientation: int = 1
     white_is_zero: bool = False
     premultiplied: bool = False
+    range: tuple[float, float, str] | None = None  # the values that the file says are black and white, and where it says so
 
 
 def check_range(value_range: tuple[float, float] | None) -> tuple[float, float] | None:
@@ -69,7 +71,7 @@ def to_rgb(raw: Raw, value_range: tuple[float, float] | None) -> NDArray[np.uint
     """Converts decoded values to (H, W, 3) uint8 by the rules above; states each conversion in ``raw.notes``."""
     pixels = raw.pixels if raw.pixels.ndim == 3 else raw.pixels[..., None]
     colours = pixels.shape[2] - (pixels.shape[2] in (2, 4))
-    rgb = _eight_bits(pixels[..., :colours], value_range, raw.notes)
+    rgb = _eight_bits(pixels[..., :colours], value_range, raw.notes, raw.range)
     rgb = np.repeat(255 - rgb if raw.white_is_zero else rgb, 3 // colours, axis=2)
     if colours < pixels.shape[2]:
         alpha = _eight_bits(pixels[..., colours:], None, [])
@@ -94,14 +96,19 @@ def _on_white(rgb: NDArray[np.uint8], alpha: NDArray[np.uint8], premultiplied: b
     return np.asarray((own + 255 * (255 - cover) + 127) // 255, np.uint8)
 
 
-def _eight_bits(values: NDArray[Any], value_range: tuple[float, float] | None, notes: list[str]) -> NDArray[np.uint8]:
-    if values.dtype == np.uint8:
+def _eight_bits(
+    values: NDArray[Any],
+    value_range: tuple[float, float] | None,
+    notes: list[str],
+    stated: tuple[float, float, str] | None = None,
+) -> NDArray[np.uint8]:
+    if values.dtype == np.uint8 and (stated is None or (value_range is None and stated[:2] == (0, 255))):
         return values
     if values.dtype == np.bool_:
         return values * np.uint8(255)
     if values.dtype.kind not in "iuf":
         raise ImageError(f"holds {values.dtype} values. Give numbers: uint8, uint16 or float")
-    low, high, why = (*value_range, "given") if value_range else _natural_range(values)
+    low, high, why = (*value_range, "given") if value_range else stated or _natural_range(values)
     work = values.astype(np.result_type(values.dtype, np.float32))  # a copy; float32 is exact up to 24 bits
     name = f"{values.dtype.itemsize * 8}-bit" + " float" * (values.dtype.kind == "f")
     notes.append(f"{name}: range {low:g}..{high:g} ({why}) mapped to 0..255")

@@ -22,7 +22,7 @@ from zsad.images.sources import SUFFIXES, ImageRef, encodable, list_images
 
 __all__ = ["SUFFIXES", "ImageRef", "Picture", "digest_of", "list_images", "load_image", "load_raw"]
 
-_PILLOW = re.compile(r"PIL\.")
+_PILLOW = re.compile(r"PIL\.|pydicom\.|pillow_heif\.")
 _Loaded = TypeVar("_Loaded")
 
 
@@ -97,10 +97,10 @@ def _reason(error: Exception) -> str:
 
 
 def _silence_pillow() -> None:
-    """Keeps Pillow's warnings (unusual metadata) from printing, or from failing a run in which warnings are errors.
+    """Keeps warnings of Pillow and the other decoders (unusual metadata) from printing, or from failing a run.
 
     ``catch_warnings`` swaps the filters of the whole process and is unsafe in threads. One lasting entry that is about
-    Pillow alone is safe; it is only added when it does not come first already.
+    decoders alone is safe; it is only added when it does not come first already.
     """
     entry = ("ignore", None, Warning, _PILLOW, 0)
     if entry not in warnings.filters[:1]:

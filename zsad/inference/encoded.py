@@ -23,6 +23,7 @@ import torch
 from zsad.common.atomic_files import scratch_folder, write_atomically
 from zsad.common.output_folder import differences
 from zsad.errors import ImageError, UsageError
+from zsad.images.containers import stat_of
 from zsad.images.reading import ImageRef, load_image
 from zsad.images.stitching import Canvas
 from zsad.images.tiling import Geometry
@@ -107,7 +108,7 @@ def _stem(ref: ImageRef, index: int) -> str:
     if ref.path is None:
         return f"{index:08d}"
     try:
-        state = os.stat(ref.path)  # noqa: PTH116 (as images.py reads it)
+        state = stat_of(ref.path)
     except OSError:
         return f"{index:08d}"
     key = f"{ref.name}\0{state.st_mtime_ns}\0{state.st_size}"

@@ -13,6 +13,7 @@ from zsad.common.arguments import checked
 from zsad.decision.calibration import Calibration, resolve_thresholds
 from zsad.decision.thresholds import Thresholds, fixed
 from zsad.detector import Detector
+from zsad.images.in_memory import is_in_memory
 from zsad.images.intensity import check_range
 from zsad.images.reading import ImageRef, list_images
 from zsad.images.tiling import read_geometry
@@ -128,15 +129,16 @@ class Inspector(WithReferences):
         if self.calibration is not None:
             self.calibration.check(self.describe())
 
-    def __call__(self, source: Any) -> Iterator[Result]:
+    def __call__(self, source: Any, *, channels_first: bool = False) -> Iterator[Result]:
         """Results in the order of the source, one per picture, made when asked for; memory does not grow.
 
         Args:
-            source: whatever ``list_images`` takes: a path, a folder, PIL pictures, arrays, or an iterable of them. A path and a
-                list are a set, see ``over``; of any other iterable each picture is scored by itself, as it comes.
+            source: whatever ``list_images`` takes: a path, a folder, PIL pictures, arrays, or an iterable of them. A path, a
+                list and a stack are a set, see ``over``; of any other iterable each picture is scored by itself, as it comes.
+            channels_first: as of ``list_images``.
         """
-        refs: Iterable[ImageRef] = list_images(source)
-        if isinstance(source, (str, Path, list, tuple)):
+        refs: Iterable[ImageRef] = list_images(source, channels_first=channels_first)
+        if isinstance(source, (str, Path, list, tuple)) or is_in_memory(source):
             refs = list(refs)
         own = self.over(len(refs)) if isinstance(refs, list) else self
         for scored in own.scored(refs, keep_images=True):
@@ -177,9 +179,9 @@ class Inspector(WithReferences):
         """True where a picture's score depends on the other pictures of the source."""
         return self.detector.needs_set(self.context)
 
-    def encode(self, source: Any) -> Encoded:
+    def encode(self, source: Any, *, channels_first: bool = False) -> Encoded:
         """Runs the encoder over pictures once; ``rescore`` scores them then as often as you like, after any change."""
-        return self.encode_refs(list_images(source))
+        return self.encode_refs(list_images(source, channels_first=channels_first))
 
     def encode_refs(self, refs: Iterable[ImageRef]) -> Encoded:
         """As ``encode``, of pictures that ``list_images`` has listed."""

@@ -25,7 +25,7 @@ from zsad.runs.records import Records, Score
 from zsad.runs.summary import Summary
 from zsad.runs.writers import Watch, unwatched, write_facts, write_results
 
-__all__ = ["RunFolder", "count_outside"]
+__all__ = ["RunFolder", "count_outside", "shows_output"]
 
 FILES = ("predictions.jsonl", "predictions.csv", "report.html", "run.json")
 FOLDERS = ("overlays", "masks", "maps")
@@ -86,7 +86,7 @@ class RunFolder:
         """
         kept, known = 0, dict[Path, bool]()
         for ref in refs:
-            if _shows_output(ref, known):
+            if shows_output(ref, known):
                 self.skipped += 1
                 continue
             kept += 1
@@ -127,10 +127,10 @@ class RunFolder:
 def count_outside(refs: Iterable[ImageRef], most: int) -> int:
     """How many pictures are not the output of a run; no more than ``most`` are looked for."""
     known = dict[Path, bool]()
-    return sum(1 for _ in islice((ref for ref in refs if not _shows_output(ref, known)), most))
+    return sum(1 for _ in islice((ref for ref in refs if not shows_output(ref, known)), most))
 
 
-def _shows_output(ref: ImageRef, known: dict[Path, bool]) -> bool:
+def shows_output(ref: ImageRef, known: dict[Path, bool]) -> bool:
     """True for a picture that a run wrote; ``known`` as in ``_is_output``."""
     return ref.path is not None and _is_output(Path(os.path.realpath(ref.path.parent)), known)
 

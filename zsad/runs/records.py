@@ -21,11 +21,12 @@ from numpy.typing import NDArray
 
 from zsad.common.atomic_files import write_atomically
 from zsad.errors import UsageError
+from zsad.images.containers import stat_of
 from zsad.images.reading import ImageRef
 from zsad.inference.result import shortest
 from zsad.inference.scorer import Scored
 
-__all__ = ["Records", "Score", "rows_at"]
+__all__ = ["Records", "Score", "rows_at", "state_of"]
 
 _LEVELS = 65535
 _NOT_YET = -1
@@ -106,9 +107,21 @@ class Records:
                     given += 1
         yield from order[given:]
 
+    @property
+    def known(self) -> dict[str, tuple[int, list[Any]]]:
+        """By a picture's name: place of its record in the file, and what ``state_of`` gave then."""
+        return dict(self._known)
+
+    def add(self, scored: Scored, state: list[Any]) -> int:
+        """Puts one picture on record, in the place of an earlier one of its name; returns the record's place in the file."""
+        with self.file.open("ab") as file:
+            place = self._append(file, scored, state)
+        self._known[scored.name] = (place, state)
+        return place
+
     def _find(self, ref: ImageRef) -> tuple[int, list[Any]]:
         """Place of a picture's record, if its file is what it was, and what it is now."""
-        state = _state(ref)
+        state = state_of(ref)
         place, then = self._known.get(ref.name, (_NOT_YET, []))
         return (place if then == state and len(state) > 1 else _NOT_YET), state
 
@@ -173,12 +186,15 @@ def rows_at(path: Path, places: Iterable[int]) -> Iterator[dict[str, Any]]:
             yield json.loads(file.readline())
 
 
-def _state(ref: ImageRef) -> list[Any]:
-    """By what a picture's file is known to be the same: path, size, times of change; only the path where it is gone."""
+def state_of(ref: ImageRef) -> list[Any]:
+    """By what a picture's file is known to be the same: path, size, times of change; only the path where it is gone.
+
+    Of a picture inside an archive they are the archive's, and the path ends in the member's.
+    """
     if ref.path is None:
         return [None]
     try:
-        stat = ref.path.stat()
+        stat = stat_of(ref.path)
     except (OSError, ValueError):
         return [str(ref.path)]
     return [str(ref.path), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]

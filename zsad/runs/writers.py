@@ -22,7 +22,7 @@ from zsad.runs.records import Records, rows_at
 from zsad.runs.report import Shown, write_report
 from zsad.runs.summary import Summary, label_of
 
-__all__ = ["Watch", "unwatched", "write_facts", "write_results"]
+__all__ = ["Watch", "unwatched", "write_facts", "write_results", "write_tables"]
 
 COLUMNS = (
     *("path", "name", "pred_score", "p_value", "pred_label", "threshold", "threshold_source", "regions", "prompts"),
@@ -88,6 +88,18 @@ def write_facts(path: Path, facts: Mapping[str, Any]) -> None:
     path.write_text(_json(facts, indent=1) + "\n", encoding="utf-8", errors="backslashreplace")
 
 
+def write_tables(place: Path, rows: Iterable[Mapping[str, Any]], *, append: bool = False) -> None:
+    """Writes predictions.jsonl and predictions.csv of finished rows, or puts the rows at their ends."""
+    mode = "a" if append else "w"
+    with (place / "predictions.jsonl").open(f"{mode}b") as jsonl, _text(place / "predictions.csv", mode) as table:
+        sheet = csv.writer(table, lineterminator="\n")
+        if not append:
+            sheet.writerow(COLUMNS)
+        for row in rows:
+            jsonl.write(_json(row).encode("utf-8", "backslashreplace") + b"\n")
+            sheet.writerow([_cell(row[column]) for column in COLUMNS])
+
+
 def _scores(records: Records) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Scores and the maps' peaks, NaN where there is none."""
     found = np.full((2, len(records.order)), np.nan)
@@ -128,8 +140,8 @@ def _json(value: Any, indent: int | None = None) -> str:
     return json.dumps(value, ensure_ascii=False, allow_nan=False, indent=indent)
 
 
-def _text(path: Path) -> IO[str]:
-    return path.open("w", encoding="utf-8", errors="backslashreplace", newline="")
+def _text(path: Path, mode: str = "w") -> IO[str]:
+    return path.open(mode, encoding="utf-8", errors="backslashreplace", newline="")
 
 
 def _cell(value: Any) -> Any:
