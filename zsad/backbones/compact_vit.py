@@ -32,8 +32,8 @@ EPSILON = 1e-6  # of the norms
 class CompactViT(nn.Module):
     """The first six blocks of a ViT-S/14; a ``types.Backbone``. Layers are the blocks 1 to 6, 384 channels each.
 
-    On CPUs with matrix units for bfloat16 (AMX) the blocks multiply in it, three times as fast as in float32; patches differ by a
-    cosine distance of at most 2e-4. ``bf16 = False`` turns that off.
+    On CPUs with matrix units for bfloat16 (AMX) the blocks multiply in it, three times as fast as in float32; patches differ by
+    a cosine distance of at most 2e-4. ``bf16 = False`` turns that off.
     """
 
     name = "compact-vit"
