@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from zsad.datasets.annotations.json_files import json_kind
 from zsad.datasets.dataset import Sample
 from zsad.datasets.layout import Found, Layout, entries, subfolders
 from zsad.datasets.parsing import csv_rows, json_of, label_of, mask_of, phases_of, place_of, text_of
@@ -25,7 +26,8 @@ def _meta_file(path: Path) -> Path:
 
 def _is_meta(path: Path) -> bool:
     file = _meta_file(path)
-    return file.is_file() and file.suffix.lower() == ".json" and not _is_real_iad(path)
+    taken = file.is_file() and file.suffix.lower() == ".json" and not _is_real_iad(path)
+    return taken and (file.name == "meta.json" or not json_kind(file))
 
 
 def _read_meta(path: Path, found: Found) -> None:

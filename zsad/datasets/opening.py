@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
+from zsad.datasets.annotations import ANNOTATIONS
 from zsad.datasets.dataset import Dataset, Sample, display_path
 from zsad.datasets.elpv import ELPV, KINDS, installed_elpv
 from zsad.datasets.folders import FLAT, GOOD_BAD, PAIRS, YES_NO
@@ -16,7 +17,8 @@ from zsad.errors import SourceNotFound, UnknownName, UsageError
 
 __all__ = ["LAYOUTS", "matching_layouts", "open_dataset"]
 
-_ALL = (META, MANIFEST, VISA, REAL_IAD, HEAD_CT, ELPV, MVTEC, MVTEC2, DAGM, KSDD, KSDD2, MTD, GOOD_BAD, YES_NO, PAIRS, FLAT)
+_FOLDERS = (MVTEC, MVTEC2, DAGM, KSDD, KSDD2, MTD, GOOD_BAD, YES_NO, PAIRS, FLAT)
+_ALL = (META, MANIFEST, VISA, REAL_IAD, HEAD_CT, ELPV, *ANNOTATIONS, *_FOLDERS)
 LAYOUTS = {layout.name: layout for layout in _ALL}
 """The readers by name. A new one is a row here, and a tree in tests/helpers/trees.py."""
 

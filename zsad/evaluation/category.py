@@ -159,6 +159,7 @@ def _row(job: Job, plan: Plan, kept: Kept, size: int) -> Row:
         image.thresholds | pixel.thresholds,
         tuple(dict.fromkeys([*notes, *image.notes, *pixel.notes])),
         tuple(errors),
+        sum(job.samples[index].boxes for index in packed if job.samples[index].label == 1),
     )
 
 

@@ -1,0 +1,12 @@
+"""Readers of what annotation tools export: one module per format, all with the same samples.
+
+A picture with an annotation is anomalous, and its kind is the annotation's name; a picture without one is normal. Polygons,
+boxes and run-length encoded masks stay as they are until the mask is loaded (``zsad.datasets.shapes``).
+"""
+
+from zsad.datasets.annotations.coco import COCO
+
+__all__ = ["ANNOTATIONS"]
+
+ANNOTATIONS = (COCO,)
+"""The layouts, in the order in which they are tried."""
