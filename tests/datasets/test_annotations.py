@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from annotation_trees import ANNOTATED, AREA, FLAT_CORNERS, coco_mark, coco_table
+from annotation_trees import ANNOTATED, AREA, FLAT_CORNERS, coco_mark, coco_table, has_problem
 from brightness import registered_methods  # noqa: F401
 from tiny_training import tiny
 from trees import picture, write
@@ -22,11 +22,6 @@ from zsad.cli import app
 from zsad.datasets import Dataset, Shapes, load_mask, open_dataset
 from zsad.errors import SourceNotFound, UsageError
 from zsad.training.data import ExampleLoader, find_examples, load_examples, open_datasets
-
-
-def has_problem(data: Dataset, *parts: str) -> bool:
-    """Whether exactly one problem has all these parts."""
-    return sum(all(part in line for part in parts) for line in data.problems) == 1
 
 
 # ---------------------------------------------------------------- every format

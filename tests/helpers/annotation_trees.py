@@ -14,6 +14,8 @@ import numpy as np
 from PIL import Image
 from trees import HEIGHT, WIDTH, Row, picture, write
 
+from zsad.datasets import Dataset
+
 AREA = np.zeros((HEIGHT, WIDTH), bool)
 AREA[1:3, 2:5] = True
 LEFT, TOP, RIGHT, BOTTOM = 2, 1, 5, 3
@@ -31,6 +33,11 @@ def row(root: Path, path: str, mask: str | None, split: str = "test", kind: str 
         pixels[AREA] = 255
         Image.fromarray(pixels).save(root / path)
     return path, int(bool(kind)), mask, root.name, split, kind or "good"
+
+
+def has_problem(data: Dataset, *parts: str) -> bool:
+    """Whether exactly one problem has all these parts."""
+    return sum(all(part in line for part in parts) for line in data.problems) == 1
 
 
 # ---------------------------------------------------------------- COCO
@@ -76,8 +83,82 @@ def roboflow_coco(root: Path) -> list[Row]:
     return rows
 
 
+# ---------------------------------------------------------------- YOLO
+YOLO_BOX = f"{3.5 / WIDTH} {2 / HEIGHT} {3 / WIDTH} {2 / HEIGHT}"
+YOLO_SEGMENT = " ".join(f"{x / WIDTH} {y / HEIGHT}" for x, y in CORNERS)
+
+
+def yolo(root: Path) -> list[Row]:
+    """As Ultralytics documents it."""
+    lines = ["path: ../datasets/the_set  # root", "train: images/train", "val: images/val", "test:", "  - images/test", ""]
+    write(root / "data.yaml", "\n".join([*lines, "names:", "  0: scratch", "  1: 'deep dent'", ""]))
+    write(root / "labels/train/a.txt", f"0 {YOLO_BOX}\n")
+    write(root / "labels/test/a.txt", f"1 {YOLO_SEGMENT}\n")
+    write(root / "labels/test/b.txt", f"1 {YOLO_SEGMENT}\n0 {YOLO_BOX}\n")
+    write(root / "labels/test/c.txt", "")
+    write(root / "labels/val/a.txt", "")
+    return [
+        row(root, "images/train/a.png", "boxes", "train", "scratch"),
+        row(root, "images/val/a.png", None, "validation"),
+        row(root, "images/test/a.png", "areas", kind="deep dent"),
+        row(root, "images/test/b.png", "boxes", kind="deep dent+scratch"),
+        row(root, "images/test/c.png", None),
+        row(root, "images/test/d.png", None),
+    ]
+
+
+def roboflow_yolo(root: Path) -> list[Row]:
+    rows: list[Row] = []
+    lines = [
+        "train: ../train/images",
+        "val: ../valid/images",
+        "test: ../test/images",
+        "",
+        "nc: 2",
+        "names: ['scratch', 'dent']",
+    ]
+    write(root / "data.yaml", "\n".join([*lines, "", "roboflow:", "  workspace: w", "  version: 1"]))
+    write(root / "README.roboflow.txt", "exported")
+    for folder, split in (("train", "train"), ("valid", "validation"), ("test", "test")):
+        write(root / folder / "labels" / "a_png.rf.0a.txt", f"1 {YOLO_BOX}")
+        write(root / folder / "labels" / "b.txt", "")
+        rows.append(row(root, f"{folder}/images/a_png.rf.0a.jpg", "boxes", split, "dent"))
+        rows.append(row(root, f"{folder}/images/b.jpg", None, split))
+    return rows
+
+
+def cvat_yolo(root: Path) -> list[Row]:
+    """YOLO 1.1 of CVAT, which is darknet's."""
+    write(root / "obj.data", "classes = 1\ntrain = data/train.txt\nnames = data/obj.names\nbackup = backup/\n")
+    write(root / "obj.names", "scratch\n")
+    write(root / "train.txt", "data/obj_train_data/a.png\ndata/obj_train_data/b.png\n")
+    write(root / "obj_train_data" / "a.txt", f"0 {YOLO_BOX}\n")
+    write(root / "obj_train_data" / "b.txt", "")
+    write(root / "obj_train_data" / "c.txt", "")
+    write(root / "test.txt", "data/obj_train_data/c.png\n")
+    with (root / "obj.data").open("a") as file:
+        file.write("test = data/test.txt\n")
+    return [
+        row(root, "obj_train_data/a.png", "boxes", "train", "scratch"),
+        row(root, "obj_train_data/b.png", None, "train"),
+        row(root, "obj_train_data/c.png", None),
+    ]
+
+
+def label_studio_yolo(root: Path) -> list[Row]:
+    write(root / "classes.txt", "dent\nscratch\n")
+    write(root / "notes.json", json.dumps({"categories": [{"id": 0, "name": "dent"}], "info": {"version": "1.0"}}))
+    write(root / "labels" / "0a1b2c3d-a.txt", f"1 {YOLO_BOX}\n")
+    write(root / "labels" / "0a1b2c3d-b.txt", "")
+    return [row(root, "images/0a1b2c3d-a.png", "boxes", kind="scratch"), row(root, "images/0a1b2c3d-b.png", None)]
+
+
 ANNOTATED: dict[str, tuple[str, Callable[[Path], list[Row]]]] = {
     "coco": ("coco", coco),
     "roboflow_coco": ("coco", roboflow_coco),
+    "yolo": ("yolo", yolo),
+    "roboflow_yolo": ("yolo", roboflow_yolo),
+    "cvat_yolo": ("yolo", cvat_yolo),
+    "label_studio_yolo": ("yolo", label_studio_yolo),
 }
-OVER_FOLDERS: set[str] = set()
+OVER_FOLDERS = {"roboflow_yolo"}  # test/images looks like a category of MVTec's layout

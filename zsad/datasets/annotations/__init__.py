@@ -5,8 +5,9 @@ boxes and run-length encoded masks stay as they are until the mask is loaded (``
 """
 
 from zsad.datasets.annotations.coco import COCO
+from zsad.datasets.annotations.yolo import YOLO
 
 __all__ = ["ANNOTATIONS"]
 
-ANNOTATIONS = (COCO,)
+ANNOTATIONS = (COCO, YOLO)
 """The layouts, in the order in which they are tried."""

@@ -46,7 +46,8 @@ def json_kind(file: Path) -> str:
     if datumaro or has("dm_format_version", ""):
         return "datumaro"
     coco = re.match(r'\{\s*"(info|licenses|images|annotations|categories|type)"', head)
-    return "coco" if coco and has("(images|annotations|categories)", r"\[") else ""
+    lists = "(images|annotations)" if len(head) < HEAD // 2 else "(images|annotations|categories)"  # what follows is not seen
+    return "coco" if coco and has(lists, r"\[") else ""
 
 
 def load_json(file: Path, hook: Callable[[dict[str, Any]], Any] | None = None) -> Any:
