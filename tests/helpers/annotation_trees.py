@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from trees import HEIGHT, WIDTH, Row, picture, write
+from trees import HEIGHT, WIDTH, Row, mask, picture, write
 
 from zsad.datasets import Dataset
 
@@ -25,14 +25,14 @@ COLUMN_RUNS = [13, 2, 4, 2, 4, 2, 21]  # of AREA, down the columns
 COCO_STRING = "=24000a0"  # pycocotools' string of COLUMN_RUNS
 
 
-def row(root: Path, path: str, mask: str | None, split: str = "test", kind: str = "") -> Row:
+def row(root: Path, path: str, truth: str | None, split: str = "test", kind: str = "") -> Row:
     """Makes the picture of a row; one without a kind is normal, others are white in ``AREA``."""
     picture(root / path)
     if kind:
         pixels = np.full((HEIGHT, WIDTH, 3), 90, np.uint8)
         pixels[AREA] = 255
         Image.fromarray(pixels).save(root / path)
-    return path, int(bool(kind)), mask, root.name, split, kind or "good"
+    return path, int(bool(kind)), truth, root.name, split, kind or "good"
 
 
 def has_problem(data: Dataset, *parts: str) -> bool:
@@ -153,6 +153,47 @@ def label_studio_yolo(root: Path) -> list[Row]:
     return [row(root, "images/0a1b2c3d-a.png", "boxes", kind="scratch"), row(root, "images/0a1b2c3d-b.png", None)]
 
 
+# ---------------------------------------------------------------- Pascal VOC
+VOC_BOX = f"<bndbox><xmin>{LEFT + 1}</xmin><ymin>{TOP + 1}</ymin><xmax>{RIGHT}</xmax><ymax>{BOTTOM}</ymax></bndbox>"
+
+
+def voc_xml(name: str, *objects: str, size: tuple[int, int] = (WIDTH, HEIGHT)) -> str:
+    """The file of one picture; each object is what follows its name "dent"."""
+    start = f"<annotation><folder>images</folder><filename>{name}</filename><path>/home/somebody/{name}</path>"
+    start += f"<size><width>{size[0]}</width><height>{size[1]}</height><depth>3</depth></size><segmented>0</segmented>"
+    parts = (f"<object><name>dent</name><pose>Unspecified</pose><difficult>0</difficult>{one}</object>" for one in objects)
+    return f"{start}{''.join(parts)}</annotation>"
+
+
+def voc(root: Path) -> list[Row]:
+    """As CVAT exports it."""
+    polygon = "".join(f"<x{i}>{x}</x{i}><y{i}>{y}</y{i}>" for i, (x, y) in enumerate(CORNERS, 1))
+    write(root / "Annotations" / "a.xml", voc_xml("a.png", VOC_BOX))
+    write(root / "Annotations" / "b.xml", voc_xml("b.png", VOC_BOX))
+    write(root / "Annotations" / "c.xml", voc_xml("c.png", f"{VOC_BOX}<polygon>{polygon}</polygon>"))
+    write(root / "Annotations" / "d.xml", voc_xml("d.png"))
+    write(root / "ImageSets" / "Main" / "train.txt", "d\n")
+    write(root / "ImageSets" / "Main" / "dent_train.txt", "a 1\nd -1\n")
+    write(root / "ImageSets" / "Main" / "test.txt", "a\nb\nc")
+    mask(root / "SegmentationClass" / "b.png")
+    return [
+        row(root, "JPEGImages/a.png", "boxes", kind="dent"),
+        row(root, "JPEGImages/b.png", "SegmentationClass/b.png", kind="dent"),
+        row(root, "JPEGImages/c.png", "areas", kind="dent"),
+        row(root, "JPEGImages/d.png", None, "train"),
+    ]
+
+
+def roboflow_voc(root: Path) -> list[Row]:
+    rows: list[Row] = []
+    for folder, split in (("train", "train"), ("valid", "validation"), ("test", "test")):
+        write(root / folder / "a_png.rf.0a.xml", voc_xml("a_png.rf.0a.jpg", VOC_BOX))
+        write(root / folder / "b.xml", voc_xml("b.jpg"))
+        rows.append(row(root, f"{folder}/a_png.rf.0a.jpg", "boxes", split, "dent"))
+        rows.append(row(root, f"{folder}/b.jpg", None, split))
+    return rows
+
+
 ANNOTATED: dict[str, tuple[str, Callable[[Path], list[Row]]]] = {
     "coco": ("coco", coco),
     "roboflow_coco": ("coco", roboflow_coco),
@@ -160,5 +201,7 @@ ANNOTATED: dict[str, tuple[str, Callable[[Path], list[Row]]]] = {
     "roboflow_yolo": ("yolo", roboflow_yolo),
     "cvat_yolo": ("yolo", cvat_yolo),
     "label_studio_yolo": ("yolo", label_studio_yolo),
+    "voc": ("voc", voc),
+    "roboflow_voc": ("voc", roboflow_voc),
 }
 OVER_FOLDERS = {"roboflow_yolo"}  # test/images looks like a category of MVTec's layout

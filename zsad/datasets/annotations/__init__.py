@@ -5,9 +5,10 @@ boxes and run-length encoded masks stay as they are until the mask is loaded (``
 """
 
 from zsad.datasets.annotations.coco import COCO
+from zsad.datasets.annotations.voc import VOC
 from zsad.datasets.annotations.yolo import YOLO
 
 __all__ = ["ANNOTATIONS"]
 
-ANNOTATIONS = (COCO, YOLO)
+ANNOTATIONS = (COCO, YOLO, VOC)
 """The layouts, in the order in which they are tried."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -37,7 +37,9 @@ class AnnotatedSet:
         self._by_name: dict[str, list[Path]] | None = None
         self._harmless: Counter[str] = Counter()
 
-    def find(self, name: object, where: str, bases: Iterable[Path] = (), *, any_ending: bool = False) -> Path | None:
+    def find(
+        self, name: object, where: str, bases: Sequence[Path] = (), *, any_ending: bool = False, other: str = ""
+    ) -> Path | None:
         """The picture that an annotation names; None, with a problem, where there is none.
 
         The name is taken as it is and URL-decoded, relative to each of the folders and to the root. Where nothing is there
@@ -48,11 +50,12 @@ class AnnotatedSet:
             where: names the entry in a problem.
             bases: folders to which the name may be relative.
             any_ending: the name may lack its ending, or have another one.
+            other: a name to be tried where nothing has the first one.
         """
         if not isinstance(name, str) or not name.strip():
             self.found.problem(where, f"{name!r} is no name of a picture.")
             return None
-        spellings = _spellings(name)
+        spellings = [*_spellings(name), *([other] if other else [])]
         for spelling in spellings:
             for base in (*bases, self.root):
                 path = self._inside(base, spelling)
