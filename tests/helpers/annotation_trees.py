@@ -5,6 +5,8 @@ Each has pictures of 8 x 6 pixels and, in every format, the same area: columns 2
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -194,6 +196,40 @@ def roboflow_voc(root: Path) -> list[Row]:
     return rows
 
 
+# ---------------------------------------------------------------- LabelMe
+def labelme_file(name: str, *shapes: tuple[str, list[Any]], **others: Any) -> str:
+    """A file of LabelMe: each shape is (type, points), its label "dent"."""
+    rows = [
+        {"label": "dent", "points": points, "group_id": None, "description": "", "shape_type": kind, "flags": {}, "mask": None}
+        for kind, points in shapes
+    ]
+    table = {"version": "5.5.0", "flags": {}, "shapes": rows, "imagePath": name, "imageData": "iVBORw0KGgo="}
+    return json.dumps(table | {"imageHeight": HEIGHT, "imageWidth": WIDTH} | others, indent=2)
+
+
+def png_of(mask: np.ndarray) -> str:
+    """A mask as LabelMe keeps it: a PNG of 0 and 1 as base64."""
+    file = io.BytesIO()
+    Image.fromarray(mask.astype(np.uint8)).save(file, "PNG")
+    return base64.b64encode(file.getvalue()).decode()
+
+
+def labelme(root: Path) -> list[Row]:
+    corners = [list(one) for one in CORNERS]
+    ends = [[LEFT, TOP], [RIGHT - 1, BOTTOM - 1]]
+    shape = {"label": "dent", "points": ends, "shape_type": "mask", "mask": png_of(AREA[TOP:BOTTOM, LEFT:RIGHT])}
+    write(root / "photos" / "a.json", labelme_file("a.jpg", ("polygon", corners)))
+    write(root / "photos" / "b.json", labelme_file("b.jpg", ("rectangle", [[RIGHT, BOTTOM], [LEFT, TOP]])))
+    write(root / "photos" / "c.json", labelme_file("c.jpg", shapes=[shape]))
+    write(root / "photos" / "d.json", labelme_file("..\\photos\\d.jpg"))
+    return [
+        row(root, "photos/a.jpg", "areas", kind="dent"),
+        row(root, "photos/b.jpg", "boxes", kind="dent"),
+        row(root, "photos/c.jpg", "areas", kind="dent"),
+        row(root, "photos/d.jpg", None),
+    ]
+
+
 ANNOTATED: dict[str, tuple[str, Callable[[Path], list[Row]]]] = {
     "coco": ("coco", coco),
     "roboflow_coco": ("coco", roboflow_coco),
@@ -203,5 +239,6 @@ ANNOTATED: dict[str, tuple[str, Callable[[Path], list[Row]]]] = {
     "label_studio_yolo": ("yolo", label_studio_yolo),
     "voc": ("voc", voc),
     "roboflow_voc": ("voc", roboflow_voc),
+    "labelme": ("labelme", labelme),
 }
 OVER_FOLDERS = {"roboflow_yolo"}  # test/images looks like a category of MVTec's layout
