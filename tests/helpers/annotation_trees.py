@@ -230,6 +230,38 @@ def labelme(root: Path) -> list[Row]:
     ]
 
 
+# ---------------------------------------------------------------- CVAT
+def cvat_xml(*images: tuple[str, str], attributes: str = "") -> str:
+    """annotations.xml; each image is its name and what is inside."""
+    rows = (
+        f'<image id="{i}" name="{name}" {attributes} width="{WIDTH}" height="{HEIGHT}">{inside}</image>'
+        for i, (name, inside) in enumerate(images)
+    )
+    labels = "<labels><label><name>dent</name><color>#ff0000</color><attributes></attributes></label></labels>"
+    meta = f"<meta><task><id>1</id><mode>annotation</mode>{labels}</task><dumped>2024-05-01</dumped></meta>"
+    return f'<?xml version="1.0" encoding="utf-8"?>\n<annotations>\n<version>1.1</version>{meta}{"".join(rows)}</annotations>\n'
+
+
+CVAT_SHAPE = 'label="dent" source="manual" occluded="0" z_order="{}"'
+CVAT_BOX = f'<box {CVAT_SHAPE.format(0)} xtl="{LEFT}.00" ytl="{TOP}.00" xbr="{RIGHT}.00" ybr="{BOTTOM}.00"></box>'
+
+
+def cvat(root: Path) -> list[Row]:
+    points = ";".join(f"{x:.2f},{y:.2f}" for x, y in CORNERS)
+    attribute = '<attribute name="depth">deep</attribute>'
+    inside = f'<polygon {CVAT_SHAPE.format(2)} points="{points}">{attribute}</polygon>{CVAT_BOX}'
+    mask_of_area = f'<mask {CVAT_SHAPE.format(0)} rle="3, 6" left="{LEFT}" top="{TOP - 1}" width="3" height="3"></mask>'
+    turned = f'<box {CVAT_SHAPE.format(0)} xtl="2.5" ytl="0.5" xbr="4.5" ybr="3.5" rotation="90.0"></box>'
+    images = [("a.png", inside), ("sub/b.png", mask_of_area), ("c.png", turned), ("d.png", "")]
+    write(root / "annotations.xml", cvat_xml(*images))
+    return [
+        row(root, "images/a.png", "boxes", kind="dent"),
+        row(root, "images/sub/b.png", "areas", kind="dent"),
+        row(root, "images/c.png", "boxes", kind="dent"),
+        row(root, "images/d.png", None),
+    ]
+
+
 ANNOTATED: dict[str, tuple[str, Callable[[Path], list[Row]]]] = {
     "coco": ("coco", coco),
     "roboflow_coco": ("coco", roboflow_coco),
@@ -240,5 +272,6 @@ ANNOTATED: dict[str, tuple[str, Callable[[Path], list[Row]]]] = {
     "voc": ("voc", voc),
     "roboflow_voc": ("voc", roboflow_voc),
     "labelme": ("labelme", labelme),
+    "cvat": ("cvat", cvat),
 }
 OVER_FOLDERS = {"roboflow_yolo"}  # test/images looks like a category of MVTec's layout
