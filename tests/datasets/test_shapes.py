@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from annotation_trees import AREA, COCO_STRING, COLUMN_RUNS, CORNERS
+from annotation_trees import AREA, COCO_STRING, COLUMN_RUNS, CORNERS, brush_bytes
 from PIL import Image
 from trees import HEIGHT, WIDTH, picture
 
@@ -110,22 +110,6 @@ def coco_string(counts: list[int]) -> bytes:
             if not more:
                 break
     return bytes(out)
-
-
-def brush_bytes(alpha: np.ndarray) -> bytes:
-    """Label Studio's stream with runs of one value, and the first two values one by one."""
-    flat = np.repeat(alpha.ravel(), 4).astype(int) * 255
-    bits = f"{len(flat):032b}" + f"{7:05b}" + "".join(f"{size - 1:04b}" for size in (3, 4, 8, 16))
-    bits += f"0{0:02b}{1:03b}" + f"{flat[0]:08b}{flat[1]:08b}"
-    at = 2
-    while at < len(flat):
-        end = at + 1
-        while end < len(flat) and flat[end] == flat[at]:
-            end += 1
-        bits += f"1{3:02b}{end - at - 1:016b}{flat[at]:08b}"
-        at = end
-    bits += "0" * (-len(bits) % 8)
-    return int(bits, 2).to_bytes(len(bits) // 8, "big")
 
 
 def runs_of(flat: np.ndarray) -> list[int]:

@@ -262,6 +262,59 @@ def cvat(root: Path) -> list[Row]:
     ]
 
 
+# ---------------------------------------------------------------- Label Studio
+def brush_bytes(alpha: np.ndarray) -> bytes:
+    """Label Studio's stream with runs of one value, and the first two values one by one."""
+    flat = np.repeat(alpha.ravel(), 4).astype(int) * 255
+    bits = f"{len(flat):032b}" + f"{7:05b}" + "".join(f"{size - 1:04b}" for size in (3, 4, 8, 16))
+    bits += f"0{0:02b}{1:03b}" + f"{flat[0]:08b}{flat[1]:08b}"
+    at = 2
+    while at < len(flat):
+        end = at + 1
+        while end < len(flat) and flat[end] == flat[at]:
+            end += 1
+        bits += f"1{3:02b}{end - at - 1:016b}{flat[at]:08b}"
+        at = end
+    bits += "0" * (-len(bits) % 8)
+    return int(bits, 2).to_bytes(len(bits) // 8, "big")
+
+
+def region(kind: str, names: list[str], /, **value: Any) -> dict[str, Any]:
+    """A result of Label Studio."""
+    size = {"original_width": WIDTH, "original_height": HEIGHT, "image_rotation": 0}
+    whole = {"id": f"{kind}-{sorted(value)}", "type": kind, "from_name": "label", "to_name": "image", "origin": "manual"}
+    return whole | size | {"value": value | ({kind: names} if names else {})}
+
+
+def task(number: int, image: str, *results: dict[str, Any], **others: Any) -> dict[str, Any]:
+    annotation = {"id": 100 + number, "completed_by": 1, "was_cancelled": False, "ground_truth": False, "result": list(results)}
+    row = {"id": number, "annotations": [annotation], "file_upload": "", "drafts": [], "predictions": [], "meta": {}}
+    return row | {"data": {"image": image}} | others
+
+
+LS_BOX = {"x": 25.0, "y": 100 / 6, "width": 37.5, "height": 200 / 6, "rotation": 0}
+
+
+def label_studio(root: Path) -> list[Row]:
+    points = [[x * 100 / WIDTH, y * 100 / HEIGHT] for x, y in CORNERS]
+    turned = {"x": 62.5, "y": 100 / 6, "width": 25.0, "height": 50.0, "rotation": 90}  # about its corner (5, 1)
+    tasks = [
+        task(1, "/data/upload/3/1a2b3c4d-a.png", region("rectanglelabels", ["dent"], **LS_BOX)),
+        task(2, "/data/local-files/?d=project%2Fphotos%2Fmy%20b.png", region("polygonlabels", ["dent"], points=points)),
+        task(3, "s3://bucket/c.png", region("brushlabels", ["dent"], format="rle", rle=list(brush_bytes(AREA)))),
+        task(4, "http://localhost:8080/data/upload/3/1a2b3c4d-d.png", region("rectanglelabels", ["scratch"], **turned)),
+        task(5, "/data/upload/3/1a2b3c4d-e.png"),
+    ]
+    write(root / "project-3-at-2024-05-01.json", json.dumps(tasks))
+    return [
+        row(root, "photos/a.png", "boxes", kind="dent"),
+        row(root, "photos/my b.png", "areas", kind="dent"),
+        row(root, "photos/c.png", "areas", kind="dent"),
+        row(root, "photos/d.png", "boxes", kind="scratch"),
+        row(root, "photos/e.png", None),
+    ]
+
+
 ANNOTATED: dict[str, tuple[str, Callable[[Path], list[Row]]]] = {
     "coco": ("coco", coco),
     "roboflow_coco": ("coco", roboflow_coco),
@@ -273,5 +326,6 @@ ANNOTATED: dict[str, tuple[str, Callable[[Path], list[Row]]]] = {
     "roboflow_voc": ("voc", roboflow_voc),
     "labelme": ("labelme", labelme),
     "cvat": ("cvat", cvat),
+    "label_studio": ("label_studio", label_studio),
 }
 OVER_FOLDERS = {"roboflow_yolo"}  # test/images looks like a category of MVTec's layout

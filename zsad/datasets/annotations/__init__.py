@@ -6,11 +6,12 @@ boxes and run-length encoded masks stay as they are until the mask is loaded (``
 
 from zsad.datasets.annotations.coco import COCO
 from zsad.datasets.annotations.cvat import CVAT
+from zsad.datasets.annotations.label_studio import LABEL_STUDIO
 from zsad.datasets.annotations.labelme import LABELME
 from zsad.datasets.annotations.voc import VOC
 from zsad.datasets.annotations.yolo import YOLO
 
 __all__ = ["ANNOTATIONS"]
 
-ANNOTATIONS = (COCO, YOLO, VOC, LABELME, CVAT)
+ANNOTATIONS = (COCO, YOLO, VOC, LABELME, CVAT, LABEL_STUDIO)
 """The layouts, in the order in which they are tried."""
