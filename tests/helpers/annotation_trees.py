@@ -315,6 +315,68 @@ def label_studio(root: Path) -> list[Row]:
     ]
 
 
+# ---------------------------------------------------------------- Hugging Face imagefolder, Datumaro
+def imagefolder(root: Path) -> list[Row]:
+    objects = {"bbox": [[LEFT, TOP, RIGHT - LEFT, BOTTOM - TOP]], "categories": ["dent"], "id": [1]}
+    rows: list[dict[str, Any]] = [
+        {"file_name": "a.png", "objects": objects},
+        {"file_name": "photos/b.png", "objects": {"bbox": [], "categories": []}},
+        {"file_name": "c.png", "label": "dent", "mask_file_name": "masks/c.png"},
+        {"file_name": "d.png", "label": 0},
+        {"file_name": "e.png", "caption": "a part"},
+    ]
+    write(root / "test" / "metadata.jsonl", "\n".join(json.dumps(one) for one in rows))
+    write(root / "train" / "metadata.csv", "file_name,label\na.png,good\n")
+    mask(root / "test" / "masks" / "c.png")
+    path, _, truth, *others = row(root, "test/e.png", None)
+    return [
+        row(root, "test/a.png", "boxes", kind="dent"),
+        row(root, "test/photos/b.png", None),
+        row(root, "test/c.png", "test/masks/c.png", kind="dent"),
+        row(root, "test/d.png", None),
+        (path, None, truth, *others[:2], ""),
+        row(root, "train/a.png", None, "train"),
+    ]
+
+
+def imagefolder_csv(root: Path) -> list[Row]:
+    write(root / "metadata.csv", "file_name,label,split\na.png,1,test\nb.png,0,test\nc.png,0,train\n")
+    return [row(root, "a.png", None, kind="defect"), row(root, "b.png", None), row(root, "c.png", None, "train")]
+
+
+def datumaro_table(*items: tuple[str, list[dict[str, Any]]]) -> str:
+    """A file of Datumaro; each item is its id and annotations."""
+    labels = [{"name": "dent", "parent": "", "attributes": []}, {"name": "good", "parent": "", "attributes": []}]
+    rows = [
+        {"id": name, "annotations": marks, "image": {"path": f"{name}.png", "size": [HEIGHT, WIDTH]}, "attr": {"frame": 0}}
+        for name, marks in items
+    ]
+    table = {"label": {"labels": labels, "attributes": []}}
+    return json.dumps({"dm_format_version": "1.0", "media_type": 2, "infos": {}, "categories": table, "items": rows})
+
+
+def datumaro_mark(kind: str, /, **others: Any) -> dict[str, Any]:
+    attributes = {"occluded": False, "rotation": 0.0}
+    return {"id": 0, "type": kind, "attributes": attributes, "group": 0, "label_id": 0, "z_order": 0, **others}
+
+
+def datumaro(root: Path) -> list[Row]:
+    box = datumaro_mark("bbox", bbox=[LEFT, TOP, RIGHT - LEFT, BOTTOM - TOP])
+    polygon = datumaro_mark("polygon", points=FLAT_CORNERS)
+    runs = datumaro_mark("mask", rle={"counts": COCO_STRING, "size": [HEIGHT, WIDTH]})
+    turned = datumaro_mark("bbox", bbox=[2.5, 0.5, 2, 3], attributes={"rotation": 90.0})
+    write(root / "annotations" / "train.json", datumaro_table(("e", [])))
+    items = [("a", [box]), ("sub/b", [polygon]), ("c", [runs]), ("d", [turned])]
+    write(root / "annotations" / "default.json", datumaro_table(*items))
+    return [
+        row(root, "images/default/a.png", "boxes", kind="dent"),
+        row(root, "images/default/sub/b.png", "areas", kind="dent"),
+        row(root, "images/default/c.png", "areas", kind="dent"),
+        row(root, "images/default/d.png", "boxes", kind="dent"),
+        row(root, "images/train/e.png", None, "train"),
+    ]
+
+
 ANNOTATED: dict[str, tuple[str, Callable[[Path], list[Row]]]] = {
     "coco": ("coco", coco),
     "roboflow_coco": ("coco", roboflow_coco),
@@ -327,5 +389,9 @@ ANNOTATED: dict[str, tuple[str, Callable[[Path], list[Row]]]] = {
     "labelme": ("labelme", labelme),
     "cvat": ("cvat", cvat),
     "label_studio": ("label_studio", label_studio),
+    "imagefolder": ("imagefolder", imagefolder),
+    "imagefolder_csv": ("imagefolder", imagefolder_csv),
+    "datumaro": ("datumaro", datumaro),
 }
-OVER_FOLDERS = {"roboflow_yolo"}  # test/images looks like a category of MVTec's layout
+# test/images looks like a category of MVTec's layout, and pictures without folders like a flat one
+OVER_FOLDERS = {"roboflow_yolo", "imagefolder", "imagefolder_csv"}

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from zsad.datasets.annotations.imagefolder import is_metadata
 from zsad.datasets.annotations.json_files import json_kind
 from zsad.datasets.dataset import Sample
 from zsad.datasets.layout import Found, Layout, entries, subfolders
@@ -49,8 +50,8 @@ def _read_meta(path: Path, found: Found) -> None:
 def _manifest_files(path: Path) -> list[Path]:
     if path.is_dir():
         return [file for file in (path / "manifest.csv", path / "manifest.jsonl") if file.is_file()]
-    taken = path.suffix.lower() in (".csv", ".jsonl") and path.is_file() and not _is_visa(path)
-    return [path] if taken else []
+    taken = path.suffix.lower() in (".csv", ".jsonl") and path.is_file()
+    return [path] if taken and not _is_visa(path) and not is_metadata(path) else []
 
 
 def _json_lines(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:

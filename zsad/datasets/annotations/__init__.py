@@ -6,6 +6,8 @@ boxes and run-length encoded masks stay as they are until the mask is loaded (``
 
 from zsad.datasets.annotations.coco import COCO
 from zsad.datasets.annotations.cvat import CVAT
+from zsad.datasets.annotations.datumaro import DATUMARO
+from zsad.datasets.annotations.imagefolder import IMAGEFOLDER
 from zsad.datasets.annotations.label_studio import LABEL_STUDIO
 from zsad.datasets.annotations.labelme import LABELME
 from zsad.datasets.annotations.voc import VOC
@@ -13,5 +15,5 @@ from zsad.datasets.annotations.yolo import YOLO
 
 __all__ = ["ANNOTATIONS"]
 
-ANNOTATIONS = (COCO, YOLO, VOC, LABELME, CVAT, LABEL_STUDIO)
+ANNOTATIONS = (COCO, YOLO, VOC, LABELME, CVAT, LABEL_STUDIO, IMAGEFOLDER, DATUMARO)
 """The layouts, in the order in which they are tried."""
