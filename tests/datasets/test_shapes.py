@@ -199,3 +199,11 @@ def test_exif_annotated_as_shown_stays(tmp_path: Path) -> None:
 def test_an_annotation_of_another_size_is_refused(size: tuple[int, int], orientation: int, tmp_path: Path) -> None:
     with pytest.raises(MaskError, match=rf"'a\.jpg' was annotated at {size[0]} x {size[1]} pixels, and is"):
         load_mask(sample(tmp_path / "a.jpg", size, orientation))
+
+
+def test_areas_over_what_is_drawn_already_take_no_time() -> None:
+    rng = np.random.default_rng(0)
+    whole = box(0, 0, 3000, 3000)
+    parts = [whole, *(polygon(rng.uniform(0, 3000, (300, 2))) for _ in range(300))]
+    mask = Shapes(tuple(one for one in parts if one)).draw(3000, 3000)  # a minute, if each were drawn
+    assert mask.all()

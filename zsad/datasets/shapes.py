@@ -154,32 +154,33 @@ def _turned(corners: NDArray[np.float64], degrees: float, about: tuple[float, fl
 # ---------------------------------------------------------------- drawing
 def _draw_polygon(mask: Mask, corners: NDArray[np.float64]) -> None:
     """Each edge toggles, in every row that it crosses, all pixels from the crossing on; the pixels toggled oddly are inside."""
-    height, width = mask.shape
-    first = max(0, math.floor(corners[:, 1].min()))
-    rows = min(height, math.ceil(corners[:, 1].max())) - first
-    if rows <= 0:
+    low = np.clip(np.floor(corners.min(axis=0)), 0, mask.shape[::-1]).astype(np.int64)
+    high = np.clip(np.ceil(corners.max(axis=0)), 0, mask.shape[::-1]).astype(np.int64)
+    part = mask[low[1] : high[1], low[0] : high[0]]  # a view of what the polygon can reach
+    if part.all():  # all that it can reach is drawn already, or lies beyond the edge
         return
+    rows, width = part.shape
     toggled = np.zeros((rows, width + 1), np.uint8)
     ends = np.roll(corners, -1, axis=0)
-    centres = first + np.arange(rows) + 0.5
+    centres = low[1] + np.arange(rows) + 0.5
     per = max(1, STEP // rows)
     for start in range(0, len(corners), per):
-        (x0, y0), (x1, y1) = (part[start : start + per].T[..., None] for part in (corners, ends))
+        (x0, y0), (x1, y1) = (some[start : start + per].T[..., None] for some in (corners, ends))
         edge, row = np.nonzero((y0 <= centres) != (y1 <= centres))
         share = (centres[row] - y0[edge, 0]) / (y1[edge, 0] - y0[edge, 0])
         crossing = x0[edge, 0] + share * (x1[edge, 0] - x0[edge, 0])
-        column = np.clip(np.ceil(crossing - 0.5), 0, width).astype(np.int64)
+        column = np.clip(np.ceil(crossing - 0.5) - low[0], 0, width).astype(np.int64)
         np.bitwise_xor.at(toggled, (row, column), 1)
     inside = np.bitwise_xor.accumulate(toggled, axis=1)[:, :width].astype(np.bool_)
     if inside.any():
-        mask[first : first + rows] |= inside
+        part |= inside
     else:
-        _draw_outline(mask, corners, ends)
+        _draw_outline(mask, corners)
 
 
-def _draw_outline(mask: Mask, corners: NDArray[np.float64], ends: NDArray[np.float64]) -> None:
+def _draw_outline(mask: Mask, corners: NDArray[np.float64]) -> None:
     height, width = mask.shape
-    for start, end in zip(corners, ends, strict=True):
+    for start, end in zip(corners, np.roll(corners, -1, axis=0), strict=True):
         low, high = _within(start, end - start, width, height)
         if low > high:
             continue
