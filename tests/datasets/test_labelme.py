@@ -6,12 +6,14 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pytest
 from annotation_trees import AREA, CORNERS, has_problem, labelme_file, png_of
 from PIL import Image
 from trees import HEIGHT, WIDTH, picture, write
 
 from zsad.datasets import Dataset, load_mask, open_dataset
 from zsad.datasets.shapes import Shapes, ellipse
+from zsad.errors import UsageError
 
 
 def labelme_set(root: Path, **files: str) -> Dataset:
@@ -97,3 +99,15 @@ def test_a_picture_that_exif_turns_was_annotated_as_shown(tmp_path: Path) -> Non
     mask = load_mask(data.samples[0])
     assert mask.shape == (WIDTH, HEIGHT)
     np.testing.assert_array_equal(mask[:HEIGHT], AREA[:, :HEIGHT])
+
+
+def test_beside_folders_that_label_the_pictures_it_is_asked_for(tmp_path: Path) -> None:
+    for name in ("good/a", "dent/a"):
+        picture(tmp_path / f"{name}.jpg")
+    write(tmp_path / "dent" / "a.json", labelme_file("a.jpg", ("polygon", CORNERS)))
+    with pytest.raises(UsageError, match="fits the layouts 'labelme' and 'good_bad'. Choose one: layout='labelme'"):
+        open_dataset(tmp_path)
+    assert [one.kind for one in open_dataset(tmp_path, "good_bad")] == ["dent", "good"]
+    assert [one.kind for one in open_dataset(tmp_path, "labelme")] == ["dent"]
+    write(tmp_path / "manifest.csv", "path,label\ngood/a.jpg,0\n")
+    assert open_dataset(tmp_path).layout == "manifest"

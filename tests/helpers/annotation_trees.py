@@ -393,5 +393,5 @@ ANNOTATED: dict[str, tuple[str, Callable[[Path], list[Row]]]] = {
     "imagefolder_csv": ("imagefolder", imagefolder_csv),
     "datumaro": ("datumaro", datumaro),
 }
-# test/images looks like a category of MVTec's layout, and pictures without folders like a flat one
-OVER_FOLDERS = {"roboflow_yolo", "imagefolder", "imagefolder_csv"}
+# test/photos looks like a category of MVTec's layout, and pictures without folders like a flat one
+OVER_FOLDERS = {"imagefolder", "imagefolder_csv"}

@@ -30,7 +30,8 @@ def _kinds(split: Path) -> list[Path]:
 
 
 def _is_category(folder: Path) -> bool:
-    return _has(folder, "test") and any(map(has_pictures, _kinds(folder / "test")))
+    kinds = (kind for kind in _kinds(folder / "test") if kind.name != "images")  # test/images is YOLO's, or LabelMe's
+    return _has(folder, "test") and any(map(has_pictures, kinds))
 
 
 def _is_category2(folder: Path) -> bool:

@@ -60,9 +60,15 @@ def open_dataset(path: str | Path, layout: str | None = None, split: str | None 
 
 
 def matching_layouts(root: Path) -> list[Layout]:
-    """The layouts that fit. A file that lists the pictures goes before folders: many a set in MVTec's layout has both."""
+    """The layouts that fit. A file that lists the pictures goes before folders: many a set in MVTec's layout has both.
+
+    Among such files, lists of labels go before exports of annotation tools, from which they may have been made; and files
+    beside the pictures go before a flat folder.
+    """
     fitting = [layout for layout in LAYOUTS.values() if layout.recognise(root)]
-    return [layout for layout in fitting if layout.index] or fitting
+    listing = [layout for layout in fitting if layout.index]
+    labels = [layout for layout in listing if layout not in ANNOTATIONS]
+    return labels or listing or [layout for layout in fitting if layout is not FLAT] or fitting
 
 
 def _choose(root: Path, layout: str | None) -> Layout:

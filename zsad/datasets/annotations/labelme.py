@@ -112,5 +112,4 @@ LABELME = Layout(
     "LabelMe: x.json beside x.jpg, or in a folder of their own, perhaps one or two levels below",
     lambda path: path.is_dir() and bool(_folders(path)),
     _read,
-    index=True,
 )

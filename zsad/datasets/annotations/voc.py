@@ -110,5 +110,4 @@ VOC = Layout(
     "Pascal VOC: Annotations/x.xml and JPEGImages/x.jpg, or x.xml beside x.jpg, perhaps in train/, valid/, test/ (Roboflow)",
     lambda path: path.is_dir() and bool(_folders(path)),
     _read,
-    index=True,
 )
