@@ -9,20 +9,28 @@ from pathlib import Path
 
 import pytest
 import trees
-from trees import TREES, fill, mask, picture, write
+from annotation_trees import ANNOTATED, OVER_FOLDERS
+from trees import fill, mask, picture, write
 
-from zsad.datasets import LAYOUTS, Count, Dataset, open_dataset
+from zsad.datasets import LAYOUTS, Count, Dataset, Sample, Shapes, open_dataset
 from zsad.datasets.opening import matching_layouts
 from zsad.errors import ImageError, MissingExtra, SourceNotFound, UnknownName, UsageError
 from zsad.images.reading import load_image
 from zsad.images.sources import ImageRef
+
+TREES = trees.TREES | ANNOTATED
 
 
 def rows(data: Dataset) -> list[trees.Row]:
     def below(path: Path) -> str:
         return path.relative_to(data.root).as_posix()
 
-    return [(below(s.path), s.label, below(s.mask) if s.mask else None, s.category, s.split, s.kind) for s in data]
+    def truth(sample: Sample) -> str | None:
+        if isinstance(sample.mask, Shapes):
+            return "boxes" if sample.boxes else "areas"
+        return below(sample.mask) if sample.mask else None
+
+    return [(below(s.path), s.label, truth(s), s.category, s.split, s.kind) for s in data]
 
 
 def has_problem(data: Dataset, *parts: str) -> bool:
@@ -57,7 +65,7 @@ def test_a_tree_matches_one_layout(name: str, tmp_path: Path) -> None:
     layout, build = TREES[name]
     build(tmp_path / "the_set")
     assert [one.name for one in matching_layouts(tmp_path / "the_set")] == [layout]
-    if name != "meta":  # lists a tree of MVTec's layout, and goes before it
+    if name not in {"meta"} | OVER_FOLDERS:  # lists a tree of another layout, and goes before it
         assert [one.name for one in LAYOUTS.values() if one.recognise(tmp_path / "the_set")] == [layout]
 
 

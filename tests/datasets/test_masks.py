@@ -202,5 +202,5 @@ def test_a_mask_is_turned_as_its_picture_is(turn: int, back: Image.Transpose, tm
 
 def test_a_mask_without_a_normal_pixel_is_refused(tmp_path: Path) -> None:
     save(Image.fromarray(np.full((6, 8), 255, np.uint8)), tmp_path / "m.png")
-    with pytest.raises(MaskError, match=r"'m.png' marks every pixel as a defect, so it is no annotation"):
+    with pytest.raises(MaskError, match="The mask of 'photo.png' marks every pixel as a defect, so it is no annotation"):
         load_mask(sample(tmp_path / "m.png"))

@@ -134,6 +134,7 @@ def _print_data(chosen: Dataset, problems: Sequence[str]) -> None:
         f"{printable(chosen.name)}: layout {chosen.layout}, {many(len(chosen), 'picture')}, "
         f"{many(len(chosen.categories), 'category', 'categories')}."
     )
+    boxes = any(one.boxes for one in chosen.summary())
     rows = [
         {
             "category": one.category,
@@ -142,6 +143,7 @@ def _print_data(chosen: Dataset, problems: Sequence[str]) -> None:
             "unlabelled": one.unlabelled,
             "masks": one.masks_found,
             "masks missing": one.masks_missing,
+            **({"boxes": one.boxes} if boxes else {}),
         }
         for one in chosen.summary()
     ]

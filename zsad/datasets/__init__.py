@@ -8,6 +8,7 @@ from zsad.datasets.elpv import KINDS, Cell, read_elpv
 from zsad.datasets.masks import load_mask, resize_mask
 from zsad.datasets.names import prompt_name
 from zsad.datasets.opening import LAYOUTS, open_dataset
+from zsad.datasets.shapes import Shapes
 
 __all__ = [
     "KINDS",
@@ -16,6 +17,7 @@ __all__ = [
     "Count",
     "Dataset",
     "Sample",
+    "Shapes",
     "load_mask",
     "open_dataset",
     "prompt_name",

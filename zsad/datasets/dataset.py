@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from zsad.datasets.names import prompt_name
+from zsad.datasets.shapes import Shapes
 from zsad.errors import UnknownName
 from zsad.images.sources import encodable
 
@@ -19,18 +20,23 @@ class Sample:
 
     path: Path
     label: int | None  # 0 normal, 1 anomalous, None unknown
-    mask: Path | None  # a file, or a folder of files whose union is the mask (MVTec LOCO)
+    mask: Path | Shapes | None  # a file, a folder of files whose union is the mask (MVTec LOCO), or annotated areas
     category: str  # as the data set writes it: "metal_nut"
     split: str = "test"
     kind: str = ""  # "good", "crack", ...; "" where it is unknown
     view: str = ""  # camera of a specimen that is seen from several sides (Real-IAD: "C1" to "C5")
+
+    @property
+    def boxes(self) -> bool:
+        """Whether its mask is drawn from bounding boxes, at least in part: it is larger than the defect."""
+        return isinstance(self.mask, Shapes) and self.mask.boxes > 0
 
 
 @dataclass(frozen=True)
 class Count:
     """Numbers of pictures and masks of one category: a line of ``Dataset.summary()``.
 
-    Masks are counted over anomalous pictures alone: normal ones need none.
+    Masks are counted over anomalous pictures alone: normal ones need none. ``boxes`` of the masks found are of bounding boxes.
     """
 
     category: str
@@ -39,6 +45,7 @@ class Count:
     unlabelled: int
     masks_found: int
     masks_missing: int
+    boxes: int = 0
 
 
 @dataclass(frozen=True)
@@ -104,7 +111,8 @@ class Dataset:
         labels = [sample.label for sample in rows]
         masks = [sample.mask is not None for sample in rows if sample.label == 1]
         found = sum(masks)
-        return Count(category, labels.count(0), labels.count(1), labels.count(None), found, len(masks) - found)
+        boxes = sum(sample.boxes for sample in rows if sample.label == 1)
+        return Count(category, labels.count(0), labels.count(1), labels.count(None), found, len(masks) - found, boxes)
 
     def prompt_name(self, category: str, *, raw: bool = False) -> str:
         """The object name of a category in prompts, by ``prompts/classes.toml``; ``raw`` keeps the folder's name."""

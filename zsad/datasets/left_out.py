@@ -21,7 +21,7 @@ def left_out(found: Found, layout: Layout) -> list[str]:
     is not counted.
     """
     samples = {sample.path for sample in found.samples}
-    used = samples | {sample.mask for sample in found.samples if sample.mask is not None}
+    used = samples | {sample.mask for sample in found.samples if isinstance(sample.mask, Path)}
     by_folder: dict[Path, set[str]] = {}
     for path in samples:
         by_folder.setdefault(path.parent, set()).add(path.stem)

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from zsad.datasets import words
+from zsad.datasets.annotations.imagefolder import is_metadata
+from zsad.datasets.annotations.json_files import json_kind
 from zsad.datasets.dataset import Sample
 from zsad.datasets.layout import Found, Layout, entries, subfolders
 from zsad.datasets.parsing import csv_rows, json_of, label_of, mask_of, phases_of, place_of, text_of
@@ -26,7 +28,8 @@ def _meta_file(path: Path) -> Path:
 
 def _is_meta(path: Path) -> bool:
     file = _meta_file(path)
-    return file.is_file() and file.suffix.lower() == ".json" and not _is_real_iad(path)
+    taken = file.is_file() and file.suffix.lower() == ".json" and not _is_real_iad(path)
+    return taken and (file.name == "meta.json" or not json_kind(file))
 
 
 def _read_meta(path: Path, found: Found) -> None:
@@ -48,8 +51,8 @@ def _read_meta(path: Path, found: Found) -> None:
 def _manifest_files(path: Path) -> list[Path]:
     if path.is_dir():
         return [file for file in (path / "manifest.csv", path / "manifest.jsonl") if file.is_file()]
-    taken = path.suffix.lower() in (".csv", ".jsonl") and path.is_file() and not _is_visa(path)
-    return [path] if taken else []
+    taken = path.suffix.lower() in (".csv", ".jsonl") and path.is_file()
+    return [path] if taken and not _is_visa(path) and not is_metadata(path) else []
 
 
 def _json_lines(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -10,6 +10,7 @@ from PIL import Image
 
 from zsad.datasets.dataset import Sample
 from zsad.datasets.layout import entries, pictures
+from zsad.datasets.shapes import Shapes
 from zsad.errors import ImageError, MaskError
 from zsad.images.intensity import upright
 from zsad.images.reading import load_image, load_raw
@@ -28,7 +29,8 @@ def load_mask(
 
     That one rule holds for class numbers (VisA), 0/1, 0/255 and 16 bits, as in the field's code (AnomalyCLIP and its
     family). Colour and palettes: not black. Transparent pixels are no defect; where all colour is black, the opaque ones
-    are. A folder is the union of its files. A mask is turned by its EXIF orientation, as its picture is.
+    are. A folder is the union of its files. A mask is turned by its EXIF orientation, as its picture is; annotated areas are
+    drawn.
 
     Args:
         sample: of a ``Dataset``.
@@ -45,11 +47,12 @@ def load_mask(
         ImageError: the picture of a normal sample cannot be read, and its size was not given.
     """
     remarks: list[str] = []
-    if sample.mask is not None:
+    if isinstance(sample.mask, Shapes):
+        mask = _drawn(sample, sample.mask, picture or _size(sample))
+    elif sample.mask is not None:
         mask = read_mask(sample.mask, remarks)
     elif sample.label == 0:
-        height, width = picture or load_image(ImageRef(sample.path.name, sample.path)).rgb.shape[:2]
-        mask = np.zeros((height, width), np.bool_)
+        mask = np.zeros(picture or _size(sample), np.bool_)
     else:
         what = "anomalous picture has no mask" if sample.label else "picture has neither label nor mask"
         raise MaskError(f"{sample.path.name!r}: the {what}. Leave it out of pixel metrics, or add the mask.")
@@ -58,6 +61,11 @@ def load_mask(
             f"The mask of {sample.path.name!r} is {mask.shape[1]} x {mask.shape[0]} pixels, the picture {picture[1]} x "
             f"{picture[0]}. Save the mask at the picture's size, or check that it belongs to it."
         )
+    if mask.all():
+        raise MaskError(
+            f"The mask of {sample.path.name!r} marks every pixel as a defect, so it is no annotation: it may be inverted, or its "
+            "ground may be a colour instead of black. Save it with 0 for what is normal."
+        )
     if sample.label is not None and bool(mask.any()) != bool(sample.label):
         remarks.append(
             "the mask of an anomalous picture is empty" if sample.label else "a normal picture has a mask with a defect"
@@ -65,6 +73,37 @@ def load_mask(
     if notes is not None:
         notes += remarks
     return mask if size is None else resize_mask(mask, size)
+
+
+def _size(sample: Sample) -> tuple[int, int]:
+    height, width = load_image(ImageRef(sample.path.name, sample.path)).rgb.shape[:2]
+    return height, width
+
+
+def _drawn(sample: Sample, shapes: Shapes, picture: tuple[int, int]) -> Mask:
+    """Draws annotated areas at the size of the upright picture (height, width).
+
+    Where width and height of the annotation are those of the picture as it is stored, and EXIF turns it by a quarter, it was
+    annotated unturned: its mask is turned with it.
+    """
+    height, width = picture
+    name = repr(sample.path.name)
+    try:
+        if shapes.size in (None, (width, height)):
+            return shapes.draw(width, height)
+        if shapes.size == (height, width):
+            raw = load_raw(ImageRef(sample.path.name, sample.path))
+            if raw.orientation in (5, 6, 7, 8):  # those that turn by a quarter
+                return np.ascontiguousarray(upright(raw, shapes.draw(height, width)))
+    except MaskError as error:
+        raise MaskError(f"The annotation of {name} cannot be drawn: {error}.") from error
+    except ImageError as error:
+        raise MaskError(f"The annotation of {name} cannot be drawn: {error}") from error
+    wide, high = shapes.size or (0, 0)
+    raise MaskError(
+        f"{name} was annotated at {wide} x {high} pixels, and is {width} x {height}. Annotate this file, or bring back the one "
+        "that was annotated."
+    )
 
 
 def resize_mask(mask: Mask, size: int) -> Mask:
@@ -112,11 +151,6 @@ def _read_file(path: Path, notes: list[str]) -> Mask:
     if colours < pixels.shape[2] and not opaque.all():
         notes.append("transparent pixels are no defect" if mask.any() else "all colour is black: opaque pixels are the defect")
         mask = mask & opaque if mask.any() else opaque
-    if mask.all():
-        raise MaskError(
-            f"The mask {path.name!r} marks every pixel as a defect, so it is no annotation: it may be inverted, or its ground "
-            "may be a colour instead of black. Save it with 0 for what is normal."
-        )
     _note_values(path, colour, mask, notes)
     return mask
 

@@ -31,7 +31,8 @@ def _kinds(split: Path) -> list[Path]:
 
 
 def _is_split(split: Path) -> bool:
-    return any(any(below(kind).values()) for kind in _kinds(split))
+    kinds = (kind for kind in _kinds(split) if kind.name != "images")  # test/images is YOLO's, or LabelMe's
+    return any(any(below(kind).values()) for kind in kinds)
 
 
 def _is_category(folder: Path) -> bool:

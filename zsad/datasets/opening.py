@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
+from zsad.datasets.annotations import ANNOTATIONS
 from zsad.datasets.dataset import Dataset, Sample, display_path
 from zsad.datasets.elpv import ELPV, KINDS, installed_elpv
 from zsad.datasets.folders import FLAT, GOOD_BAD, PAIRS, YES_NO
@@ -19,7 +20,8 @@ from zsad.errors import SourceNotFound, UnknownName, UsageError
 
 __all__ = ["LAYOUTS", "matching_layouts", "open_dataset"]
 
-_ALL = (META, MANIFEST, VISA, REAL_IAD, HEAD_CT, ELPV, MVTEC, MVTEC2, DAGM, KSDD, KSDD2, MTD, GOOD_BAD, YES_NO, PAIRS, FLAT)
+_FOLDERS = (MVTEC, MVTEC2, DAGM, KSDD, KSDD2, MTD, GOOD_BAD, YES_NO, PAIRS, FLAT)
+_ALL = (META, MANIFEST, VISA, REAL_IAD, HEAD_CT, ELPV, *ANNOTATIONS, *_FOLDERS)
 LAYOUTS = {layout.name: layout for layout in _ALL}
 """The readers by name. A new one is a row here, and a tree in tests/helpers/trees.py."""
 
@@ -64,9 +66,15 @@ def open_dataset(
 
 
 def matching_layouts(root: Path) -> list[Layout]:
-    """The layouts that fit. A file that lists the pictures goes before folders: many a set in MVTec's layout has both."""
+    """The layouts that fit. A file that lists the pictures goes before folders: many a set in MVTec's layout has both.
+
+    Among such files, lists of labels go before exports of annotation tools, from which they may have been made; and files
+    beside the pictures go before a flat folder.
+    """
     fitting = [layout for layout in LAYOUTS.values() if layout.recognise(root)]
-    return [layout for layout in fitting if layout.index] or fitting
+    listing = [layout for layout in fitting if layout.index]
+    labels = [layout for layout in listing if layout not in ANNOTATIONS]
+    return labels or listing or [layout for layout in fitting if layout is not FLAT] or fitting
 
 
 def _choose(root: Path, layout: str | None) -> Layout:

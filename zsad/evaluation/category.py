@@ -164,6 +164,7 @@ def _row(job: Job, plan: Plan, kept: Kept, size: int, geometry: Geometry) -> Row
         image.thresholds | pixel.thresholds,
         tuple(dict.fromkeys([*notes, *image.notes, *pixel.notes])),
         tuple(errors),
+        sum(job.samples[index].boxes for index in packed if job.samples[index].label == 1),
     )
 
 

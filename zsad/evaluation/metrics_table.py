@@ -41,6 +41,7 @@ class Row:
         thresholds: of F1-max: a picture or pixel with a score >= it is called anomalous.
         notes: remarks on the category.
         errors: pictures and masks that could not be used.
+        boxes: how many of the masks are of bounding boxes, at least in part.
     """
 
     category: str
@@ -55,6 +56,7 @@ class Row:
     thresholds: Mapping[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     errors: tuple[str, ...] = ()
+    boxes: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         """The row as a JSON object; NaN is None."""
@@ -142,7 +144,7 @@ class Evaluation:
         lines = []
         for category in self.categories:
             first = next(row for row in self.rows if row.category == category)
-            counts = {"normal": str(first.normal), "anomalous": str(first.anomalous), "masks": str(first.masks)}
+            counts = {"normal": str(first.normal), "anomalous": str(first.anomalous), "masks": _masks(first)}
             cells = {self._head(name, short): number(*self.figure(category, name)[:2]) for name in self.metrics}
             lines.append({"category": category + self._mark(), **counts, **cells})
         size = len(self.categories)
@@ -168,6 +170,9 @@ class Evaluation:
             most = max(bounds, default=0.0)
             how = "exact" if most == 0 else f"binned: exact values differ by at most {most:.1g}"
             lines.append(f"Pixel metrics at {self.map_size} x {self.map_size} pixels, {how}.")
+        if boxes := sum(row.boxes for row in self.rows):
+            count = sum(row.masks for row in self.rows)
+            lines.append(f"Boxes: {boxes} of {count} masks are bounding boxes, larger than the defects in them.")
         if self.shots:
             spread = " ± is the sample standard deviation over them." if len(self.seeds) > 1 else ""
             plural = "s" * (self.shots > 1)
@@ -199,10 +204,17 @@ class Evaluation:
     def _line(self, row: Row) -> dict[str, Any]:
         start = {"category": row.category, "target": row.target, "seed": "" if row.seed is None else row.seed}
         start |= {"normal": row.normal, "anomalous": row.anomalous, "masks": row.masks}
+        if any(one.boxes for one in self.rows):
+            start["boxes"] = row.boxes
         values = {name: row.values[name] for name in self.metrics}
         limits = {f"{name}_threshold": row.thresholds.get(name) for name in THRESHOLDS if name in self.metrics}
         end = {"map_size": self.map_size, "errors": len(row.errors), "leakage": bool(self.leakage)}
         return start | values | limits | end
+
+
+def _masks(row: Row) -> str:
+    """ "12", "12 (boxes)" or "12 (5 boxes)"."""
+    return f"{row.masks}" + (f" ({f'{row.boxes} ' * (row.boxes < row.masks)}boxes)" if row.boxes else "")
 
 
 def _spread(values: Sequence[float]) -> Spread:

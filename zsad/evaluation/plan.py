@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from zsad.common.file_names import many
-from zsad.datasets import Dataset, Sample
+from zsad.datasets import Dataset, Sample, Shapes
 from zsad.errors import UsageError
 from zsad.evaluation.few_shot import draw
 
@@ -125,6 +125,8 @@ def digest_of(data: Dataset, jobs: Sequence[Job]) -> str:
 def _state(path: Any) -> tuple[Any, ...]:
     if path is None:
         return ()
+    if isinstance(path, Shapes):
+        return ("shapes", hashlib.sha256(repr(path).encode()).hexdigest())
     try:
         found = os.stat(path)  # noqa: PTH116 (one call for both)
     except (OSError, ValueError):
