@@ -7,6 +7,7 @@ import shutil
 import sys
 import time
 from collections.abc import Mapping
+from enum import StrEnum
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -48,13 +49,20 @@ from zsad.inference.inspector import Inspector
 from zsad.inference.settings import AUTO_FEWEST
 from zsad.registry import list_methods, method_class
 from zsad.runs.drawing import Options
-from zsad.runs.folder import RunFolder, count_outside
+from zsad.runs.folder import FORMATS, RunFolder, count_outside
 from zsad.runs.records import rows_at
 from zsad.runs.summary import Summary, verdict_line
+from zsad.runs.tables import load_pyarrow
 
 LEVELS = ("threshold", "review_at", "pixel_threshold", "calibration", "max_false_alarms", "review_false_alarms")
 SHOWN = 20  # rows of the table on stdout
 STEP_UP = "winclip"
+
+
+class Format(StrEnum):
+    """Files of predictions besides jsonl and csv."""
+
+    coco, excel, parquet = "coco", "excel", "parquet"
 
 
 @app.command(epilog=EXIT_CODES)
@@ -86,6 +94,10 @@ def predict(
     maps: Annotated[
         Literal["npy", "png"] | None, typer.Option(help="Write the maps too: float32 .npy, or 16-bit .png.")
     ] = None,
+    format_: Annotated[
+        list[Format] | None,
+        typer.Option("--format", help="Write this too, beside jsonl and csv; repeat for more. excel: CSV that Excel opens."),
+    ] = None,
     device: Device = "auto",
     precision: Precision = "fp32",
     batch: Batch = None,
@@ -111,6 +123,9 @@ def predict(
     settings = inspector_settings(dict(locals()), "references", "coreset", *LEVELS)
     settings |= {} if batch is None else {"batch": batch}
     check_out(out)
+    formats = tuple(format_ or ())
+    if "parquet" in formats:
+        load_pyarrow()
     refs = list_images(source)
     first = next(refs)  # a wrong path ends here, before any weights are loaded
     inspector = Inspector(method, target, **settings).over(count_outside(list_images(source), AUTO_FEWEST))
@@ -125,7 +140,8 @@ def predict(
         with log_to_stderr():
             run.fill(run.outside(chain([first], refs)), score, group, watch=progress, total=total)
         scored = time.perf_counter()
-        summary = run.write(inspector, inspector.known_thresholds(), Options(maps, limit_report), watch=progress)
+        options = Options(maps, limit_report, formats=formats, source=source)
+        summary = run.write(inspector, inspector.known_thresholds(), options, watch=progress)
         times |= {"scoring_seconds": round(scored - begun, 3), "writing_seconds": round(time.perf_counter() - scored, 3)}
         outcome = {"maps": _scale_of_maps(maps, inspector), "limit_report": limit_report, "times": times}
         run.finish(_facts(source, run, scoring, summary, _calibrated(inspector, settings)) | outcome)
@@ -189,7 +205,7 @@ def _print_summary(run: RunFolder, inspector: Inspector, summary: Summary) -> No
     typer.echo(_detector_line(inspector))
     if inspector.batch == "auto" and inspector.needs_set:
         typer.echo("Pictures were compared with each other, as one product's; --batch off scores each by itself.")
-    files = ["report.html", "predictions.jsonl", "predictions.csv", "run.json", "overlays/", "masks/", "maps/"]
+    files = ["report.html", "predictions.jsonl", "predictions.csv", *FORMATS, "run.json", "overlays/", "masks/", "maps/"]
     typer.echo(f"Written to {run.out}: {', '.join(name for name in files if (run.out / name).exists())}")
 
 

@@ -20,6 +20,7 @@ from zsad.images.heatmap import thumbnail
 from zsad.images.reading import ImageRef, load_image
 from zsad.inference.inspector import Inspector
 from zsad.inference.result import Result
+from zsad.runs.coco import segments_of
 from zsad.runs.records import Records
 
 __all__ = ["Drawer", "Drawn", "Options"]
@@ -36,19 +37,32 @@ class Options:
         maps: "npy" (float32, original size), "png" (16 bit over the model's map range) or None.
         limit_report: pictures that the report shows, the worst first.
         hide_folders: rows have the pictures' names in place of their paths.
+        formats: of the predictions, besides jsonl and csv: "coco", "excel" or "parquet".
+        source: what the pictures were listed from, to which ``relative_path`` is relative.
     """
 
     maps: str | None = None
     limit_report: int = 500
     hide_folders: bool = False
+    formats: tuple[str, ...] = ()
+    source: str | None = None
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """A picture's row of predictions.jsonl, and its thumbnails (JPEG) of picture and overlay where the report shows it."""
+    """A picture's row of predictions.jsonl, and what other files take.
+
+    Attributes:
+        row: the row.
+        thumbs: JPEGs of picture and overlay, where the report shows it.
+        size: (H, W) of the picture, where it was scored.
+        segments: each region's pixels, for COCO.
+    """
 
     row: dict[str, Any]
     thumbs: tuple[bytes, bytes] | None = None
+    size: tuple[int, int] | None = None
+    segments: tuple[dict[str, Any], ...] = ()
 
 
 class Drawer:
@@ -66,6 +80,7 @@ class Drawer:
         self.place, self.records, self.options = place, records, options
         self.value_range, self.result = inspector.value_range, partial(inspector.result, thresholds=thresholds)
         self.prompts = summarise_prompts(inspector.context.sentences)
+        self.folder = None if options.source is None else folder_of_source(options.source)
 
     def __call__(self, record: dict[str, Any], output: str, shown: bool) -> Drawn:
         """The row and thumbnails of a picture.
@@ -87,10 +102,11 @@ class Drawer:
         if trouble:
             result = replace(result, error=trouble)
         files, thumbs = self._draw(result, output, shown)
+        files["relative_path"] = _below(self.folder, result.path)
         if self.options.hide_folders:
             result = replace(result, path=Path(result.name))
         row = result.as_dict() | {"prompts": self.prompts if scored.score is not None else None} | files
-        return Drawn(row, thumbs)
+        return Drawn(row, thumbs, scored.size, segments_of(result) if "coco" in self.options.formats else ())
 
     def _draw(self, result: Result, output: str, shown: bool) -> tuple[dict[str, str | None], tuple[bytes, bytes] | None]:
         """Writes overlay, mask and map; returns their names, and the thumbnails."""
@@ -124,6 +140,19 @@ class Drawer:
         low, high = result.map_range
         levels = np.rint(np.clip((result.anomaly_map - low) / (high - low), 0, 1) * 65535).astype(np.uint16)
         Image.fromarray(levels).save(path, "PNG")
+
+
+def folder_of_source(source: str) -> Path:
+    """The folder to which paths of pictures are relative: a folder itself, of a file or a pattern the last one before it."""
+    place = Path(source)
+    while not place.is_dir() and place != place.parent:
+        place = place.parent
+    return place
+
+
+def _below(folder: Path | None, path: Path | None) -> str | None:
+    """A path relative to a folder, with forward slashes; None where it is not below."""
+    return path.relative_to(folder).as_posix() if folder and path and path.is_relative_to(folder) else None
 
 
 def summarise_prompts(sentences: Mapping[str, tuple[str, ...]]) -> dict[str, Any] | None:

@@ -25,9 +25,10 @@ from zsad.runs.records import Records, Score
 from zsad.runs.summary import Summary
 from zsad.runs.writers import Watch, unwatched, write_facts, write_results
 
-__all__ = ["RunFolder", "count_outside"]
+__all__ = ["FORMATS", "RunFolder", "count_outside"]
 
-FILES = ("predictions.jsonl", "predictions.csv", "report.html", "run.json")
+FORMATS = ("predictions.excel.csv", "predictions.parquet", "predictions.coco.json", "predictions.coco_results.json")
+FILES = ("predictions.jsonl", "predictions.csv", *FORMATS, "report.html", "run.json")
 FOLDERS = ("overlays", "masks", "maps")
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from array import array
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import IO, Any
 
@@ -17,17 +16,15 @@ from zsad.common.file_names import OutputNames
 from zsad.common.threads import ahead
 from zsad.decision.thresholds import Thresholds, decide
 from zsad.inference.inspector import Inspector
+from zsad.runs.coco import CocoFiles
 from zsad.runs.drawing import Drawer, Drawn, Options
 from zsad.runs.records import Records, rows_at
 from zsad.runs.report import Shown, write_report
 from zsad.runs.summary import Summary, label_of
+from zsad.runs.tables import CsvTable, ParquetTable
 
 __all__ = ["Watch", "unwatched", "write_facts", "write_results"]
 
-COLUMNS = (
-    *("path", "name", "pred_score", "p_value", "pred_label", "threshold", "threshold_source", "regions", "prompts"),
-    *("method", "error", "notes", "overlay", "mask", "map"),
-)
 Watch = Callable[[Iterable[Any], str, int], Iterable[Any]]  # wraps a loop, with a label and its length, to show progress
 
 
@@ -67,7 +64,8 @@ def write_results(
     summary = Summary(thresholds)
     with ExitStack() as stack:
         thumbs = stack.enter_context((place / "thumbs").open("w+b"))
-        lines, where = _write_rows(place, watch(drawn, "drawing", len(scores)), summary, thumbs)
+        add = _open_formats(place, options.formats, stack)
+        lines, where = _write_rows(place, watch(drawn, "drawing", len(scores)), summary, thumbs, add)
         summary.order = [lines[index] for index in ranking]
         rows = zip(ranking.tolist(), rows_at(place / "predictions.jsonl", summary.order), strict=True)
         write_report(
@@ -97,19 +95,35 @@ def _scores(records: Records) -> tuple[NDArray[np.float64], NDArray[np.float64]]
     return found[0], found[1]
 
 
+def _open_formats(place: Path, formats: Iterable[str], stack: ExitStack) -> Callable[[Drawn], None]:
+    """Opens the files of the formats besides jsonl; returns what writes a row into all of them."""
+    tables: list[CsvTable | ParquetTable] = [stack.enter_context(closing(CsvTable(place / "predictions.csv")))]
+    if "excel" in formats:
+        tables.append(stack.enter_context(closing(CsvTable(place / "predictions.excel.csv", excel=True))))
+    if "parquet" in formats:
+        tables.append(stack.enter_context(closing(ParquetTable(place / "predictions.parquet"))))
+    coco = stack.enter_context(closing(CocoFiles(place))) if "coco" in formats else None
+
+    def add(one: Drawn) -> None:
+        for table in tables:
+            table.add(one.row)
+        if coco is not None:
+            coco.add(one.row, one.size, one.segments)
+
+    return add
+
+
 def _write_rows(
-    place: Path, drawn: Iterable[Drawn], summary: Summary, thumbs: IO[bytes]
+    place: Path, drawn: Iterable[Drawn], summary: Summary, thumbs: IO[bytes], add: Callable[[Drawn], None]
 ) -> tuple[array[int], dict[int, tuple[int, int, int]]]:
-    """Writes both tables; returns the rows' places in the jsonl, and by row the thumbnails' place and lengths."""
+    """Writes the rows in all formats; returns the rows' places in the jsonl, and by row the thumbnails' place and lengths."""
     lines = array("q")
     where: dict[int, tuple[int, int, int]] = {}
-    with (place / "predictions.jsonl").open("wb") as jsonl, _text(place / "predictions.csv") as table:
-        sheet = csv.writer(table, lineterminator="\n")
-        sheet.writerow(COLUMNS)
+    with (place / "predictions.jsonl").open("wb") as jsonl:
         for index, one in enumerate(drawn):
             lines.append(jsonl.tell())
             jsonl.write(_json(one.row).encode("utf-8", "backslashreplace") + b"\n")
-            sheet.writerow([_cell(one.row[column]) for column in COLUMNS])
+            add(one)
             summary.counts[label_of(one.row)] += 1
             if one.thumbs:
                 where[index] = (thumbs.tell(), len(one.thumbs[0]), len(one.thumbs[1]))
@@ -126,18 +140,3 @@ def _thumbs_at(file: IO[bytes], where: tuple[int, int, int] | None) -> tuple[byt
 
 def _json(value: Any, indent: int | None = None) -> str:
     return json.dumps(value, ensure_ascii=False, allow_nan=False, indent=indent)
-
-
-def _text(path: Path) -> IO[str]:
-    return path.open("w", encoding="utf-8", errors="backslashreplace", newline="")
-
-
-def _cell(value: Any) -> Any:
-    """A CSV cell: lists of regions as "x0 y0 x1 y1" each, prompts as counts."""
-    if isinstance(value, list):
-        return "; ".join(" ".join(map(str, one["box"])) if isinstance(one, dict) else str(one) for one in value)
-    if isinstance(value, str) and value.startswith(("=", "+", "-", "@")):
-        return f"'{value}"  # a spreadsheet would run it as a formula
-    if isinstance(value, dict):
-        return "; ".join(f"{count} {kind}" for kind, count in value["count"].items())
-    return value
