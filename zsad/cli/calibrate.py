@@ -38,6 +38,7 @@ from zsad.decision.calibration import Calibration, false_alarm_rates
 from zsad.decision.conformal import check_size, false_alarm_spread, lowest_rate, percent, pictures
 from zsad.decision.thresholds import levels as batch_levels
 from zsad.errors import ImageError, UsageError
+from zsad.images.content import is_blank
 from zsad.images.reading import ImageRef, list_images, load_image
 from zsad.inference.inspector import Inspector
 from zsad.inference.normal_pictures import calibration_of
@@ -110,8 +111,9 @@ def calibrate(
     scores = _left_out(inspector, source) if leave_one_out else _scores(inspector, source)
     found = list(progress(scores, "scoring", count))
     errors = {one.name: one.error for one in found if one.error is not None}
-    for name, error in errors.items():
-        typer.echo(f"zsad: {printable(name)}: {printable(error)}", err=True)
+    blank = {one.name: f"left out; {one.notes[-1]}" for one in found if is_blank(one.notes)}
+    for name, reason in (errors | blank).items():
+        typer.echo(f"zsad: {printable(name)}: {printable(reason)}", err=True)
     made = calibration_of(
         found,
         detector := inspector.describe(),
@@ -119,7 +121,7 @@ def calibrate(
         max_false_alarms=max_false_alarms,
         review_false_alarms=review_false_alarms,
     )
-    facts = _facts(made, [one.name for one in found if one.score is not None]) | {"errors": errors}
+    facts = _facts(made, [one.name for one in found if one.score is not None and one.name not in blank]) | {"errors": errors}
     out.parent.mkdir(parents=True, exist_ok=True)
     made.save(out)
     if as_json:

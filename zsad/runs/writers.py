@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from zsad.common.file_names import OutputNames
 from zsad.common.threads import ahead
 from zsad.decision.thresholds import Thresholds, decide
+from zsad.images.content import is_blank
 from zsad.inference.inspector import Inspector
 from zsad.runs.coco import CocoFiles
 from zsad.runs.drawing import Drawer, Drawn, Options
@@ -53,8 +54,8 @@ def write_results(
         options: what to write.
         watch: shows progress.
     """
-    scores, peaks = _scores(records)
-    thresholds = decide(scores[~np.isnan(scores)], peaks[~np.isnan(peaks)], given, inspector.far_score)
+    scores, peaks, counted = _scores(records)
+    thresholds = decide(scores[counted], peaks[counted], given, inspector.far_score)
     names = OutputNames(row["name"] for row in records.rows())
     ranking = np.argsort(-scores, kind="stable")  # worst first; NaN, the errors, last
     shown = set(ranking[: options.limit_report].tolist())
@@ -86,13 +87,15 @@ def write_facts(path: Path, facts: Mapping[str, Any]) -> None:
     path.write_text(_json(facts, indent=1) + "\n", encoding="utf-8", errors="backslashreplace")
 
 
-def _scores(records: Records) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Scores and the maps' peaks, NaN where there is none."""
+def _scores(records: Records) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
+    """Scores and the maps' peaks, NaN where there is none, and which of them count: not those of frames without content."""
     found = np.full((2, len(records.order)), np.nan)
+    counted = np.zeros(len(records.order), bool)
     for index, row in enumerate(records.rows()):
         if "score" in row:
             found[:, index] = row["score"], row["peak"]
-    return found[0], found[1]
+            counted[index] = not is_blank(row["notes"])
+    return found[0], found[1], counted
 
 
 def _open_formats(place: Path, formats: Iterable[str], stack: ExitStack) -> Callable[[Drawn], None]:
