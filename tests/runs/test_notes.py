@@ -94,3 +94,73 @@ def test_a_resumed_run_still_knows(pictures: Path, tmp_path: Path) -> None:
     _, rows, _ = predict(pictures, tmp_path / "out", "--resume", "--threshold", "0.9")
     assert [row["pred_label"] for row in rows if is_frame(row)] == ["review"] * 3
     assert picture(0.3) != picture(0.3, plain=True)
+
+
+# ------------------------------------------------------------------ counted notes
+def deep(path: Path, level: int, most: int) -> None:
+    values = np.full((64, 64), level, np.uint16)
+    values[0, 0] = most
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(values).save(path)
+
+
+def test_pictures_that_are_read_otherwise_than_their_neighbours_are_counted(tmp_path: Path) -> None:
+    for index in range(9):
+        deep(tmp_path / f"in/{index}.png", 1500 + index, 1000 if index == 4 else 2600)
+    deep(tmp_path / "in/4.png", 400, 900)
+    picture(0.3).save(tmp_path / "in/x.png")
+    output, _, run = predict(tmp_path / "in", tmp_path / "out")
+    sentence = (
+        "Caution: pictures were read over different ranges of values, 8 over 0..4095 (16-bit), 1 over 0..1023 (16-bit), 1 as "
+        "they are (8-bit), so one may look brighter than its neighbours; give --value-range 0 4095 to read all beyond 8 bits "
+        "alike."
+    )
+    assert sentence in output.splitlines()
+    assert sentence in (tmp_path / "out/report.html").read_text(encoding="utf-8")
+    assert run["notes"] == {
+        "16-bit: range 0..1023 (10 bits used) mapped to 0..255": 1,
+        "16-bit: range 0..4095 (12 bits used) mapped to 0..255": 8,
+    }
+    output, _, run = predict(tmp_path / "in", tmp_path / "out", "--overwrite", "--value-range", "0", "2000")
+    assert "9 over 0..2000 (16-bit), 1 as they are (8-bit), so one may look brighter than its neighbours." in output
+    assert "8 pictures with values outside the range that became black to white: cut there." in output.splitlines()
+    assert run["notes"]["values lie outside the range and were cut"] == 8
+
+
+def test_pictures_of_one_range_are_no_matter(tmp_path: Path) -> None:
+    for index in range(3):
+        deep(tmp_path / f"in/{index}.png", 1500 + index, 2600)
+    output, _, run = predict(tmp_path / "in", tmp_path / "out")
+    assert "range" not in output.replace(str(tmp_path), "")
+    assert list(run["notes"].values()) == [3]
+
+
+def test_maps_that_a_png_cuts_are_counted(tmp_path: Path) -> None:
+    folder_of(tmp_path / "in", 3, 2)
+    output, rows, run = predict(tmp_path / "in", tmp_path / "out", "--maps", "png", "--set", "gain=1.5")
+    sentence = "2 anomaly maps with values outside the scale of --maps png, which were cut; --maps npy keeps them."
+    assert sentence in output.splitlines()
+    assert run["notes"] == {"map lies outside 0..1 and was cut in the png": 2}
+    assert [len(row["notes"]) for row in rows] == [0, 0, 0, 1, 1]
+    values = np.load(keep_maps(tmp_path / "in", tmp_path / "npy") / "maps/03.npy")
+    assert rows[3]["notes"] == [f"{(values > 1).mean():.2%} of the map lies outside 0..1 and was cut in the png"]
+
+
+def keep_maps(source: Path, out: Path) -> Path:
+    _, rows, _ = predict(source, out, "--maps", "npy", "--set", "gain=1.5")
+    assert not any(row["notes"] for row in rows)
+    return out
+
+
+def test_kinds_of_notes_are_counted_whatever_their_numbers(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for index in range(2):
+        see_through = picture(0.3).convert("RGBA")
+        see_through.paste((0, 0, 0, 0), (0, 0, 5 + index, 5))
+        see_through.save(tmp_path / f"in/{index}.png")
+    frames = [picture(0.3 + index / 10) for index in range(3)]
+    frames[0].save(tmp_path / "in/two.gif", save_all=True, append_images=frames[1:2])
+    frames[0].save(tmp_path / "in/x.gif", save_all=True, append_images=frames[1:])
+    output, _, run = predict(tmp_path / "in", tmp_path / "out")
+    assert run["notes"] == {"alpha: composited on white": 2, "animated: first of several frames": 2}
+    assert "Notes of pictures: alpha: composited on white (2); animated: first of several frames (2)." in output.splitlines()

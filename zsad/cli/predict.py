@@ -171,6 +171,7 @@ def _facts(
         "thresholds": outcome["thresholds"],
         "calibration": calibration,
         "counts": outcome["counts"],
+        "notes": outcome["notes"],
     }
 
 
@@ -200,6 +201,8 @@ def _print_summary(run: RunFolder, inspector: Inspector, summary: Summary) -> No
     if summary.total > SHOWN:
         typer.echo(f"… and {summary.total - SHOWN} more in {run.out / 'predictions.csv'}")
     typer.echo(f"\n{verdict_line(summary.counts)}.")
+    for sentence in summary.notes.sentences():
+        typer.echo(sentence)
     levels = summary.thresholds
     typer.echo(f"Threshold: {'none' if levels.anomalous is None else f'{levels.anomalous:.4g}'}; {levels.source}.")
     typer.echo(_detector_line(inspector))

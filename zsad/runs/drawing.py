@@ -21,6 +21,7 @@ from zsad.images.reading import ImageRef, load_image
 from zsad.inference.inspector import Inspector
 from zsad.inference.result import Result
 from zsad.runs.coco import segments_of
+from zsad.runs.notes import CUT_MAPS
 from zsad.runs.records import Records
 
 __all__ = ["Drawer", "Drawn", "Options"]
@@ -101,6 +102,8 @@ class Drawer:
         result = self.result(scored)
         if trouble:
             result = replace(result, error=trouble)
+        if self.options.maps == "png":
+            result = replace(result, notes=(*result.notes, *_cut_note(result)))
         files, thumbs = self._draw(result, output, shown)
         files["relative_path"] = _below(self.folder, result.path)
         if self.options.hide_folders:
@@ -112,7 +115,7 @@ class Drawer:
         """Writes overlay, mask and map; returns their names, and the thumbnails."""
         files: dict[str, str | None] = {"overlay": None, "mask": None, "map": None}
         if result.anomaly_map is not None and self.options.maps:
-            self._write_map(result, self._file(name := f"maps/{output}.{self.options.maps}"))
+            write_map(result, self._file(name := f"maps/{output}.{self.options.maps}"))
             files["map"] = name
         if result.pred_mask is not None:
             mask = Image.fromarray(result.pred_mask.astype(np.uint8) * 255)
@@ -132,14 +135,25 @@ class Drawer:
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
-    def _write_map(self, result: Result, path: Path) -> None:
-        assert result.anomaly_map is not None
-        if path.suffix == ".npy":
-            np.save(path, result.anomaly_map)
-            return
-        low, high = result.map_range
-        levels = np.rint(np.clip((result.anomaly_map - low) / (high - low), 0, 1) * 65535).astype(np.uint16)
-        Image.fromarray(levels).save(path, "PNG")
+
+def write_map(result: Result, path: Path) -> None:
+    """Writes the anomaly map as float32 (.npy), or as 16 bits over the model's map range (.png)."""
+    assert result.anomaly_map is not None
+    if path.suffix == ".npy":
+        np.save(path, result.anomaly_map)
+        return
+    low, high = result.map_range
+    levels = np.rint(np.clip((result.anomaly_map - low) / (high - low), 0, 1) * 65535).astype(np.uint16)
+    Image.fromarray(levels).save(path, "PNG")
+
+
+def _cut_note(result: Result) -> tuple[str, ...]:
+    """How much of the map a 16-bit PNG cuts off, as a note; none where it holds all."""
+    low, high = result.map_range
+    if result.anomaly_map is None or low <= result.anomaly_map.min() <= result.anomaly_map.max() <= high:
+        return ()
+    share = np.count_nonzero((result.anomaly_map < low) | (result.anomaly_map > high)) / result.anomaly_map.size
+    return (f"{share:.2%} of the {CUT_MAPS} {low:g}..{high:g} and was cut in the png",)
 
 
 def folder_of_source(source: str) -> Path:

@@ -21,7 +21,7 @@ from zsad.runs.coco import CocoFiles
 from zsad.runs.drawing import Drawer, Drawn, Options
 from zsad.runs.records import Records, rows_at
 from zsad.runs.report import Shown, write_report
-from zsad.runs.summary import Summary, label_of
+from zsad.runs.summary import Summary
 from zsad.runs.tables import CsvTable, ParquetTable
 
 __all__ = ["Watch", "unwatched", "write_facts", "write_results"]
@@ -73,6 +73,7 @@ def write_results(
             place / "report.html",
             (Shown(row, *_thumbs_at(thumbs, where.get(index))) for index, row in rows),
             counts=summary.counts,
+            cautions=summary.notes.sentences(),
             thresholds=thresholds,
             detector=detector,
             scores=scores,
@@ -127,7 +128,7 @@ def _write_rows(
             lines.append(jsonl.tell())
             jsonl.write(_json(one.row).encode("utf-8", "backslashreplace") + b"\n")
             add(one)
-            summary.counts[label_of(one.row)] += 1
+            summary.add(one.row)
             if one.thumbs:
                 where[index] = (thumbs.tell(), len(one.thumbs[0]), len(one.thumbs[1]))
                 thumbs.write(b"".join(one.thumbs))
