@@ -25,7 +25,7 @@ from zsad.runs.records import Records, Score
 from zsad.runs.summary import Summary
 from zsad.runs.writers import Watch, unwatched, write_facts, write_results
 
-__all__ = ["FORMATS", "RunFolder", "count_outside"]
+__all__ = ["FORMATS", "RunFolder", "count_outside", "is_outside"]
 
 FORMATS = ("predictions.excel.csv", "predictions.parquet", "predictions.coco.json", "predictions.coco_results.json")
 FILES = ("predictions.jsonl", "predictions.csv", *FORMATS, "report.html", "run.json")
@@ -132,6 +132,12 @@ def count_outside(refs: Iterable[ImageRef], most: int) -> int:
     """How many pictures are not the output of a run; no more than ``most`` are looked for."""
     known = dict[Path, bool]()
     return sum(1 for _ in islice((ref for ref in refs if not _shows_output(ref, known)), most))
+
+
+def is_outside(refs: Iterable[ImageRef]) -> Iterator[tuple[ImageRef, bool]]:
+    """Pictures, and whether they are not the output of a run."""
+    known = dict[Path, bool]()
+    return ((ref, not _shows_output(ref, known)) for ref in refs)
 
 
 def _shows_output(ref: ImageRef, known: dict[Path, bool]) -> bool:
