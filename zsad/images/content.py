@@ -20,7 +20,7 @@ GRAIN = 12  # levels of 255 by which a pixel of one colour may leave it: a senso
 FLAT = 2.0  # levels by which the mean of a block may leave it
 BLOCKS = 24  # blocks along the shorter side
 BLACK, WHITE = 20, 240  # brightest level of a black frame, darkest of a white one
-SAMPLE = 1 << 16  # pixels that are looked at first
+SAMPLE = 1 << 12  # pixels that are looked at first
 STRIP = 1 << 20  # pixels that are looked at together
 
 
