@@ -27,9 +27,12 @@ from tqdm import tqdm
 import zsad
 from zsad.alignment.losses import top_mean
 from zsad.alignment.maps import upsample
+from zsad.methods.compact.folder import LAST
 from zsad.methods.compact.head import SIDES, TOP
 from zsad.methods.compact.memory import ONE, USUAL, WEIGHT, ZERO, Near, departure, nearest_in
-from zsad.methods.compact.second import BANK, DISTANCE, NOVELTY, distances, novelties
+from zsad.methods.compact.novelty import compare_within
+from zsad.methods.compact.second import ALONE_ONE, ALONE_ZERO, BANK, DISTANCE, add_within, distances, second_rows
+from zsad.methods.compact.second_head import NOVELTY
 from zsad.metrics import image_auroc
 from zsad.types import Bank, ImageFeatures
 
@@ -46,6 +49,7 @@ class Category:
     features: ImageFeatures  # N, for the grids
     zero: Tensor  # (N, 32, 32) zero-shot map
     near: dict[int, Near]  # by number of references
+    within: Tensor  # (N, 32, 32) zero-shot map with the second tower
     novelty: Tensor  # (N, h, w) in the second tower
     distance: dict[int, Tensor]  # (N, h, w) in the second tower, by number of references
 
@@ -63,16 +67,17 @@ def categories(detector: Any, part: str, per_family: int) -> Iterator[Category]:
         if before not in (None, name):
             whole = detector.encode(torch.stack(images))
             references, test = whole[:REFERENCES], whole[REFERENCES:]
-            rows = detector.reference_rows(references)
+            banked = detector.reference_rows(references)
             order = torch.randperm(REFERENCES, generator=torch.Generator().manual_seed(0))
-            banks = {count: bank_of(rows, order[:count]) for count in COUNTS}
+            banks = {count: bank_of(banked, order[:count]) for count in COUNTS}
             near = {count: nearest_in(test.taps, bank) for count, bank in banks.items()}
             second = test.streams["vit"]
             distance = {count: distances(second, bank[BANK]) for count, bank in banks.items()}
             fine = F.max_pool2d(torch.from_numpy(np.stack(masks[REFERENCES:]))[:, None].float(), 8)[:, 0] > 0
             zero = detector.head.zero_shot(test.taps, context, detector.weights, detector.bias)[0]
             bad = torch.tensor([k != "" for k in kinds[REFERENCES:]])
-            yield Category(bad, fine, test[:1], zero, near, novelties(second), distance)
+            rows = second_rows(second).transpose(1, 2).unflatten(2, second[LAST].grid)
+            yield Category(bad, fine, test[:1], zero, near, add_within(zero, second), compare_within(rows)[0], distance)
             kinds, images, masks = [], [], []
         if rgb is not None:
             kinds.append(kind)
@@ -118,6 +123,10 @@ def constants(detector: Any, found: list[Category]) -> None:
     ):
         usual = torch.cat(maps)
         print(f"second tower: usual {name} {usual.mean():.3f}, std {usual.std():.3f} (in use: {used})")
+    within = torch.cat([one.within for one in found]) * (ALONE_ONE - ALONE_ZERO) + ALONE_ZERO
+    bad, fine = torch.cat([one.bad for one in found]), torch.cat([one.fine for one in found])
+    high = np.quantile(within[bad][fine[bad]].numpy(), 0.9)
+    print(f"by itself: normal median {within[~bad].median():.3f}, defect 90 % {high:.3f} (in use: {ALONE_ZERO}, {ALONE_ONE})")
     for stage in SIDES:
         usual = torch.cat([one.near[1][stage][0][~one.bad].flatten() for one in found])
         print(f"stage {stage}: usual distance {usual.mean():.3f}, std {usual.std():.3f} (in use: {USUAL[stage]})")
@@ -144,7 +153,8 @@ def main() -> None:
             if part == "choosing":
                 constants(detector, found)
             ways: dict[str, Callable[[Category], Mapped]] = {
-                "zero-shot": lambda one: lambda count: one.zero,
+                "zero-shot, first tower": lambda one: lambda count: one.zero,
+                "zero-shot": lambda one: lambda count: one.within,
                 "distance alone": alone,
                 "both": lambda one: joined(detector, one, WEIGHT),
             }

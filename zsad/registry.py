@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import torch
 
 from zsad.common.arguments import checked, fits
+from zsad.common.threads import one_thread_after_fork
 from zsad.errors import SizeMismatch, UnknownName, UsageError
 from zsad.types import Backbone, Recipe
 
@@ -121,6 +122,7 @@ def load_backbone(
     for key in options:
         if key not in known:
             raise UnknownName.among(f"keyword of the backbone {name!r}", key, list(known)[1:])
+    one_thread_after_fork()
     backbone = loader(name, activation=activation, position_embedding=position_embedding, image_size=image_size, **options)
     return backbone.eval().requires_grad_(False)
 

@@ -150,6 +150,7 @@ def test_other_towers_are_refused_by_name(name: str) -> None:
         zsad.load_backbone(name)
 
 
+@pytest.mark.slow
 def test_unknown_names_get_a_guess() -> None:
     with pytest.raises(UnknownName, match="Did you mean 'ViT-L-14-336'"):
         zsad.load_backbone("ViT-L-14-366.openai")
@@ -175,6 +176,7 @@ def metadata(url: str, **_: Any) -> Any:
     return type("Metadata", (), {"size": 123_000_000})()
 
 
+@pytest.mark.slow
 def test_the_download_is_announced_and_the_cache_honoured(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -48,6 +48,7 @@ def write_set(place: Path, normal: int = 12, anomalous: int = 4) -> None:
     (place / "about.json").write_text(json.dumps({"object": "stripes"}))
 
 
+@pytest.mark.slow
 def test_figures_are_those_of_the_public_interface(benchmark: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_set(tmp_path / "stripes")
     pictures = benchmark.Pictures.read(tmp_path / "stripes")

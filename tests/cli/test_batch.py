@@ -24,6 +24,7 @@ def run_of(out: Path) -> dict[str, Any]:
     return json.loads((out / "run.json").read_text())
 
 
+@pytest.mark.slow
 def test_a_folder_is_compared_and_says_so(tmp_path: Path) -> None:
     done = call(BRICKS, "--out", tmp_path / "out")
     assert done.exit_code == 0, done.output
@@ -35,12 +36,14 @@ def test_a_folder_is_compared_and_says_so(tmp_path: Path) -> None:
     assert "arguments.batch was true and is false" in again.stderr
 
 
+@pytest.mark.slow
 def test_off_scores_each_by_itself(tmp_path: Path) -> None:
     done = call(BRICKS, "--out", tmp_path / "out", "--batch", "off")
     assert COMPARED not in done.stdout
     assert run_of(tmp_path / "out")["detector"]["arguments"]["batch"] is False
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("option", [("--batch", "on"), ("--set", "batch=True")])
 def test_on_by_either_option(option: tuple[str, str], tmp_path: Path) -> None:
     done = call(BRICKS, "--out", tmp_path / "out", *option, "--threshold", "0.25")
@@ -49,6 +52,7 @@ def test_on_by_either_option(option: tuple[str, str], tmp_path: Path) -> None:
     assert run_of(tmp_path / "out")["counts"]["anomalous"] == 3
 
 
+@pytest.mark.slow
 def test_earlier_output_below_the_source_does_not_count(tmp_path: Path) -> None:
     """Seven pictures are too few to compare, however many overlays lie beside them."""
     source = tmp_path / "in"
@@ -71,6 +75,7 @@ def test_wrong_words_and_methods_that_cannot(tmp_path: Path) -> None:
     assert "winclip scores each picture by itself and cannot compare pictures" in done.stderr
 
 
+@pytest.mark.slow
 def test_references_decide_where_there_are_four(tmp_path: Path) -> None:
     good = tmp_path / "good"
     good.mkdir()

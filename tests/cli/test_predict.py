@@ -451,6 +451,7 @@ def test_help_says_the_exit_codes() -> None:
     assert call("predict").exit_code == 2
 
 
+@pytest.mark.slow
 def test_list() -> None:
     said = call("list").stdout
     assert all(part in said for part in ("methods:", "winclip", "backbones:", "ViT-L-14-336.openai", "checkpoints:"))

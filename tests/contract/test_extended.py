@@ -48,6 +48,7 @@ def test_contract(name: str, check: str) -> None:
     CHECKS[check](build(name))
 
 
+@pytest.mark.slow
 def test_they_are_registered_here_alone() -> None:
     import subprocess
     import sys

@@ -189,3 +189,18 @@ def test_resize_equals_torchvision(shape: tuple[int, int], size: int) -> None:
         assert np.array_equal(resize_mask(truth, size), expected)
     assert not resize_mask(np.zeros(shape, bool), size).any()
     assert resize_mask(np.ones(shape, bool), size).all()
+
+
+@pytest.mark.parametrize(("turn", "back"), [(3, Image.Transpose.ROTATE_180), (6, Image.Transpose.ROTATE_90)])
+def test_a_mask_is_turned_as_its_picture_is(turn: int, back: Image.Transpose, tmp_path: Path) -> None:
+    upright, exif = np.zeros((24, 32), np.uint8), Image.Exif()
+    upright[4:8, 23:27], exif[274] = 255, turn
+    file = tmp_path / "m.png"
+    Image.fromarray(upright).transpose(back).save(file, exif=exif)
+    assert (load_mask(sample(file), picture=(24, 32)) == (upright > 0)).all()
+
+
+def test_a_mask_without_a_normal_pixel_is_refused(tmp_path: Path) -> None:
+    save(Image.fromarray(np.full((6, 8), 255, np.uint8)), tmp_path / "m.png")
+    with pytest.raises(MaskError, match=r"'m.png' marks every pixel as a defect, so it is no annotation"):
+        load_mask(sample(tmp_path / "m.png"))

@@ -121,6 +121,7 @@ def inspected(inspectors: InspectorCache, files: list[Path], **key: Any) -> Work
     return workspace
 
 
+@pytest.mark.slow
 def test_workspaces_share_one_model_and_nothing_else() -> None:
     inspectors = InspectorCache()
     first, second = inspected(inspectors, BRICKS[:4]), inspected(inspectors, BRICKS[4:6])
@@ -136,6 +137,7 @@ def test_workspaces_share_one_model_and_nothing_else() -> None:
         assert not workspace.folder.exists()
 
 
+@pytest.mark.slow
 def test_a_stopped_inspection_changes_nothing() -> None:
     workspace = inspected(InspectorCache(), BRICKS[:3])
     session = workspace.session
@@ -147,6 +149,7 @@ def test_a_stopped_inspection_changes_nothing() -> None:
     workspace.close()
 
 
+@pytest.mark.slow
 def test_a_false_alarm_rate_that_few_pictures_cannot_guarantee_is_raised() -> None:
     workspace = inspected(InspectorCache(), BRICKS[6:])
     made = workspace.calibrate([str(path) for path in BRICKS[:4]], 0.05)
@@ -188,6 +191,7 @@ def test_everything_from_outside_is_escaped() -> None:
     assert shown.count("&lt;img") == 8
 
 
+@pytest.mark.slow
 def test_prompt_effects_and_comparison() -> None:
     workspace = inspected(InspectorCache(), BRICKS[:3])
     assert prompt_effects.split_words(" a, b\nb,, c ") == ("a", "b", "c")

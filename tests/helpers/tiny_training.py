@@ -36,8 +36,8 @@ def type_of(method: str) -> Any:
     return {"anomalyclip": AnomalyCLIP, "adaclip": AdaCLIP, "april_gan": AprilGAN}[method]
 
 
-def main() -> None:
-    method, data, out, epochs, batch_size, *rest = sys.argv[1:]
+def main(arguments: list[str]) -> None:
+    method, data, out, epochs, batch_size, *rest = arguments
     torch.set_num_threads(1)
     detector = tiny(method)
     if int(os.environ.get("RANK", "0")):  # as unseeded processes would: the first one's weights have to win
@@ -46,4 +46,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -303,6 +303,15 @@ def test_alpha_is_composited_on_white_and_noted(tmp_path: Path) -> None:
     assert load(grey).rgb[..., 0].tolist() == load(grey.convert("La")).rgb[..., 0].tolist() == [[9, 255]]
 
 
+def test_a_fourth_channel_that_is_zero_everywhere_is_no_cut_out(tmp_path: Path) -> None:
+    rgba = np.array([[[10, 20, 30, 0], [40, 50, 60, 0]]], np.uint8)
+    tifffile.imwrite(tmp_path / "x.tif", rgba, photometric="rgb", extrasamples=["unassalpha"])
+    for source in (png(tmp_path / "x.png", rgba), tmp_path / "x.tif", rgba, Image.fromarray(rgba)):
+        picture = load(source)
+        assert picture.rgb.tolist() == rgba[..., :3].tolist()
+        assert picture.notes == ("a fourth channel that is zero everywhere was left out",)
+
+
 def test_palette_transparency_counts_as_alpha(tmp_path: Path) -> None:
     image = Image.fromarray(np.array([[0, 1, 2]], np.uint8)).convert("P")
     image.putpalette([255, 0, 0, 0, 255, 0, 0, 0, 255])

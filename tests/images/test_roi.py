@@ -87,14 +87,15 @@ def test_a_defect_outside_changes_nothing(roi: Any, tile: int | None) -> None:
     inspector = Inspector("brightness", roi=roi, tile=tile, pixel_threshold=0.6)
     one, other = inspector([clean, spoiled])
     assert one.pred_score == other.pred_score == 1.0
-    assert np.array_equal(one.anomaly_map, other.anomaly_map)
+    assert np.array_equal(one.anomaly_map, other.anomaly_map, equal_nan=True)
     (region,), (same,) = one.regions, other.regions
     assert region == same
     assert np.abs(np.subtract(region.box, SPOT)).max() <= 3, "in pixels of the whole picture"
     assert min(x for x, _ in region.contour) == region.box[0]
     assert one.pred_mask.shape == one.roi_mask.shape == one.anomaly_map.shape == (150, 200)
     assert one.pred_mask.sum() == region.area
-    assert (one.anomaly_map[~one.roi_mask] == 0).all()
+    assert np.isnan(one.anomaly_map[~one.roi_mask]).all()
+    assert np.isfinite(one.anomaly_map[one.roi_mask]).all()
 
 
 def test_outside_the_roi_is_no_region_at_any_threshold() -> None:

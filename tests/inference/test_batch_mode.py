@@ -35,6 +35,7 @@ def as_folder(inspector: zsad.Inspector) -> dict[str, float]:
     return scores(inspector(BRICKS[0].parent))
 
 
+@pytest.mark.slow
 def test_a_list_a_folder_and_encoded_pictures_are_a_set(
     inspector: zsad.Inspector, by_itself: dict[str, float], as_folder: dict[str, float]
 ) -> None:
@@ -72,11 +73,12 @@ def test_where_something_better_is_known_auto_is_off(inspector: zsad.Inspector) 
         assert one.over(12) is one or not one.over(12).needs_set
 
 
+@pytest.mark.slow
 def test_on_is_for_every_source_and_with_references(by_itself: dict[str, float], as_folder: dict[str, float]) -> None:
     always = zsad.Inspector(batch="on")
     assert always.describe()["arguments"]["batch"] is True
     assert scores(always(iter(BRICKS))) == pytest.approx(as_folder, abs=1e-4)
-    assert scores(zsad.Inspector(batch=True)(BRICKS)) == pytest.approx(as_folder, abs=1e-4)
+    assert zsad.Inspector(batch=True).describe() == always.describe()
     joined = scores(zsad.Inspector(batch="on", references=BRICKS[:1])(BRICKS[1:]))
     assert joined.keys() == by_itself.keys() - {"brick-01.png"}
     assert max(joined, key=joined.__getitem__) in {"brick-03.png", "brick-05.png", "brick-08.png"}
@@ -89,6 +91,7 @@ def test_refusals() -> None:
         zsad.Inspector("winclip", backbone="tiny", batch="on")
 
 
+@pytest.mark.slow
 def test_given_words_still_steer_a_folder(as_folder: dict[str, float]) -> None:
     worded = zsad.Inspector(words=("crack",))
     results = list(worded(BRICKS))
@@ -96,15 +99,17 @@ def test_given_words_still_steer_a_folder(as_folder: dict[str, float]) -> None:
     assert worded.over(12).needs_set
 
 
+@pytest.mark.slow
 def test_tiles_and_a_region_of_interest_go_along() -> None:
     tiled = zsad.Inspector(tile=120, overlap=0.0)
-    found = list(tiled(BRICKS))
+    found = list(tiled(BRICKS[:8]))
     assert all(one.error is None and one.anomaly_map.shape == one.image.shape[:2] for one in found)
     assert max(found, key=lambda one: one.pred_score).name in {"brick-03.png", "brick-05.png", "brick-08.png"}
-    cropped = list(zsad.Inspector(roi="25%,25%,75%,75%")(BRICKS))
+    cropped = list(zsad.Inspector(roi="25%,25%,75%,75%")(BRICKS[:8]))
     assert all(one.error is None and not one.roi_mask.all() for one in cropped)
 
 
+@pytest.mark.slow
 def test_an_unreadable_picture_is_one_row(tmp_path: Path, inspector: zsad.Inspector) -> None:
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"no picture")
@@ -122,6 +127,7 @@ def noisy(seed: int, blot: bool = False) -> np.ndarray[Any, Any]:
     return np.repeat(np.clip(picture, 0, 255).astype(np.uint8), 3, axis=2)
 
 
+@pytest.mark.slow
 def test_references_give_levels_and_what_was_given_goes_first() -> None:
     few = zsad.Inspector()
     few.add_references([noisy(seed) for seed in range(8)])
@@ -155,6 +161,7 @@ def test_references_from_a_folder_give_no_levels(tmp_path: Path) -> None:
     assert zsad.Inspector(references=tmp_path / "kept").known_thresholds().anomalous is None
 
 
+@pytest.mark.slow
 def test_the_first_tower_does_not_run_for_a_folder(inspector: zsad.Inspector, monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*_: Any) -> Any:
         raise AssertionError("the first tower ran")

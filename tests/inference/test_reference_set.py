@@ -15,9 +15,9 @@ from typer.testing import CliRunner
 import zsad
 from zsad.cli import app
 from zsad.errors import UsageError
-from zsad.images.reading import list_images
+from zsad.images.reading import digest_of, list_images
 from zsad.inference.inspector import Inspector
-from zsad.inference.reference_set import ReferenceSet, digest_of
+from zsad.inference.reference_set import ReferenceSet
 from zsad.types import References
 
 SIDE = 64
@@ -58,6 +58,7 @@ def scores(inspector: Inspector, *pictures: np.ndarray[Any, Any]) -> list[float]
 
 
 # ------------------------------------------------------------------ every method takes references
+@pytest.mark.slow
 @pytest.mark.parametrize("method", zsad.list_methods())
 def test_every_method_takes_references(method: str, good: Path) -> None:
     recipe = zsad.registry.method_class(method).recipe
@@ -77,6 +78,7 @@ def test_every_method_takes_references(method: str, good: Path) -> None:
     assert with_references.describe()["references"]["count"] == 4
 
 
+@pytest.mark.slow
 def test_references_help_and_their_order_does_not_matter(compact: Any) -> None:
     refs = [texture(seed) for seed in range(4)]
     normal, bad = [texture(seed) for seed in range(20, 26)], [texture(seed, True) for seed in range(30, 36)]
@@ -88,6 +90,7 @@ def test_references_help_and_their_order_does_not_matter(compact: Any) -> None:
 
 
 # ------------------------------------------------------------------ without a refit
+@pytest.mark.slow
 def test_added_and_removed_equals_made_anew(compact: Any) -> None:
     refs, pictures = [texture(seed) for seed in range(4)], [texture(8), texture(9, True)]
     inspector = Inspector(compact, "stripes", references=refs[:2])
@@ -173,6 +176,7 @@ def test_an_unreadable_reference_is_told_and_left_out(compact: Any, good: Path, 
 
 
 # ------------------------------------------------------------------ one pass
+@pytest.mark.slow
 def test_one_pass_serves_names_references_thresholds_and_scorings(compact: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
     encode = type(compact).encode
@@ -224,6 +228,7 @@ def test_a_coreset_keeps_rows_together_with_what_belongs_to_them(compact: Any, g
 
 
 # ------------------------------------------------------------------ tiles, sets, the command line
+@pytest.mark.slow
 def test_references_are_cut_as_pictures_are(compact: Any, good: Path) -> None:
     inspector = Inspector(compact, "stripes", references=good, tile=32)
     bank = inspector.references.banks()["3"]
@@ -281,6 +286,7 @@ def test_a_killed_set_goes_on_with_its_features(tmp_path: Path, monkeypatch: pyt
         assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_the_command_line_keeps_and_uses_references(good: Path, tmp_path: Path) -> None:
     saved, pile = tmp_path / "refs.zsad", write(tmp_path / "pile", *(texture(seed, seed == 9) for seed in range(8, 17)))
     run = CliRunner()
@@ -325,6 +331,7 @@ def test_calibration_leaves_references_out(good: Path, tmp_path: Path) -> None:
     assert stored == pytest.approx([scores(one, rgb[i])[0] for i, one in enumerate(rest)], abs=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("coreset", [1.0, 0.3])
 @pytest.mark.parametrize("tile", [None, 48])
 def test_leaving_one_out_equals_references_without_it(good: Path, coreset: float, tile: int | None) -> None:
@@ -427,6 +434,7 @@ def test_pictures_of_one_name_are_told_apart(good: Path, tmp_path: Path) -> None
     assert digest_of(texture(9)) in again.digests
 
 
+@pytest.mark.slow
 def test_leaving_out_needs_others(good: Path, tmp_path: Path) -> None:
     words = ["calibrate", "--leave-one-out", "--max-false-alarms", "0.4", "--out", str(tmp_path / "c.json"), "--references"]
     one = write(tmp_path / "one", texture(1), texture(1))

@@ -57,6 +57,7 @@ def ten(reference: Reference) -> torch.Tensor:
     return torch.cat([images, images.flip(-1), images.flip(-2), images.roll(30, -1), images.transpose(-1, -2)])
 
 
+@pytest.mark.slow
 def test_a_batch_is_its_pictures(build: Build, reference: Reference, ten: torch.Tensor) -> None:
     detector, context = build(), build().prepare(reference.settings["class_names"][0])
     with torch.inference_mode():
@@ -68,6 +69,7 @@ def test_a_batch_is_its_pictures(build: Build, reference: Reference, ten: torch.
     torch.testing.assert_close(torch.cat([one.anomaly_map for one in alone]), together.anomaly_map, rtol=0, atol=2e-5)
 
 
+@pytest.mark.slow
 def test_noise_on_the_features_leaves_the_score(
     build: Build, reference: Reference, ten: torch.Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -298,6 +298,7 @@ def looked_at(detector: Any, pictures: list[Any]) -> list[ImageFeatures]:
         return [detector.encode(detector.backbone.preprocess(rgb)[None]) for rgb in pictures]
 
 
+@pytest.mark.slow
 def test_rare_defects_are_found_and_nothing_is_said(compact: Any, caplog: pytest.LogCaptureFixture) -> None:
     pictures, labels = weave(20, 2)
     assert image_auroc(run(compact, looked_at(compact, pictures)).pred_score.tolist(), labels) == 1

@@ -57,7 +57,7 @@ def test_laws() -> None:
             if metric is f1_max
             else metric(np.exp(scores), labels) == metric(scores, labels)
         )
-        assert metric(scores, labels * 7) == metric(scores, labels.astype(bool))
+        assert metric(scores, labels * 255) == metric(scores, labels.astype(bool))
         assert metric(scores.reshape(4, 13), labels.reshape(4, 13)) == metric(scores, labels)
     share = labels.mean()
     assert auroc(np.zeros(52), labels) == 0.5
@@ -169,3 +169,10 @@ def test_pixels_are_items_like_any_other() -> None:
     maps, masks = case(0)
     scores, labels = (np.concatenate([one.ravel() for one in part]) for part in (maps, masks))
     assert auroc(scores, labels) == pytest.approx(roc_auc_score(labels != 0, scores), abs=1e-12)
+
+
+@pytest.mark.parametrize("labels", [[0, 1, 2, 1], [0.5, 1, 0, 1], [0, 1, np.nan, 1], [-1, 1, 1, -1], ["ok", "bad", "ok", "ok"]])
+def test_labels_are_0_and_1(labels: object) -> None:
+    for metric in (auroc, average_precision, f1_max):
+        with pytest.raises(UsageError, match=r"Labels are 0 or False \(normal\) and 1 or True \(anomalous\); these hold"):
+            metric([0.1, 0.2, 0.3, 0.4], labels)

@@ -26,6 +26,7 @@ def of(inspector: zsad.Inspector) -> list[float | None]:
     return [result.pred_score for result in inspector(BRICKS)]
 
 
+@pytest.mark.slow
 def test_a_words_effect_is_that_of_an_inspector_with_this_word_alone() -> None:
     session = opened(zsad.Inspector())
     found = {one.text: one.effects for one in zsad.prompt_effects(session, range(3))}
@@ -36,6 +37,7 @@ def test_a_words_effect_is_that_of_an_inspector_with_this_word_alone() -> None:
         assert found[word] == pytest.approx(wanted, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_two_sets_side_by_side_leave_the_session_as_it_is() -> None:
     session = opened(zsad.Inspector())
     rows = zsad.compare_prompts(session, [{"words": ("scratch", "crack")}, {"words": None}], [2, 0])

@@ -78,6 +78,7 @@ def test_killed_and_resumed_equals_uninterrupted(pictures: Path, tmp_path: Path)
     assert json.loads((torn / "run.json").read_text())["times"]["on_record_before"] == kept
 
 
+@pytest.mark.slow
 def test_tiles_resume_to_the_bit(tmp_path: Path) -> None:
     """A map's last digits depend on what passes the model with it, so a group of pictures is scored again as a whole."""
     (source := tmp_path / "in").mkdir()
@@ -97,6 +98,7 @@ def test_tiles_resume_to_the_bit(tmp_path: Path) -> None:
     assert contents(torn) == contents(whole)
 
 
+@pytest.mark.slow
 def test_stopped_anywhere_in_the_second_stage(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from zsad.runs import drawing, writers
 
@@ -279,6 +281,7 @@ def test_memory_does_not_grow(tmp_path: Path) -> None:
     assert growth < 0.10
 
 
+@pytest.mark.slow
 def test_damaged_records_are_scored_again_and_damaged_settings_say_so(pictures: Path, tmp_path: Path) -> None:
     """What a power cut leaves: a run of NUL bytes in the records, an empty settings file."""
     out, whole = tmp_path / "out", tmp_path / "whole"

@@ -32,6 +32,7 @@ def scores(session: zsad.Session) -> dict[str, float | None]:
     return {one.name: one.score for one in session.scored}
 
 
+@pytest.mark.slow
 def test_a_session_says_what_the_inspector_says(inspector: zsad.Inspector) -> None:
     session = opened(inspector, BRICKS)
     plain = {result.name: result.pred_score for result in inspector(BRICKS)}
@@ -39,6 +40,7 @@ def test_a_session_says_what_the_inspector_says(inspector: zsad.Inspector) -> No
     assert [session.scored[place].score for place in session.order] == sorted(scores(session).values(), reverse=True)
 
 
+@pytest.mark.slow
 def test_references_equal_an_inspector_that_was_made_with_them(
     inspector: zsad.Inspector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -64,6 +66,7 @@ def test_sessions_of_one_model_do_not_meet(inspector: zsad.Inspector) -> None:
     assert second.thresholds.anomalous is None
 
 
+@pytest.mark.slow
 def test_corrections_rescore_the_batch_and_undo_gives_it_back(inspector: zsad.Inspector) -> None:
     session = opened(inspector, BRICKS)
     before = scores(session)
@@ -94,6 +97,7 @@ def test_corrections_rescore_the_batch_and_undo_gives_it_back(inspector: zsad.In
     json.dumps(session.log)
 
 
+@pytest.mark.slow
 def test_a_calibration_follows_every_change(inspector: zsad.Inspector) -> None:
     session = opened(inspector, BRICKS[6:])
     made = session.calibrate(BRICKS[:4], 0.25)
@@ -109,6 +113,7 @@ def test_a_calibration_follows_every_change(inspector: zsad.Inspector) -> None:
     assert session.inspector.calibration.detector["corrections"] == 1  # so that no other judge takes it for its own
 
 
+@pytest.mark.slow
 def test_leave_one_out_scores_each_reference_by_the_others(inspector: zsad.Inspector) -> None:
     session = opened(inspector, BRICKS[6:])
     session.add_references(BRICKS[:3])
@@ -156,6 +161,7 @@ def test_an_unreadable_picture_is_a_row_and_cannot_be_marked(inspector: zsad.Ins
     assert alone.thresholds.anomalous is None
 
 
+@pytest.mark.slow
 def test_writing_equals_predict_in_rows_and_hides_folders(inspector: zsad.Inspector, tmp_path: Path) -> None:
     session = opened(inspector, BRICKS)
     summary = session.write(tmp_path / "out")

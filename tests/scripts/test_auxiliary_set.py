@@ -31,6 +31,7 @@ def drawing(monkeypatch: pytest.MonkeyPatch) -> Any:
         sys.modules.pop(name, None)
 
 
+@pytest.mark.slow
 def test_a_set_is_annotated_and_complete(drawing: Any, tmp_path: Path) -> None:
     drawing.draw(tmp_path / "set", 7, kept_out=False, processes=1)
     data = open_dataset(tmp_path / "set", split=None)
@@ -50,6 +51,7 @@ def test_a_set_is_annotated_and_complete(drawing: Any, tmp_path: Path) -> None:
             assert (changed <= mask).all()  # what differs from the normal picture is in the mask
 
 
+@pytest.mark.slow
 def test_the_kept_out_set_has_the_other_families_and_every_kind(drawing: Any, tmp_path: Path) -> None:
     drawing.draw(tmp_path / "kept", 11, kept_out=True, processes=1)
     data = open_dataset(tmp_path / "kept", split=None)

@@ -63,6 +63,7 @@ def counted(detector: Any) -> list[int]:
 
 
 # ------------------------------------------------------------------ the cache
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["anomalyclip", "april_gan"])
 def test_the_backbone_runs_once_per_picture(data: Path, tmp_path: Path, method: str) -> None:
     runs = {}

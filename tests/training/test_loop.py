@@ -67,6 +67,7 @@ def errors(out: Path) -> list[dict[str, str]]:
 
 
 # ------------------------------------------------------------------ it trains
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_trainable_parameters_change_and_nothing_else(data: Path, tmp_path: Path, method: str) -> None:
     detector = tiny(method)
@@ -146,6 +147,7 @@ def test_resumed_is_uninterrupted_to_the_bit(few: Path, tmp_path: Path, method: 
     assert read_header(tmp_path / "whole/final.safetensors") == read_header(tmp_path / "cut/final.safetensors")
 
 
+@pytest.mark.slow
 def test_one_cycle_is_resumed_to_the_bit(few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cycle: dict[str, Any] = {"epochs": 3, "batch_size": 2, "lr_schedule": "one_cycle"}
     zsad.train(tiny("april_gan"), few, tmp_path / "whole", **cycle)

@@ -8,9 +8,11 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import tiny_training
 import torch
 from annotated import write_set
 
@@ -31,10 +33,24 @@ def environment() -> dict[str, str]:
     return os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
 
 
-def run(*arguments: object, launch: bool = False) -> None:
-    command = [sys.executable, *(LAUNCH if launch else []), PROGRAM, *map(str, arguments)]
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """As in the processes: sums in another order differ in the last digits."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def launch(*arguments: object) -> None:
+    command = [sys.executable, *LAUNCH, PROGRAM, *map(str, arguments)]
     done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False, timeout=240)
     assert done.returncode == 0, done.stderr[-3000:]
+
+
+def run(*arguments: object) -> None:
+    """In this process."""
+    tiny_training.main([str(one) for one in arguments])
 
 
 def metrics(out: Path) -> list[dict[str, float]]:
@@ -50,7 +66,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_two_processes_are_one(data: Path, tmp_path: Path, method: str, batch_size: int) -> None:
     """Steps of 5 and of 3 pictures leave the processes unequal shares, and steps of 1 leave one without."""
     run(method, data, tmp_path / "one", 2, batch_size)
-    run(method, data, tmp_path / "two", 2, batch_size, launch=True)
+    launch(method, data, tmp_path / "two", 2, batch_size)
     one, two = metrics(tmp_path / "one"), metrics(tmp_path / "two")
     assert len(one) == len(two)
     worst = max(abs(a["loss"] / b["loss"] - 1) for a, b in zip(one, two, strict=True))

@@ -204,6 +204,7 @@ def test_a_backbone_of_another_machine(trained: tuple[Path, Any], tmp_path: Path
 
 
 # ------------------------------------------------------------------ the commands
+@pytest.mark.slow
 def test_finetune_and_push(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(AprilGAN, "recipe", replace(AprilGAN.recipe, image_size=80))
     data, out = write_set(tmp_path / "parts"), tmp_path / "run"
@@ -264,7 +265,7 @@ def test_finetune_tells_the_problems_of_the_data(tmp_path: Path, caplog: pytest.
     data = write_set(tmp_path / "parts")
     (data / "manifest.csv").write_text("path,label\n../nut.png,1\nnut/test/good/000.png,0\n")
     open_sets([str(data / "manifest.csv")])
-    assert "parts: 1 problems of the data, the first: manifest.csv line 2: '../nut.png' leads out of" in caplog.text
+    assert "parts: 2 problems of the data, the first: manifest.csv line 2: '../nut.png' leads out of" in caplog.text
 
 
 def test_commands_refuse(tmp_path: Path) -> None:

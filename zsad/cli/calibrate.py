@@ -33,17 +33,16 @@ from zsad.cli.options import (
     Workers,
     inspector_settings,
 )
-from zsad.common.file_names import printable
+from zsad.common.file_names import many, printable
 from zsad.decision.calibration import Calibration, false_alarm_rates
 from zsad.decision.conformal import check_size, false_alarm_spread, lowest_rate, percent, pictures
 from zsad.decision.thresholds import levels as batch_levels
 from zsad.errors import ImageError, UsageError
 from zsad.images.content import is_blank
-from zsad.images.reading import ImageRef, list_images, load_image
+from zsad.images.reading import ImageRef, digest_of, list_images, load_image
 from zsad.inference.inspector import Inspector
-from zsad.inference.normal_pictures import calibration_of
+from zsad.inference.normal_pictures import calibration_of, without_copies
 from zsad.inference.reference_files import is_saved
-from zsad.inference.reference_set import digest_of
 from zsad.inference.scorer import Scored
 from zsad.runs.summary import levels_of
 
@@ -110,6 +109,9 @@ def calibrate(
     _require_own_scores(inspector)
     scores = _left_out(inspector, source) if leave_one_out else _scores(inspector, source)
     found = list(progress(scores, "scoring", count))
+    copies = len(found) - len(found := without_copies(found))
+    if copies:
+        typer.echo(f"zsad: {many(copies, 'exact copy', 'exact copies')} of other normal pictures left out.", err=True)
     errors = {one.name: one.error for one in found if one.error is not None}
     blank = {one.name: f"left out; {one.notes[-1]}" for one in found if is_blank(one.notes)}
     for name, reason in (errors | blank).items():
@@ -121,7 +123,8 @@ def calibrate(
         max_false_alarms=max_false_alarms,
         review_false_alarms=review_false_alarms,
     )
-    facts = _facts(made, [one.name for one in found if one.score is not None and one.name not in blank]) | {"errors": errors}
+    scored = [one.name for one in found if one.score is not None and one.name not in blank]
+    facts = _facts(made, scored) | {"copies": copies, "errors": errors}
     out.parent.mkdir(parents=True, exist_ok=True)
     made.save(out)
     if as_json:

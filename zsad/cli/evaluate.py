@@ -17,6 +17,7 @@ from zsad.cli.options import (
     Checkpoint,
     Coreset,
     Device,
+    Ignore,
     Json,
     KeepAspect,
     Kinds,
@@ -27,6 +28,7 @@ from zsad.cli.options import (
     Precision,
     Resume,
     Roi,
+    Role,
     Sets,
     Tile,
     ValueRange,
@@ -35,6 +37,7 @@ from zsad.cli.options import (
     check_out,
     inspector_settings,
     names_in,
+    roles_in,
 )
 from zsad.common.file_names import many, printable
 from zsad.datasets import Dataset, open_dataset
@@ -61,6 +64,8 @@ def evaluate(
     layout: Layout = None,
     split: Annotated[str, typer.Option(help="Which pictures are scored.")] = "test",
     kinds: Kinds = None,
+    role: Role = None,
+    ignore: Ignore = None,
     map_size: Annotated[int | None, typer.Option(help="Pixel metrics at this size; by default at the model's.")] = None,
     exact: Annotated[bool, typer.Option("--exact", help="Pixel metrics without bins.")] = False,
     shots: Annotated[int, typer.Option(help="Normal pictures per category that are given as references.")] = 0,
@@ -96,7 +101,7 @@ def evaluate(
     given |= {key: names_in(given[key]) for key in ("categories", "kinds", "metrics")} | {"seeds": _numbers_in(seeds)}
     settings = inspector_settings(given, *PLAN, *HOW)
     check_metrics(settings["metrics"])  # what is wrong ends here, before anything is read or loaded
-    opened = open_dataset(data, layout, None)
+    opened = open_dataset(data, layout, None, roles_in(role, ignore))
     chosen = opened.select(settings["categories"], split, settings["kinds"])
     problems, serious = problems_of(opened, chosen.categories)
     if not as_json:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 import typer
@@ -17,16 +17,19 @@ from zsad.cli.options import (
     Backbone,
     Categories,
     Checkpoint,
+    Ignore,
     Json,
     Kinds,
     Layout,
     Overwrite,
+    Role,
     Sets,
     ValueRange,
     Words,
     joined,
     method_arguments,
     names_in,
+    roles_in,
 )
 from zsad.common.file_names import many
 from zsad.datasets import Dataset, open_dataset
@@ -64,6 +67,8 @@ def finetune(
     split: Annotated[str, typer.Option(help="train, test or what the data has; all.")] = "test",
     categories: Categories = None,
     kinds: Kinds = None,
+    role: Role = None,
+    ignore: Ignore = None,
     layout: Layout = None,
     parts: Annotated[int, typer.Option(min=1, help="Pieces that a step is cut into, to save memory.")] = 1,
     backbone: Backbone = None,
@@ -94,7 +99,8 @@ def finetune(
     if not method_class(method).learned:
         raise UsageError(f"{method} has nothing to train. Choose a method with learned weights; see zsad list methods.")
     with log_to_stderr():
-        sets = open_sets(data, layout, settings["split"], categories=names_in(categories), kinds=names_in(kinds))
+        chosen: dict[str, Any] = {"categories": names_in(categories), "kinds": names_in(kinds), "roles": roles_in(role, ignore)}
+        sets = open_sets(data, layout, settings["split"], **chosen)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)  # of the first values of what is learned
             detector = create(method, backbone=backbone, checkpoint=checkpoint, **arguments)
@@ -118,6 +124,7 @@ def open_sets(
     *,
     categories: Collection[str] | None = None,
     kinds: Collection[str] | None = None,
+    roles: Mapping[str, str] | None = None,
 ) -> list[Dataset]:
     """Opens the data sets to learn from; the first problem of each goes to the log.
 
@@ -127,12 +134,13 @@ def open_sets(
         split: None takes all.
         categories: only these; a name may be in one set alone, but every set has to hold one of them. None: all.
         kinds: likewise ("good", "crack").
+        roles: as in ``open_dataset``.
 
     Raises:
         UnknownName: a name is in no set, or a set has none of the names.
         SourceNotFound, UsageError, MissingExtra: as ``open_dataset``.
     """
-    sets = [open_dataset(path, layout, split) for path in data]
+    sets = [open_dataset(path, layout, split, roles) for path in data]
     mine = _shares(sets, "category", categories)
     sets = [one.select(categories=names) for one, names in zip(sets, mine, strict=True)]
     mine = _shares(sets, "kind", kinds)

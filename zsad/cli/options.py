@@ -48,6 +48,10 @@ Batch = Annotated[
 Layout = Annotated[str | None, typer.Option(help="Of the data set, where it fits several.")]
 Categories = Annotated[str | None, typer.Option(help="Only these, with commas between.")]
 Kinds = Annotated[str | None, typer.Option(help="Only these kinds, with commas between: good,crack.")]
+Role = Annotated[
+    list[str] | None, typer.Option("--kind", help="What a folder holds: NAME=anomalous, normal or mask; several times.")
+]
+Ignore = Annotated[list[str] | None, typer.Option("--ignore", help="A folder of the data to leave out; several times.")]
 # ------------------------------------------------------------------ output
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Delete the run in --out first.")]
@@ -108,6 +112,21 @@ def joined(settings: Mapping[str, Any], arguments: Mapping[str, Any]) -> dict[st
     if taken := sorted(settings.keys() & arguments.keys()):
         raise UsageError(f"--set {taken[0]} was given, but that is an option: --{taken[0].replace('_', '-')}.")
     return dict(settings) | dict(arguments)
+
+
+def roles_in(assignments: list[str] | None, ignored: list[str] | None) -> dict[str, str]:
+    """What folders hold, by name, from --kind and --ignore.
+
+    Raises:
+        UsageError: an assignment that is none.
+    """
+    roles = dict.fromkeys(ignored or [], "ignore")
+    for assignment in assignments or []:
+        name, sign, role = assignment.rpartition("=")
+        if not sign:
+            raise UsageError(f"--kind takes NAME=anomalous, normal or mask, and got {assignment!r}. To choose kinds: --kinds.")
+        roles[name] = role
+    return roles
 
 
 def names_in(text: str | None) -> list[str] | None:

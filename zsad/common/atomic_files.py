@@ -42,7 +42,13 @@ def remove_partials(folder: Path) -> None:
 
 
 def scratch_folder(owner: object) -> Path:
-    """A temporary folder that goes when its owner does, or at the end of the program."""
-    place = tempfile.mkdtemp(prefix="zsad-")
-    weakref.finalize(owner, shutil.rmtree, place, ignore_errors=True)
-    return Path(place)
+    """A temporary folder that goes when its owner does, or at the end of the program; never by a forked child's doing."""
+    place = Path(tempfile.mkdtemp(prefix="zsad-"))
+    weakref.finalize(owner, _remove_own, place, os.getpid())
+    return place
+
+
+def _remove_own(place: Path, maker: int) -> None:
+    """Deletes a folder in the process that made it: a forked child has the same finalizers."""
+    if os.getpid() == maker:
+        shutil.rmtree(place, ignore_errors=True)

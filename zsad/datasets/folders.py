@@ -4,55 +4,86 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from zsad.datasets.dataset import Sample
-from zsad.datasets.layout import NORMAL, Found, Layout, categories, has_pictures, match_masks, pictures, subfolders
+from zsad.datasets.layout import Found, Layout, below, categories, child, has_pictures, match_masks, pictures, subfolders
 from zsad.datasets.masks import read_mask
-from zsad.errors import MaskError
+from zsad.datasets.words import names_a_defect, plain, role_of
+from zsad.errors import MaskError, UsageError
 
 __all__ = ["FLAT", "GOOD_BAD", "PAIRS", "YES_NO", "add_labelled_by_mask"]
 
-MASKS = frozenset({"masks", "mask", "ground_truth", "gt"})
 SPLITS = frozenset({"train", "test", "validation", "test_public", "test_private", "test_private_mixed"})  # are no categories
 
 
 # ---------------------------------------------------------------- good/ bad/ [masks/]
 def _is_good_bad(folder: Path) -> bool:
-    names = {one.name.casefold() for one in subfolders(folder) if has_pictures(one)}
-    return bool(names & NORMAL) and bool(names - NORMAL - MASKS)
+    roles = [role_of(one.name) for one in subfolders(folder) if any(below(one).values())]
+    return "normal" in roles and bool({"anomalous", ""} & set(roles))
 
 
 def _good_bad(root: Path) -> list[Path]:
-    return [folder for folder in categories(root, _is_good_bad) if folder == root or folder.name not in SPLITS | MASKS]
+    return [folder for folder in categories(root, _is_good_bad) if folder == root or _may_be_category(folder)]
+
+
+def _may_be_category(folder: Path) -> bool:
+    return plain(folder.name) not in SPLITS and role_of(folder.name) != "mask"
 
 
 def _read_good_bad(root: Path, found: Found) -> None:
     for folder in _good_bad(root):
-        name, inside = folder.resolve().name, subfolders(folder)
-        kinds = {one.name: pictures(one) for one in inside if one.name.casefold() not in MASKS}
-        bad = [path for kind, paths in kinds.items() if kind.casefold() not in NORMAL for path in paths]
-        masks: dict[Path, Path] = {}
-        for store in [one for one in inside if one.name.casefold() in MASKS]:
-            for part in [store, *subfolders(store)]:  # masks/x.png, or masks/<kind>/x.png
-                own = bad if part == store else kinds.get(part.name, [])
-                masks |= match_masks(own, pictures(part), found)
-        for kind, paths in kinds.items():
-            label = int(kind.casefold() not in NORMAL)
+        name, inside = folder.resolve().name, [(one, found.role(one)) for one in subfolders(folder)]
+        _ask(folder, inside)
+        kinds: dict[str, tuple[int, list[Path]]] = {}  # "good", "scratch", "bad/line2": label and pictures
+        for place, role in inside:
+            for deeper, paths in below(place).items() if role in ("normal", "anomalous", "") else ():
+                kinds[f"{place.name}/{deeper}".rstrip("/")] = int(role != "normal"), paths
+        bad = {kind: paths for kind, (label, paths) in kinds.items() if label}
+        masks = _masks_of([place for place, role in inside if role == "mask"], bad, found)
+        for kind, (label, paths) in kinds.items():
             for path in paths:
                 found.add(Sample(path, label, masks.get(path) if label else None, name, kind=kind))
 
 
+def _ask(folder: Path, inside: Sequence[tuple[Path, str]]) -> None:
+    """Refuses a folder beside one of anomalous pictures whose name neither is a defect's nor says what else it holds."""
+    known = [place.name for place, role in inside if role == "anomalous"]
+    named = [place for place, role in inside if role == "" and not names_a_defect(place.name)]
+    unknown = [place for place in named if any(below(place).values())]
+    if known and unknown:
+        names = ", ".join(f"{one.name} ({sum(map(len, below(one).values()))} pictures)" for one in unknown)
+        first = unknown[0].name
+        raise UsageError(
+            f"{str(folder)!r} has the folder {known[0]!r} and beside it {names}: the name does not say what it holds. Say so: "
+            f"--kind {first}=anomalous (or normal, or mask), or --ignore {first}; in Python roles={{{first!r}: 'anomalous'}}."
+        )
+
+
+def _masks_of(stores: Sequence[Path], kinds: Mapping[str, list[Path]], found: Found) -> dict[Path, Path]:
+    """Masks by picture: masks/x.png of any kind, or masks/<kind>/x.png, <kind> whole ("bad/line2") or its last part."""
+    masks: dict[Path, Path] = {}
+    whole = [path for paths in kinds.values() for path in paths]
+    for store in stores:
+        for deeper in [store, *(one for one in sorted(store.rglob("*")) if one.is_dir())]:
+            of = deeper.relative_to(store).as_posix()
+            fits = [paths for kind, paths in kinds.items() if of in (kind, kind.partition("/")[2])]
+            own = whole if deeper == store else [path for paths in fits for path in paths]
+            masks |= match_masks(own, pictures(deeper), found)
+    return masks
+
+
 # ---------------------------------------------------------------- yes/ no/
 def _is_yes_no(folder: Path) -> bool:
-    return {"yes", "no"} <= {one.name for one in subfolders(folder) if has_pictures(one)}
+    return {"yes", "no"} <= {plain(one.name) for one in subfolders(folder) if has_pictures(one)}
 
 
 def _read_yes_no(root: Path, found: Found) -> None:
     """Other folders beside (Br35H: pred/) are unlabelled, and not read."""
     for folder in categories(root, _is_yes_no):
         for kind in ("no", "yes"):
-            for path in pictures(folder / kind):
+            for path in pictures(child(folder, kind)):
                 found.add(Sample(path, int(kind == "yes"), None, folder.resolve().name, kind=kind))
 
 
@@ -79,7 +110,7 @@ def _pairs(folder: Path) -> list[tuple[Path, Path, str]]:
     for truth in sorted(name for name in names if name.endswith("_GroundTruth")):  # ISIC, as it is handed out
         stem = truth.removesuffix("_GroundTruth")
         known += [(f"{stem}_Data", truth, "train" if stem.endswith("_Training") else "test"), ("test", truth, "test")]
-    if {name.casefold() for name in names} & NORMAL:
+    if any(role_of(name) == "normal" for name in names):
         return []  # EndoTect with a folder good/: every folder but masks/ is one of pictures
     return [(folder / a, folder / b, split) for a, b, split in known if {a, b} <= names and has_pictures(folder / a)]
 

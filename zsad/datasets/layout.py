@@ -5,18 +5,21 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from zsad.datasets.dataset import Sample, display_path
+from zsad.datasets.words import plain, role_of
 from zsad.images.sources import SUFFIXES
 
 __all__ = [
-    "NORMAL",
+    "MASK_ENDING",
     "Found",
     "Layout",
+    "below",
     "categories",
+    "child",
     "entries",
     "has_pictures",
     "match_masks",
@@ -24,10 +27,7 @@ __all__ = [
     "subfolders",
 ]
 
-NORMAL = frozenset({"good", "ok", "normal"})
-"""Folders of normal pictures, lower case; "ok" is BTAD's."""
-
-_MASK_ENDING = re.compile(r"[_-](mask|gt|label|segmentation)$", re.IGNORECASE)
+MASK_ENDING = re.compile(r"[_-](mask|gt|label|segmentation)$", re.IGNORECASE)
 
 
 @dataclass
@@ -39,6 +39,11 @@ class Found:
     problems: list[str] = field(default_factory=list)
     categories: list[str] = field(default_factory=list)  # those that should have pictures
     resolved: dict[Path, Path] = field(default_factory=dict)  # folder -> where it really is
+    roles: Mapping[str, str] = field(default_factory=dict)  # what the user says that folders hold, by plain name
+
+    def role(self, folder: Path) -> str:
+        """What a folder holds: as the user says, else by its name; see ``words.role_of``."""
+        return self.roles.get(plain(folder.name)) or role_of(folder.name)
 
     def category(self, name: str) -> None:
         """Declares a category, so that one without pictures becomes a problem."""
@@ -136,6 +141,20 @@ def pictures(folder: Path, endings: Collection[str] = SUFFIXES) -> list[Path]:
     return [folder / name for name, is_folder in sorted(_scan(folder)) if not is_folder and _is_picture(name, endings)]
 
 
+def child(folder: Path, name: str) -> Path:
+    """The folder of that name in a folder, in whatever spelling; as named where there is none."""
+    return next((one for one in subfolders(folder) if plain(one.name) == plain(name)), folder / name)
+
+
+def below(folder: Path) -> dict[str, list[Path]]:
+    """The picture files in a folder and its subfolders by the subfolder ("" itself, "a/b"), without folders of masks."""
+    found = {"": pictures(folder)}
+    for one in subfolders(folder):
+        if role_of(one.name) != "mask" and not one.is_symlink():
+            found |= {f"{one.name}/{deeper}".rstrip("/"): paths for deeper, paths in below(one).items()}
+    return found
+
+
 def has_pictures(folder: Path) -> bool:
     """Whether a folder has a picture file directly inside."""
     return any(not is_folder and _is_picture(name) for name, is_folder in _scan(folder))
@@ -158,7 +177,7 @@ def match_masks(wanted: Sequence[Path], masks: Sequence[Path], found: Found) -> 
     """
     by_stem: dict[str, list[Path]] = defaultdict(list)
     for mask in masks:
-        for stem in {mask.stem, _MASK_ENDING.sub("", mask.stem)}:
+        for stem in {mask.stem, MASK_ENDING.sub("", mask.stem)}:
             by_stem[stem].append(mask)
     fits = {path: [mask for mask in by_stem.get(path.stem, ()) if mask != path] for path in wanted}
     owners = Counter(mask for several in fits.values() for mask in several)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from zsad.datasets import words
 from zsad.datasets.dataset import Sample
 from zsad.datasets.layout import Found, Layout, entries, subfolders
 from zsad.datasets.parsing import csv_rows, json_of, label_of, mask_of, phases_of, place_of, text_of
@@ -76,7 +77,9 @@ def _read_manifest(path: Path, found: Found) -> None:
             mask = mask_of(row.get("mask"), where, found, file.parent, absolute=True)
             category = str(row.get("category") or file.resolve().parent.name)
             label = label_of(row.get("label", ""), where, found)
-            found.add(Sample(place, label, mask, category, str(row.get("split") or "test"), str(row.get("kind") or "")))
+            found.add(
+                Sample(place, label, mask, category, words.split_of(str(row.get("split") or "")), str(row.get("kind") or ""))
+            )
 
 
 # ---------------------------------------------------------------- VisA
@@ -98,7 +101,9 @@ def _read_visa(path: Path, found: Found) -> None:
             label = label_of(row.get("label", ""), where, found)
             kind = {None: "", 0: "good", 1: "anomaly"}[label]
             mask = mask_of(row.get("mask", ""), where, found, root)
-            found.add(Sample(place, label, mask, row.get("object", "") or root.name, row.get("split", "") or "test", kind))
+            found.add(
+                Sample(place, label, mask, row.get("object", "") or root.name, words.split_of(row.get("split", "")), kind)
+            )
 
 
 # ---------------------------------------------------------------- Real-IAD

@@ -11,6 +11,7 @@ from PIL import Image
 from zsad.datasets.dataset import Sample
 from zsad.datasets.layout import entries, pictures
 from zsad.errors import ImageError, MaskError
+from zsad.images.intensity import upright
 from zsad.images.reading import load_image, load_raw
 from zsad.images.sources import ImageRef
 
@@ -27,7 +28,7 @@ def load_mask(
 
     That one rule holds for class numbers (VisA), 0/1, 0/255 and 16 bits, as in the field's code (AnomalyCLIP and its
     family). Colour and palettes: not black. Transparent pixels are no defect; where all colour is black, the opaque ones
-    are. A folder is the union of its files.
+    are. A folder is the union of its files. A mask is turned by its EXIF orientation, as its picture is.
 
     Args:
         sample: of a ``Dataset``.
@@ -98,8 +99,8 @@ def _read_file(path: Path, notes: list[str]) -> Mask:
         raw = load_raw(ImageRef(path.name, path))
     except ImageError as error:
         raise MaskError(f"A mask cannot be read: {error}") from error
+    pixels = upright(raw, raw.pixels if raw.pixels.ndim == 3 else raw.pixels[..., None])
     notes += raw.notes
-    pixels = raw.pixels if raw.pixels.ndim == 3 else raw.pixels[..., None]
     if pixels.dtype.kind in "if" and not (np.isfinite(pixels) & (pixels >= 0)).all():
         raise MaskError(f"The mask {path.name!r} holds negative or not finite values. Save it with 0 for what is normal.")
     if raw.white_is_zero:
@@ -111,6 +112,11 @@ def _read_file(path: Path, notes: list[str]) -> Mask:
     if colours < pixels.shape[2] and not opaque.all():
         notes.append("transparent pixels are no defect" if mask.any() else "all colour is black: opaque pixels are the defect")
         mask = mask & opaque if mask.any() else opaque
+    if mask.all():
+        raise MaskError(
+            f"The mask {path.name!r} marks every pixel as a defect, so it is no annotation: it may be inverted, or its ground "
+            "may be a colour instead of black. Save it with 0 for what is normal."
+        )
     _note_values(path, colour, mask, notes)
     return mask
 

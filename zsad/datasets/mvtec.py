@@ -9,7 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from zsad.datasets.dataset import Sample
-from zsad.datasets.layout import NORMAL, Found, Layout, categories, entries, has_pictures, match_masks, pictures, subfolders
+from zsad.datasets.layout import Found, Layout, below, categories, child, entries, match_masks, pictures, subfolders
+from zsad.datasets.words import role_of
 from zsad.images.sources import SUFFIXES
 
 __all__ = ["MVTEC", "MVTEC2"]
@@ -21,50 +22,66 @@ PRIVATE = ("test_private", "test_private_mixed")  # of MVTec AD 2: pictures with
 
 
 def _has(folder: Path, name: str) -> bool:
-    """Whether it has that folder, in that spelling even where the disk ignores case (DAGM's is "Test")."""
-    return any(entry.name == name for entry in subfolders(folder))
+    return child(folder, name).is_dir()
 
 
 def _kinds(split: Path) -> list[Path]:
-    return [folder for folder in subfolders(split) if folder.name != TRUTH]
+    """Folders of normal pictures and of kinds of defects: not masks, nor what is said to have no label."""
+    return [folder for folder in subfolders(split) if role_of(folder.name) not in ("mask", "unlabelled")]
+
+
+def _is_split(split: Path) -> bool:
+    return any(any(below(kind).values()) for kind in _kinds(split))
 
 
 def _is_category(folder: Path) -> bool:
-    return _has(folder, "test") and any(map(has_pictures, _kinds(folder / "test")))
+    return _is_split(child(folder, "test"))
 
 
 def _is_category2(folder: Path) -> bool:
-    return _has(folder, "test_public") and any(map(has_pictures, _kinds(folder / "test_public")))
+    return _is_split(child(folder, "test_public"))
 
 
 def _read(root: Path, found: Found) -> None:
     single = _is_category(root)
     for folder in [root] if single else [one for one in subfolders(root) if _has(one, "test") or _has(one, "train")]:
-        _read_category(folder, MVTEC_SPLITS, folder / TRUTH, found)
+        truth = [one for one in subfolders(folder) if found.role(one) == "mask"]
+        _read_category(folder, MVTEC_SPLITS, truth[0] if truth else folder / TRUTH, found)
 
 
 def _read2(root: Path, found: Found) -> None:
     single = _is_category2(root)
     for folder in [root] if single else [one for one in subfolders(root) if _has(one, "test_public")]:
-        _read_category(folder, MVTEC2_SPLITS, folder / "test_public" / TRUTH, found)
+        _read_category(folder, MVTEC2_SPLITS, child(child(folder, "test_public"), TRUTH), found)
         for split in PRIVATE:
             for path in pictures(folder / split):
                 found.add(Sample(path, None, None, folder.resolve().name, split))
 
 
 def _read_category(folder: Path, splits: dict[str, str], truth: Path, found: Found) -> None:
+    """Pictures in a subfolder of a kind are of that kind; their masks lie in the same subfolder, or beside the others."""
     name = folder.resolve().name
     found.category(name)
-    by_kind: dict[str, list[tuple[str, Path]]] = {}
+    by_kind: dict[str, dict[str, list[tuple[str, Path]]]] = {}  # kind -> subfolder -> (split, picture)
+    labels: dict[str, int] = {}
     for place, split in splits.items():
-        for kind in _kinds(folder / place):
-            by_kind.setdefault(kind.name, []).extend((split, path) for path in pictures(kind))
-    for kind_name, rows in by_kind.items():
-        label = int(kind_name.casefold() not in NORMAL)
-        files = [entry for entry in entries(truth / kind_name) if entry.is_dir() or entry.suffix.lower() in SUFFIXES]
-        masks = match_masks([path for _, path in rows], files, found) if label else {}
-        for split, path in rows:
-            found.add(Sample(path, label, masks.get(path), name, split, kind_name))
+        for kind in _kinds(child(folder, place)):
+            if (role := found.role(kind)) in ("mask", "unlabelled", "ignore"):
+                continue
+            labels[kind.name] = int(role != "normal")
+            for deeper, paths in below(kind).items():
+                by_kind.setdefault(kind.name, {}).setdefault(deeper, []).extend((split, path) for path in paths)
+    for kind_name, parts in by_kind.items():
+        label = labels[kind_name]
+        for deeper, rows in parts.items():
+            places = dict.fromkeys([child(truth, kind_name) / deeper, child(truth, kind_name)])
+            files = [one for place in places for one in entries(place) if one.is_dir() or one.suffix.lower() in SUFFIXES]
+            own = {path.stem for _, path in rows}
+            near = [one for one in files if one.parent == next(iter(places)) or one.stem in own] if deeper else files
+            near = [one for one in near if not (one.is_dir() and one.name in parts)]
+            masks = match_masks([path for _, path in rows], near, found) if label else {}
+            for split, path in rows:
+                found.add(Sample(path, label, masks.get(path), name, split, kind_name))
 
 
 MVTEC = Layout(

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
 from zsad.datasets.dataset import Dataset, Sample, display_path
 from zsad.datasets.elpv import ELPV, KINDS, installed_elpv
 from zsad.datasets.folders import FLAT, GOOD_BAD, PAIRS, YES_NO
 from zsad.datasets.layout import Found, Layout, entries, subfolders
+from zsad.datasets.left_out import left_out
 from zsad.datasets.listed import HEAD_CT, MANIFEST, META, REAL_IAD, VISA
 from zsad.datasets.mvtec import MVTEC, MVTEC2
 from zsad.datasets.surfaces import DAGM, KSDD, KSDD2, MTD
+from zsad.datasets.words import check_roles
 from zsad.errors import SourceNotFound, UnknownName, UsageError
 
 __all__ = ["LAYOUTS", "matching_layouts", "open_dataset"]
@@ -21,16 +24,19 @@ LAYOUTS = {layout.name: layout for layout in _ALL}
 """The readers by name. A new one is a row here, and a tree in tests/helpers/trees.py."""
 
 
-def open_dataset(path: str | Path, layout: str | None = None, split: str | None = "test") -> Dataset:
+def open_dataset(
+    path: str | Path, layout: str | None = None, split: str | None = "test", roles: Mapping[str, str] | None = None
+) -> Dataset:
     """Opens a data set in any known layout. Files are listed and matched; pictures stay undecoded.
 
-    Files or rows that cannot be used are listed in ``Dataset.problems``; the others are read.
+    Files or rows that cannot be used, and pictures that the layout leaves out, are counted in ``Dataset.problems``.
 
     Args:
         path: its folder; the file that lists it (meta.json, a manifest, VisA's or Real-IAD's lists); or "elpv",
             "elpv:mono", "elpv:poly" for the installed package.
         layout: a name of ``LAYOUTS``, where a folder fits several; None: recognised.
         split: "train", "test" or what the data set has; None: all. Sets without a split are "test".
+        roles: what folders hold whose names do not say it: "anomalous", "normal", "mask" or "ignore", by name.
 
     Raises:
         SourceNotFound: nothing is there, or no picture.
@@ -47,13 +53,13 @@ def open_dataset(path: str | Path, layout: str | None = None, split: str | None 
         raise SourceNotFound(f"There is no data set at {str(root)!r}. Give its folder, or the file that lists it.")
     root = root if root.is_dir() else root.absolute()  # the folders above a list are looked at
     chosen = _choose(root, layout)
-    found = Found(root if root.is_dir() else root.parent)
+    found = Found(root if root.is_dir() else root.parent, roles=check_roles(roles or {}))
     chosen.read(root, found)
     if installed and kind:
         found.samples = [sample for sample in found.samples if sample.category == kind]
     samples = _of_split(found, split, root)
     title = str(path) if installed else found.root.resolve().name
-    problems = (*found.problems, *_shortcomings(found, samples, chosen, split))
+    problems = (*found.problems, *left_out(found, chosen), *_shortcomings(found, samples, chosen, split))
     return Dataset(title, found.root, chosen.name, tuple(samples), problems)
 
 

@@ -15,13 +15,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from zsad.datasets import words
 from zsad.datasets.layout import Found
 from zsad.errors import UsageError
 
 __all__ = ["csv_rows", "json_of", "label_of", "mask_of", "phases_of", "place_of", "text_of"]
 
-NORMAL = frozenset({"0", "0.0", "normal", "good", "ok", "no", "false"})
-ANOMALOUS = frozenset({"1", "1.0", "anomaly", "anomalous", "abnormal", "bad", "defect", "defective", "ko", "ng", "yes", "true"})
+IS_NORMAL = words.NORMAL | {"0", "0.0", "no", "false", "pass", "passed", "negative"}
+IS_ANOMALOUS = words.ANOMALOUS | {"1", "1.0", "yes", "true", "fail", "failed", "positive"}
 UNKNOWN = frozenset({"", "none", "nan", "null"})
 
 
@@ -63,9 +64,9 @@ def csv_rows(path: Path, needed: str) -> Iterator[tuple[str, dict[str, str]]]:
 def label_of(value: object, where: str, found: Found) -> int | None:
     """Parses a label: 0, 1, or None where it is unknown; other values are a problem and unknown."""
     word = str(value).strip().casefold()
-    if word not in NORMAL | ANOMALOUS | UNKNOWN:
+    if word not in IS_NORMAL | IS_ANOMALOUS | UNKNOWN:
         found.problem(where, f"the label {value!r} is neither 0 (normal) nor 1 (anomalous): taken as unlabelled.")
-    return 0 if word in NORMAL else 1 if word in ANOMALOUS else None
+    return 0 if word in IS_NORMAL else 1 if word in IS_ANOMALOUS else None
 
 
 def place_of(text: object, where: str, found: Found, root: Path, *, absolute: bool = False) -> Path | None:
@@ -88,9 +89,10 @@ def mask_of(text: object, where: str, found: Found, root: Path, *, absolute: boo
 
 
 def phases_of(table: Mapping[str, Any], kind: type, path: Path) -> list[tuple[str, Any]]:
-    """The entries "train" and "test" of a list, whatever their capitals (DAGM's list has "Test")."""
-    found = [(str(key).casefold(), value) for key, value in table.items() if str(key).casefold() in ("train", "test")]
-    if not found or not all(isinstance(value, kind) for _, value in found):
+    """The entries of a list by split, whatever their spelling (DAGM's list has "Test"); others of that kind count as splits."""
+    found = [(words.split_of(str(key)), value) for key, value in table.items()]
+    known = [value for split, value in found if split in ("train", "test")]
+    if not known or not all(isinstance(value, kind) for value in known):
         wanted = {"dict": "objects of lists by category", "list": "lists"}[kind.__name__]
         raise UsageError(f"{path.name!r} needs the keys 'train' and 'test' with {wanted}; it has {', '.join(table) or 'none'}.")
-    return found
+    return [(split, value) for split, value in found if isinstance(value, kind)]

@@ -25,6 +25,7 @@ from zsad.evaluation.metrics_table import Row
 from zsad.evaluation.plan import Job, Plan
 from zsad.evaluation.store import Kept
 from zsad.images.reading import ImageRef
+from zsad.images.tiling import Geometry
 from zsad.inference.inspector import Inspector
 from zsad.inference.scorer import Scored
 from zsad.registry import create
@@ -88,7 +89,7 @@ def evaluate_category(
     inspector = make()
     size = plan.map_size or inspector.detector.backbone.image_size
     _score(inspector, job, plan, kept, size, step)
-    row = _row(job, plan, kept, size)
+    row = _row(job, plan, kept, size, inspector.geometry)
     if maps is not None:
         _move_maps(job, kept, maps)
     kept.finish(row.as_dict())
@@ -118,7 +119,7 @@ def _in_pixels(job: Job, plan: Plan) -> list[bool]:
 def map_of(inspector: Inspector, scored: Scored, size: int) -> NDArray[np.float32]:
     """The anomaly map of the whole picture, (size, size) float32; resized bilinearly with antialiasing where needed.
 
-    Tiles and a region of interest go back to their place in the picture first; outside a region the map has its lowest value.
+    Tiles and a region of interest go back to their place in the picture first; outside a region the map is NaN.
     """
     found = scored.model_map
     if inspector.geometry.describe() is not None:
@@ -126,12 +127,16 @@ def map_of(inspector: Inspector, scored: Scored, size: int) -> NDArray[np.float3
     assert found is not None
     if found.shape == (size, size):
         return found
-    grid = torch.from_numpy(np.ascontiguousarray(found, np.float32))[None, None]
-    fitted: NDArray[np.float32] = F.interpolate(grid, (size, size), mode="bilinear", antialias=True)[0, 0].numpy()
-    return fitted
+    known = np.isfinite(found)
+    both = torch.from_numpy(np.stack([np.where(known, found, 0), known]).astype(np.float32))[None]
+    fitted = F.interpolate(both, (size, size), mode="bilinear", antialias=True)[0].numpy()
+    if known.all():
+        return np.asarray(fitted[0])
+    with np.errstate(divide="ignore", invalid="ignore"):  # the mean of the scored pixels, where they are at least half
+        return np.asarray(np.where(fitted[1] > 0.5, fitted[0] / fitted[1], np.nan), np.float32)
 
 
-def _row(job: Job, plan: Plan, kept: Kept, size: int) -> Row:
+def _row(job: Job, plan: Plan, kept: Kept, size: int, geometry: Geometry) -> Row:
     """Computes the row from the kept scores and maps; the same ones give the same row."""
     answers, notes = kept.answers, list(job.notes)
     errors = [str(one["error"]) for one in answers if one["error"] is not None]
@@ -142,7 +147,7 @@ def _row(job: Job, plan: Plan, kept: Kept, size: int) -> Row:
     in_pixels = _in_pixels(job, plan)
     packed = _masks(job, [index for index in good if in_pixels[index]], kept, size, notes, errors)
     masks = sum(job.samples[index].label == 1 for index in packed)
-    pixel = _pixels(plan, packed, kept, size) if masks else _no_pixels(plan, job)
+    pixel = _pixels(plan, packed, kept, size, geometry) if masks else _no_pixels(plan, job)
     if bare := sum(one.label == 1 and one.mask is None for one in job.samples) * any(in_pixels):
         notes.append(f"Anomalous pictures without a mask: {bare}. They are left out of the pixel metrics.")
     values = {name: (image if name in IMAGE else pixel).values[name] for name in plan.metrics}
@@ -192,12 +197,34 @@ def _masks(
     return found
 
 
-def _pixels(plan: Plan, packed: Mapping[int, NDArray[np.uint8]], kept: Kept, size: int) -> MetricValues:
+def _scored(geometry: Geometry, picture: tuple[int, int], size: int) -> NDArray[np.bool_]:
+    """(size, size) True where a picture is scored: at least half of the pixel lies in the region of interest."""
+    inside = geometry.window(picture).roi_mask()
+    if inside is None:
+        return np.ones((size, size), np.bool_)
+    grid = torch.from_numpy(inside.astype(np.float32))[None, None]
+    return np.asarray(F.interpolate(grid, (size, size), mode="bilinear", antialias=True)[0, 0].numpy() > 0.5)
+
+
+def _pixels(plan: Plan, packed: Mapping[int, NDArray[np.uint8]], kept: Kept, size: int, geometry: Geometry) -> MetricValues:
+    outside: dict[int, bool] = {}  # pictures with defects outside of the region of interest: all of them?
+
     def pairs() -> Iterator[tuple[NDArray[np.float32], NDArray[np.bool_]]]:
         for index, bits in packed.items():
-            yield kept.map(index), np.unpackbits(bits, count=size * size).reshape(size, size).astype(bool)
+            scored = _scored(geometry, tuple(kept.answers[index]["size"]), size)
+            found = np.where(scored, kept.map(index), np.float32(np.nan))  # maps that 0.1.0 kept have fillers there
+            mask = np.unpackbits(bits, count=size * size).reshape(size, size).astype(bool)
+            if (lost := mask & np.isnan(found)).any():
+                outside[index] = bool((lost == mask).all())
+            yield found, mask
 
-    return pixel_metrics(plan.metrics, pairs, exact=plan.exact, folder=kept.folder)
+    figures = pixel_metrics(plan.metrics, pairs, exact=plan.exact, folder=kept.folder)
+    if outside:
+        figures.notes.append(
+            f"Outside of the region of interest lie all defects of {sum(outside.values())} pictures and a part of those of "
+            f"{len(outside) - sum(outside.values())} more. Pixel metrics count the region alone, image metrics every picture."
+        )
+    return figures
 
 
 def _cited(found: Sequence[tuple[str, str]]) -> list[str]:

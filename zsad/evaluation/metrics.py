@@ -92,8 +92,8 @@ def pixel_metrics(names: Sequence[str], pairs: Callable[[], Pairs], *, exact: bo
 
     Args:
         names: of metrics.
-        pairs: gives (map, mask), each (S, S), of every picture, in the same order whenever it is called. ``aupro_legacy``
-            holds all of them in memory, the others one at a time.
+        pairs: gives (map, mask), each (S, S), of every picture, in the same order whenever it is called; NaN in a map is a
+            pixel that was not scored and does not count. ``aupro_legacy`` holds all of them in memory, the others one.
         exact: no bins; see ``PixelMetrics``.
         folder: for temporary files.
     """
@@ -103,14 +103,22 @@ def pixel_metrics(names: Sequence[str], pairs: Callable[[], Pairs], *, exact: bo
         if any(name != "aupro_legacy" for name in wanted):
             metrics = PixelMetrics(exact=exact, folder=folder)
             for anomaly_map, mask in pairs():
-                metrics.update(anomaly_map, mask)
+                metrics.update(anomaly_map, mask, ~np.isnan(anomaly_map))
             _take(found, wanted, metrics.result())
         if "aupro_legacy" in wanted:
-            kept = list(pairs())
-            found.values["aupro_legacy"] = aupro_legacy([one for one, _ in kept], [mask for _, mask in kept])
+            _add_legacy(found, list(pairs()))
     messages = dict.fromkeys(str(one.message) for one in caught)
     found.notes += [text for text in messages if "aupimo" in wanted or "AUPIMO" not in text]
     return found
+
+
+def _add_legacy(found: MetricValues, kept: Sequence[tuple[NDArray[np.float32], NDArray[np.bool_]]]) -> None:
+    """The published code has no unscored pixels, so with a region of interest there is no figure."""
+    if any(np.isnan(one).any() for one, _ in kept):
+        found.values["aupro_legacy"] = math.nan
+        found.notes.append("AUPRO (legacy) knows no region of interest: NaN. AUPRO counts the region alone.")
+    else:
+        found.values["aupro_legacy"] = aupro_legacy([one for one, _ in kept], [mask for _, mask in kept])
 
 
 def _take(found: MetricValues, wanted: Sequence[str], figures: PixelFigures) -> None:

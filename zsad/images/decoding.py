@@ -31,6 +31,8 @@ _TIFF_HEADS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 def decode(ref: ImageRef, max_pixels: int) -> Raw:
     """The decoded values of one picture, before any rule on intensities or transparency.
 
+    A fourth channel that is zero everywhere is no transparency but an unused byte (32-bit cameras), and is left out.
+
     Args:
         ref: from ``list_images``.
         max_pixels: larger pictures are refused from their header, before anything is decoded.
@@ -39,6 +41,14 @@ def decode(ref: ImageRef, max_pixels: int) -> Raw:
         ImageError: the picture is refused: too large, no regular file, empty, of an unknown kind.
         Exception: the decoder failed; of any type.
     """
+    raw = _decode(ref, max_pixels)
+    if raw.pixels.ndim == 3 and raw.pixels.shape[2] == 4 and not raw.pixels[..., 3].any():
+        raw.pixels, raw.premultiplied = raw.pixels[..., :3], False
+        raw.notes.append("a fourth channel that is zero everywhere was left out")
+    return raw
+
+
+def _decode(ref: ImageRef, max_pixels: int) -> Raw:
     if isinstance(ref.data, Exception):
         raise ref.data
     if isinstance(ref.data, Image.Image):

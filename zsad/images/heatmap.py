@@ -16,7 +16,6 @@ _ANCHORS = np.array([(255, 225, 80), (255, 172, 40), (246, 114, 36), (214, 45, 5
 _STEPS = 256
 _MOST = 0.8  # opacity at the upper end of the scale; it grows with the square, so that a normal picture stays as it is
 DIMMED = 3  # what lies outside the region of interest is drawn this much darker
-_STRIP = 1 << 20  # pixels blended at a time, which bounds the temporary arrays
 
 
 def _table() -> NDArray[np.float32]:
@@ -28,6 +27,8 @@ def _table() -> NDArray[np.float32]:
 
 
 _TABLE = _table()
+_COLOURS = np.rint(_TABLE[:, :3]).astype(np.uint8).tobytes()
+_OPACITY = np.rint(_TABLE[:, 3] * 255).astype(int).tolist()  # of 255
 
 
 def colours(count: int = 9) -> list[str]:
@@ -37,9 +38,9 @@ def colours(count: int = 9) -> list[str]:
 
 
 def gradient(map_range: tuple[float, float], values: NDArray[Any]) -> NDArray[np.uint8]:
-    """Map values as positions on the colour scale, 0..255; values beyond its ends are at the ends."""
+    """Map values as positions on the colour scale, 0..255; values beyond its ends are at the ends, NaN (not scored) at 0."""
     low, high = map_range
-    scaled = (values - np.float32(low)) * np.float32((_STEPS - 1) / max(high - low, 1e-12))
+    scaled = (np.nan_to_num(values, nan=low) - np.float32(low)) * np.float32((_STEPS - 1) / max(high - low, 1e-12))
     places: NDArray[np.uint8] = np.clip(np.rint(scaled), 0, _STEPS - 1).astype(np.uint8)
     return places
 
@@ -55,21 +56,19 @@ def overlay(
 
     Args:
         image: (H, W, 3) RGB.
-        anomaly_map: (H, W).
+        anomaly_map: (H, W); NaN is not coloured.
         map_range: values that the two ends of the colour scale stand for.
         outlines: polygons of (x, y) corners.
         roi_mask: (H, W), False where the picture was not scored and is darkened; None: nowhere.
     """
-    blended = np.empty_like(image)
-    rows = max(1, _STRIP // max(1, image.shape[1]))
-    for top in range(0, image.shape[0], rows):
-        strip = slice(top, top + rows)
-        heat = _TABLE[gradient(map_range, anomaly_map[strip])]  # (rows, W, 4)
-        opacity = heat[..., 3:]
-        blended[strip] = np.rint(image[strip] * (1 - opacity) + heat[..., :3] * opacity)
-        if roi_mask is not None:
-            blended[strip][~roi_mask[strip]] //= DIMMED
-    picture = Image.fromarray(blended)
+    levels = Image.fromarray(gradient(map_range, anomaly_map))
+    opacity = levels.point(_OPACITY)
+    levels.putpalette(_COLOURS)
+    picture = Image.composite(levels.convert("RGB"), Image.fromarray(image), opacity)
+    if roi_mask is not None:
+        dimmed = np.array(picture)
+        dimmed[~roi_mask] //= DIMMED
+        picture = Image.fromarray(dimmed)
     pen = ImageDraw.Draw(picture)
     width = max(1, round(max(image.shape[:2]) / 200))
     for corners in outlines:

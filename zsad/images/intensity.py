@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from zsad.errors import ImageError, UsageError
 
-__all__ = ["Raw", "check_range", "to_rgb"]
+__all__ = ["Raw", "check_range", "to_rgb", "upright"]
 
 _TURNS: dict[int, Callable[[NDArray[Any]], NDArray[Any]]] = {  # EXIF orientation -> upright
     2: lambda a: a[:, ::-1],
@@ -77,10 +77,15 @@ def to_rgb(raw: Raw, value_range: tuple[float, float] | None) -> NDArray[np.uint
             share = hidden / alpha.size
             raw.notes.append(f"alpha: composited on white ({share:.2%} of the pixels are not opaque)")
             rgb = _on_white(rgb, alpha, raw.premultiplied)
-    if raw.orientation in _TURNS:
-        raw.notes.append(f"turned upright (EXIF orientation {raw.orientation})")
-        rgb = _TURNS[raw.orientation](rgb)
-    return np.array(rgb, order="C")  # never a view of the caller's own array
+    return np.array(upright(raw, rgb), order="C")  # never a view of the caller's own array
+
+
+def upright(raw: Raw, pixels: NDArray[Any]) -> NDArray[Any]:
+    """(H, W, ...) turned as the file's EXIF orientation says, which is stated in ``raw.notes``; the same for masks."""
+    if raw.orientation not in _TURNS:
+        return pixels
+    raw.notes.append(f"turned upright (EXIF orientation {raw.orientation})")
+    return _TURNS[raw.orientation](pixels)
 
 
 def _on_white(rgb: NDArray[np.uint8], alpha: NDArray[np.uint8], premultiplied: bool) -> NDArray[np.uint8]:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import warnings
 from collections.abc import Callable
@@ -19,7 +20,7 @@ from zsad.images.decoding import decode
 from zsad.images.intensity import Raw, check_range, to_rgb
 from zsad.images.sources import SUFFIXES, ImageRef, encodable, list_images
 
-__all__ = ["SUFFIXES", "ImageRef", "Picture", "list_images", "load_image", "load_raw"]
+__all__ = ["SUFFIXES", "ImageRef", "Picture", "digest_of", "list_images", "load_image", "load_raw"]
 
 _PILLOW = re.compile(r"PIL\.")
 _Loaded = TypeVar("_Loaded")
@@ -64,6 +65,11 @@ def load_raw(ref: ImageRef, *, max_pixels: int = 300_000_000) -> Raw:
         ImageError: as ``load_image``.
     """
     return _guarded(ref, lambda: decode(ref, max_pixels))
+
+
+def digest_of(rgb: NDArray[np.uint8]) -> str:
+    """Hex digest of a decoded picture, (H, W, 3): the same for the same pixels, whatever the file is called."""
+    return hashlib.sha256(f"{rgb.shape}".encode() + np.ascontiguousarray(rgb).tobytes()).hexdigest()
 
 
 def _guarded(ref: ImageRef, load: Callable[[], _Loaded]) -> _Loaded:

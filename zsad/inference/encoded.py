@@ -11,9 +11,10 @@ import hashlib
 import json
 import os
 import tempfile
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import count, islice
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +122,7 @@ def _encode_group(scorer: Scorer, group: list[ImageRef], stems: list[Path]) -> N
         if read is not latest:
             latest, number = read, next(numbers)
             scored = read.scored
-            note = {"size": scored.size, "notes": scored.notes, "error": scored.error, "pieces": len(read.places)}
+            note = {key: getattr(scored, key) for key in ("size", "notes", "error", "digest")} | {"pieces": len(read.places)}
         if features is not None:
             save_features(_piece(stems[number], index), features)
         if index == len(read.places) - 1 or features is None:
@@ -139,7 +140,8 @@ def _recall(ref: ImageRef, stem: Path) -> Entry | None:
     note = json.loads(path.read_text())
     size = None if note["size"] is None else (note["size"][0], note["size"][1])
     files = tuple(_piece(stem, index) for index in range(note["pieces"]))
-    return Entry(ref, Scored(ref.name, ref.path, size, notes=tuple(note["notes"]), error=note["error"]), files)
+    digest = note.get("digest", "")  # absent in features that 0.1.0 wrote
+    return Entry(ref, Scored(ref.name, ref.path, size, notes=tuple(note["notes"]), error=note["error"], digest=digest), files)
 
 
 # ------------------------------------------------------------------ from features to scores
@@ -155,8 +157,13 @@ def answers(scorer: Scorer, encoded: Encoded, *, keep_images: bool = False, mark
     Raises:
         UsageError: fewer pictures than a method needs that compares them with each other.
     """
+    seen: dict[str, str] = {}  # digest -> name of the first
+    compared = scorer.detector.needs_set(scorer.context)
     for entry, found in zip(encoded, _predictions(scorer, encoded, marks), strict=True):
-        yield _whole(scorer, encoded, entry, found, keep_images)
+        answer = _whole(scorer, encoded, entry, found, keep_images)
+        first = seen.setdefault(answer.digest, answer.name) if compared and answer.digest else answer.name
+        copied = () if first == answer.name else (f"an exact copy of {first}: counted once in the comparison",)
+        yield replace(answer, notes=answer.notes + copied)
 
 
 def _predictions(scorer: Scorer, encoded: Encoded, marks: Sequence[Mark]) -> Iterator[Iterable[Prediction] | None]:
@@ -201,18 +208,24 @@ def _scores(scorer: Scorer, marks: Sequence[Mark]) -> Any:
 
 
 def _of_tile(scorer: Scorer, encoded: Encoded, tile: int, marks: Sequence[Mark]) -> Iterator[Prediction]:
-    """Predictions for the tile of that number of all pictures that have one."""
-    files = [entry.files[tile] for entry in encoded if tile < len(entry.files)]
-    features = FeatureFiles(files, str(scorer.device))
-    found = scorer.detector.score_set(features, scorer.context)
-    for number in count():
-        with torch.inference_mode():  # never across a yield, where it would reach the caller
-            prediction = next(found, None)
-            if prediction is not None and marks:
-                prediction = corrected(prediction, features[number], marks, scorer.detector.map_range)
-        if prediction is None:
-            return
-        yield on_cpu(prediction)
+    """Predictions for one tile of all pictures that have it; exact copies count once, and have the prediction of the first."""
+    members = [entry for entry in encoded if tile < len(entry.files)]
+    names = [entry.scored.digest or f"number {number}" for number, entry in enumerate(members)]
+    distinct = dict(zip(reversed(names), reversed(members), strict=True))  # the first of each
+    left, kept = Counter(names), dict[str, Prediction]()
+    order = dict.fromkeys(names)
+    features = FeatureFiles([distinct[name].files[tile] for name in order], str(scorer.device))
+    found = zip(order, features.paths, scorer.detector.score_set(features, scorer.context), strict=True)
+    for name in names:
+        if name not in kept:
+            with torch.inference_mode():  # never across a yield, where it would reach the caller
+                _, path, prediction = next(found)
+                if marks:
+                    own = FeatureFiles([path], str(scorer.device))[0]
+                    prediction = corrected(prediction, own, marks, scorer.detector.map_range)
+            kept[name] = on_cpu(prediction)
+        left[name] -= 1
+        yield kept[name] if left[name] else kept.pop(name)
 
 
 def _whole(scorer: Scorer, encoded: Encoded, entry: Entry, found: Iterable[Prediction] | None, keep: bool) -> Scored:

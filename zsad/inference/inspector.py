@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,8 @@ from zsad.references.corrections import Mark
 from zsad.types import Context
 
 __all__ = ["Inspector"]
+
+IS_REFERENCE = "this picture is a reference too, so its score is too low: it is compared with itself"
 
 
 class Inspector(WithReferences):
@@ -162,10 +165,12 @@ class Inspector(WithReferences):
         """
         scorer = self._scorer(self.context)
         if self.needs_set:
-            encoded = encode_pictures(scorer, refs, folder)
-            yield from answers(scorer, encoded, keep_images=keep_images)
+            found = answers(scorer, encode_pictures(scorer, refs, folder), keep_images=keep_images)
         else:
-            yield from scorer(refs, keep_images=keep_images)
+            found = scorer(refs, keep_images=keep_images)
+        for one in found:
+            own = (IS_REFERENCE,) if one.digest in self.references.digests else ()
+            yield replace(one, notes=one.notes + own) if own else one
 
     @property
     def needs_set(self) -> bool:

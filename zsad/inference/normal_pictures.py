@@ -9,10 +9,9 @@ from typing import Any
 from zsad.decision.calibration import Calibration
 from zsad.decision.conformal import check_size
 from zsad.errors import ImageError, UsageError
-from zsad.images.reading import ImageRef, load_image
+from zsad.images.reading import ImageRef, digest_of, load_image
 from zsad.inference.encoded import Encoded
 from zsad.inference.inspector import Inspector
-from zsad.inference.reference_set import digest_of
 from zsad.inference.scorer import Scored, scores_and_peaks
 from zsad.references.corrections import Mark
 
@@ -54,6 +53,14 @@ class NormalPictures:
                 yield from inspector.left_out(digest).answers(self.encoded.only([number]), marks)
 
 
+def without_copies(found: Iterable[Scored]) -> list[Scored]:
+    """Each picture once, the first of exact copies; those that could not be read stay."""
+    kept: dict[str, Scored] = {}
+    for number, one in enumerate(found):
+        kept.setdefault(one.digest or f"unread {number}", one)
+    return list(kept.values())
+
+
 def calibration_of(
     found: Iterable[Scored],
     detector: Mapping[str, Any],
@@ -62,7 +69,7 @@ def calibration_of(
     max_false_alarms: float,
     review_false_alarms: float | None = None,
 ) -> Calibration:
-    """The calibration that scored normal pictures give; those that could not be scored are left out.
+    """The calibration that scored normal pictures give; those that could not be scored are left out, exact copies count once.
 
     Args:
         found: the pictures.
@@ -74,7 +81,7 @@ def calibration_of(
     Raises:
         UsageError: too few for ``max_false_alarms``.
     """
-    scores, peaks = scores_and_peaks(found)
+    scores, peaks = scores_and_peaks(without_copies(found))
     check_size(len(scores), max_false_alarms)
     return Calibration.from_scores(
         scores,

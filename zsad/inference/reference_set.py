@@ -13,9 +13,7 @@ from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -33,7 +31,7 @@ from zsad.references.coreset import blocks_of, counted, picked, streamed_coreset
 from zsad.references.memory_bank import leave_out
 from zsad.types import Bank, ImageFeatures
 
-__all__ = ["ReferenceSet", "digest_of"]
+__all__ = ["ReferenceSet"]
 
 BLOCK = 4  # pictures whose rows are thinned out together
 # of Inspector.describe(): what rows depend on
@@ -73,7 +71,7 @@ class ReferenceSet:
 
     @property
     def digests(self) -> frozenset[str]:
-        """``digest_of`` every picture."""
+        """``Scored.digest`` of every picture."""
         return frozenset(self._members)
 
     def describe(self) -> dict[str, Any]:
@@ -110,7 +108,7 @@ class ReferenceSet:
             if index < len(read.places) - 1:
                 continue
             whole, rows = {key: torch.cat(parts).clone() for key, parts in rows.items()}, {}
-            digest = digest_of(read.scored.image)
+            digest = read.scored.digest
             if digest not in self._members:
                 save_file(whole, rows_file(self._folder, digest))
                 self._members[digest] = Reference(self._free(read.scored.name), digest)
@@ -232,8 +230,3 @@ class ReferenceSet:
         made = cls(detector, members)
         copy_rows(Path(folder), made._members, made._folder)
         return made
-
-
-def digest_of(rgb: NDArray[np.uint8]) -> str:
-    """Hex digest of a decoded picture, (H, W, 3): the same for the same pixels, whatever the file is called."""
-    return hashlib.sha256(f"{rgb.shape}".encode() + np.ascontiguousarray(rgb).tobytes()).hexdigest()

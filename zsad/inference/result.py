@@ -61,7 +61,7 @@ class Result:
         p_value: (1 + normal calibration pictures that score as high) / (n + 1); None without calibration.
         pred_label: "normal", "review", "anomalous", or None where no rule was given.
         threshold: the score from which on a picture is anomalous; ``threshold_source`` states where it comes from.
-        anomaly_map: (H, W) float32 at the picture's original size; the low end of ``map_range`` where nothing was scored.
+        anomaly_map: (H, W) float32 at the picture's original size; NaN where nothing was scored.
         pred_mask: (H, W) bool, the union of the regions; None without a pixel threshold.
         prompts: the exact sentences that the method used, by class of text.
         notes: what reading the picture had to decide (first frame of several, value range, ...).

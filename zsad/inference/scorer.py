@@ -17,7 +17,7 @@ from zsad.common.threads import ahead
 from zsad.detector import Detector
 from zsad.errors import ImageError, UsageError
 from zsad.images.content import blank_notes, is_blank
-from zsad.images.reading import ImageRef, load_image
+from zsad.images.reading import ImageRef, digest_of, load_image
 from zsad.images.roi import Window
 from zsad.images.stitching import Canvas
 from zsad.images.tiling import Geometry, Place, piece
@@ -46,6 +46,7 @@ class Scored:
     notes: tuple[str, ...] = ()
     error: str | None = None
     image: NDArray[np.uint8] | None = None  # (H, W, 3), where it was asked for
+    digest: str = ""  # of the decoded pixels; "" where it was scored from a record
 
 
 @dataclass(frozen=True, eq=False)
@@ -179,8 +180,8 @@ class Scorer:
             backbone = self.detector.backbone
             return backbone.preprocess(piece(crop, view.corner, place, backbone.image_size))
 
-        notes = (*picture.notes, *blank_notes(picture.rgb))
-        scored = Scored(ref.name, ref.path, size, notes=notes, image=picture.rgb if keep else None)
+        notes, kept = (*picture.notes, *blank_notes(picture.rgb)), picture.rgb if keep else None
+        scored = Scored(ref.name, ref.path, size, notes=notes, image=kept, digest=digest_of(picture.rgb))
         if len(places) == 1:  # here and now, so that the pixels need not wait
             return Read(scored, view, places, [tensor(places[0])])
         return Read(scored, view, places, ahead(places, tensor, self.workers, self.batch_size))
@@ -240,8 +241,7 @@ def on_cpu(found: Prediction) -> Prediction:
 
 
 def _pixels(read: Read) -> int:
-    image = read.scored.image
-    return 0 if image is None else image.shape[0] * image.shape[1]
+    return 0 if (image := read.scored.image) is None else image.shape[0] * image.shape[1]
 
 
 def _finished(waiting: deque[Scored | Opened]) -> Iterator[Scored]:

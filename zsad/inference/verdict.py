@@ -49,7 +49,6 @@ def result_of(scored: Scored, scorer: Scorer, thresholds: Thresholds, calibratio
         confined, seen = view.hide(whole, -math.inf), math.prod(geometry.tile_in(view))
         places, mask = find_regions(confined, thresholds.pixel, words, scored.word_maps, margin, seen)
         regions, mask = tuple(one.moved(*view.corner) for one in places), view.spread(mask, False)
-    low = detector.map_range[0]
     return replace(
         known,
         pred_score=scored.score,
@@ -57,7 +56,7 @@ def result_of(scored: Scored, scorer: Scorer, thresholds: Thresholds, calibratio
         pred_label=verdict_of(scored, thresholds),
         threshold=thresholds.anomalous,
         threshold_source=thresholds.source,
-        anomaly_map=view.spread(view.hide(whole, low), low),
+        anomaly_map=view.spread(view.hide(whole, math.nan), math.nan),
         roi_mask=view.roi_mask(),
         pred_mask=mask,
         regions=regions,

@@ -107,7 +107,10 @@ def region_areas(mask: NDArray[np.bool_]) -> tuple[NDArray[np.int64], int]:
 
 def check_pair(number: int, given: ArrayLike, mask: ArrayLike) -> tuple[Numbers, NDArray[np.bool_]]:
     """Checks one map and its mask, (H, W) each, and returns them as arrays; errors name the picture by ``number``."""
-    values, truth = np.asarray(given), np.asarray(mask) != 0
+    values, truth = np.asarray(given), np.asarray(mask)
+    if truth.dtype.kind == "f" and np.isnan(truth).any():
+        raise UsageError(f"The mask of picture {number} holds NaN. Give 0 for normal pixels and 1 for defects.")
+    truth = truth != 0
     if values.ndim != 2 or not values.size or values.shape != truth.shape:
         both = f"{values.shape} and {truth.shape}"
         raise UsageError(

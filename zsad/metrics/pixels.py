@@ -90,27 +90,32 @@ class PixelMetrics:
         self._kinds: list[bool] = []  # per picture: has it a defect?
         self._inside, self._areas, self._outside = Spool(folder), Spool(folder), Spool(folder)
 
-    def update(self, anomaly_map: ArrayLike, mask: ArrayLike) -> None:
+    def update(self, anomaly_map: ArrayLike, mask: ArrayLike, scored: ArrayLike | None = None) -> None:
         """Adds one picture.
 
         Args:
             anomaly_map: (H, W), higher is more anomalous; rounded to float32.
             mask: (H, W), 0 or False normal, anything else defect; all zero for a normal picture.
+            scored: (H, W), False where nothing was scored (outside a region of interest): such pixels and what lies there of a
+                defect do not count. None: everywhere.
 
         Raises:
-            UsageError: the two differ in shape, or the map is not finite; nothing is added then.
+            UsageError: shapes differ, or the map is not finite where it was scored; nothing is added then.
         """
         with np.errstate(over="ignore"):  # becomes infinite, and is refused
             single = np.asarray(anomaly_map).astype(np.float32, copy=False)
-        values, truth = check_pair(len(self._kinds), single, mask)
-        keys = keys_of(values)
-        outside, inside = keys[~truth], keys[truth]
+        counts = np.ones(single.shape, np.bool_) if scored is None else np.asarray(scored) != 0
+        if counts.shape != single.shape:
+            raise UsageError(f"scored of picture {len(self._kinds)} has shape {counts.shape}, its map {single.shape}.")
+        values, truth = check_pair(len(self._kinds), single if scored is None else np.where(counts, single, 0), mask)
+        keys, truth = keys_of(values), truth & counts
+        outside, inside = keys[~truth & counts], keys[truth]
         areas, regions = region_areas(truth)
         np.add.at(self._normal, outside >> self.shift, 1)
         np.add.at(self._anomalous, inside >> self.shift, 1)
         np.add.at(self._mass, inside >> self.shift, 1 / areas)
         if not regions:
-            np.add.at(self._clean, outside >> self.shift, 1 / outside.size)
+            np.add.at(self._clean, outside >> self.shift, 1 / max(1, outside.size))
         order = np.argsort(inside)
         self._inside.append(inside[order])
         self._areas.append(areas[order].astype(np.uint32))

@@ -72,7 +72,7 @@ def auroc(scores: ArrayLike, labels: ArrayLike) -> float:
 
     Args:
         scores: of pictures (N,), or of pixels in any shape; higher is more anomalous.
-        labels: as many, 0 or False normal, anything else anomalous.
+        labels: as many, 0 or False normal, 1 or True anomalous; 0 and 255 too, as in masks.
 
     Returns:
         0 to 1; NaN, with a warning, where one of the two classes is missing.
@@ -118,9 +118,21 @@ def f1_max(scores: ArrayLike, labels: ArrayLike) -> tuple[float, float]:
     return float(values[best]), float(curve.scores[best])
 
 
+def _anomalous(labels: ArrayLike) -> NDArray[np.bool_]:
+    """Labels as bool. Raises ``UsageError`` for any that are neither 0/1, 0/255 nor boolean, NaN and words among them."""
+    given = np.asarray(labels).ravel()
+    if given.dtype == np.bool_:
+        return given
+    values = np.unique(given) if given.dtype.kind in "iuf" else given[:1].astype(object)
+    if given.size and not (set(values.tolist()) <= {0, 1} or set(values.tolist()) <= {0, 255}):
+        shown = ", ".join(map(str, values[:5].tolist()))
+        raise UsageError(f"Labels are 0 or False (normal) and 1 or True (anomalous); these hold {shown}. Convert them first.")
+    return np.asarray(given != 0)
+
+
 def _classes(metric: str, scores: ArrayLike, labels: ArrayLike) -> tuple[Numbers, Numbers]:
     """Scores of the normal and of the anomalous items; warns where one of the classes is missing."""
-    values, positive = np.asarray(scores).ravel(), np.asarray(labels).ravel() != 0
+    values, positive = np.asarray(scores).ravel(), _anomalous(labels)
     if values.dtype.kind not in "fiu":
         values = values.astype(np.float64)
     if values.shape != positive.shape:

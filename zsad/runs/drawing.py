@@ -143,16 +143,20 @@ def write_map(result: Result, path: Path) -> None:
         np.save(path, result.anomaly_map)
         return
     low, high = result.map_range
-    levels = np.rint(np.clip((result.anomaly_map - low) / (high - low), 0, 1) * 65535).astype(np.uint16)
+    scored = np.nan_to_num(result.anomaly_map, nan=low)  # 16 bits have no NaN
+    levels = np.rint(np.clip((scored - low) / (high - low), 0, 1) * 65535).astype(np.uint16)
     Image.fromarray(levels).save(path, "PNG")
 
 
 def _cut_note(result: Result) -> tuple[str, ...]:
     """How much of the map a 16-bit PNG cuts off, as a note; none where it holds all."""
     low, high = result.map_range
-    if result.anomaly_map is None or low <= result.anomaly_map.min() <= result.anomaly_map.max() <= high:
+    if result.anomaly_map is None:
         return ()
-    share = np.count_nonzero((result.anomaly_map < low) | (result.anomaly_map > high)) / result.anomaly_map.size
+    outside = np.count_nonzero((result.anomaly_map < low) | (result.anomaly_map > high))  # NaN, unscored, is not
+    if not outside:
+        return ()
+    share = outside / np.count_nonzero(~np.isnan(result.anomaly_map))
     return (f"{share:.2%} of the {CUT_MAPS} {low:g}..{high:g} and was cut in the png",)
 
 

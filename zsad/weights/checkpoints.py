@@ -21,6 +21,7 @@ from torch import Tensor
 
 from zsad.common.assets import asset
 from zsad.errors import CheckpointMismatch, SourceNotFound, UnknownName, UnsafeCheckpoint, WeightsError
+from zsad.weights.common_forms import no_weights, unwrapped
 
 __all__ = [
     "AuthorsFile",
@@ -150,6 +151,8 @@ def sha256_of(path: str | Path) -> str:
 def read_state_dict(path: str | Path) -> dict[str, Any]:
     """Reads safetensors, a torch file or a TorchScript archive's weights, never running code from the file.
 
+    Wrappers ("state_dict", "model") and ``module.`` before the names are taken off; see ``unwrapped``.
+
     Raises:
         SourceNotFound: no such file.
         UnsafeCheckpoint: a pickle that would run code.
@@ -159,7 +162,9 @@ def read_state_dict(path: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise SourceNotFound(f"There is no file of weights at {str(path)!r}. Check the path.")
     if _is_safetensors(path):
-        return _read_safetensors(path)[0]
+        return unwrapped(_read_safetensors(path)[0])
+    if what := no_weights(path):
+        raise CheckpointMismatch(f"{path.name} {what}.")
     try:
         with warnings.catch_warnings(action="ignore"):  # torch on old pickle protocols and on TorchScript's age
             loaded = _load(path)
@@ -172,7 +177,7 @@ def read_state_dict(path: str | Path) -> dict[str, Any]:
         raise CheckpointMismatch(f"{path.name} is no file of weights that can be read: {error}") from error
     if not isinstance(loaded, Mapping):
         raise CheckpointMismatch(f"{path.name} holds a {type(loaded).__name__}; a state dict (name -> tensor) is needed.")
-    return dict(loaded)
+    return unwrapped(loaded)
 
 
 def _load(path: Path) -> Any:
@@ -199,11 +204,14 @@ def _is_torchscript(path: Path) -> bool:
 
 
 def read_header(path: str | Path) -> dict[str, Any]:
-    """The header that ``write_learned`` wrote, or {} for any other file."""
+    """The header that ``write_learned`` wrote, or {} for any other file. Raises ``CheckpointMismatch`` for a damaged one."""
     path = Path(path)
     if not path.is_file() or not _is_safetensors(path):
         return {}
-    return dict(json.loads(_read_safetensors(path, tensors=False)[1].get(_HEADER, "{}")))
+    try:
+        return dict(json.loads(_read_safetensors(path, tensors=False)[1].get(_HEADER, "{}")))
+    except (ValueError, TypeError) as error:
+        raise CheckpointMismatch(f"The header of {path.name} is damaged: {error}. Copy the file again.") from error
 
 
 def _read_safetensors(path: Path, tensors: bool = True) -> tuple[dict[str, Any], dict[str, str]]:

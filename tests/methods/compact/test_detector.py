@@ -140,6 +140,7 @@ def test_similarity_is_the_cosine_of_the_embedding() -> None:
 
 
 # ------------------------------------------------------------------ the detector
+@pytest.mark.slow
 def test_finds_defects_of_kept_out_textures(detector: Any, defects: Any) -> None:
     normal, bad, known = defects
     good, found = scored(detector, normal), scored(detector, bad)
@@ -158,6 +159,7 @@ def test_a_good_picture_does_not_look_red(detector: Any, defects: Any) -> None:
     assert (maps > high).float().mean() < 0.01
 
 
+@pytest.mark.slow
 def test_the_right_word_beats_a_wrong_one(detector: Any, defects: Any) -> None:
     _, bad, known = defects
     images = torch.stack([detector.backbone.preprocess(rgb) for rgb in bad])
@@ -175,6 +177,7 @@ def test_the_right_word_beats_a_wrong_one(detector: Any, defects: Any) -> None:
     assert wins.mean() > 0.62  # chance: 0.5
 
 
+@pytest.mark.slow
 def test_words_name_defects(detector: Any, defects: Any) -> None:
     _, bad, known = defects
     maps = scored(detector, bad).word_maps

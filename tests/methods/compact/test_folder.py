@@ -119,6 +119,7 @@ def one_by_one(features: ImageFeatures) -> list[ImageFeatures]:
     return [features[place : place + 1] for place in range(len(features))]
 
 
+@pytest.mark.slow
 @torch.inference_mode()
 def test_batch_mode_finds_the_odd_picture_with_one_tower_alone(detector: Any, images: torch.Tensor) -> None:
     context = detector.prepare()
@@ -138,6 +139,7 @@ def test_batch_mode_finds_the_odd_picture_with_one_tower_alone(detector: Any, im
     torch.testing.assert_close(torch.cat([one.pred_score for one in both]), scores, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 @torch.inference_mode()
 def test_references_join_the_folder(detector: Any, images: torch.Tensor) -> None:
     context = detector.prepare("stripes", References(images[:2]))

@@ -171,6 +171,7 @@ def test_references_of_an_odd_size() -> None:
     assert torch.isfinite(found.anomaly_map).all()
 
 
+@pytest.mark.slow
 def test_references_and_batch_find_more_than_zero_shot(detector: Any, products: Any) -> None:
     auroc: dict[str, list[float]] = {"zero-shot": [], "one": [], "four": [], "batch": []}
     for images, features, labels in products:
@@ -274,6 +275,7 @@ def test_a_set_is_loaded_block_by_block(detector: Any, products: Any, monkeypatc
     assert lazy.most <= 3 + 2 + 3, "a block, the other picture at hand, and what the caller still holds"
 
 
+@pytest.mark.slow
 def test_a_pool_is_a_seeded_choice_of_others(detector: Any, products: Any) -> None:
     features = products[0][1][:12]
     lazy = Lazy(features)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from zsad.methods.compact import second
 from zsad.methods.compact.folder import LAST, unit_blocks
+from zsad.methods.compact.second_head import SecondHead, second_head
 from zsad.types import Bank, Tap
 
 GRID = (6, 6)
@@ -13,7 +15,7 @@ GRID = (6, 6)
 
 def taps(seed: int, count: int = 2) -> dict[int, Tap]:
     random = torch.Generator().manual_seed(seed)
-    return unit_blocks({LAST: Tap(torch.randn(count, 36, 8, generator=random), GRID)})
+    return unit_blocks({LAST: Tap(torch.randn(count, 36, 384, generator=random), GRID)})
 
 
 def test_distance_is_that_of_the_nearest_reference_patch() -> None:
@@ -32,14 +34,47 @@ def test_a_reference_of_itself_lowers_the_map_and_another_raises_it() -> None:
     assert second.add_distance(grid, seen, own).max() < second.add_distance(grid, seen, other).min()
 
 
-def test_novelty_counts_up_to_a_bound_and_moves_the_map_by_little() -> None:
+def test_novelty_counts_up_to_a_bound_and_moves_the_map_by_little(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(second, "HEAD_WEIGHT", 0.0)
     grid = torch.zeros(2, 12, 12)
-    found = second.add_novelty(grid, taps(0))
+    found = second.add_within(grid, taps(0))
     most = second.NOVELTY_WEIGHT * second.LARGEST
     assert float((found * (second.ALONE_ONE - second.ALONE_ZERO) + second.ALONE_ZERO).abs().max()) <= most + 1e-6
-    odd = taps(0)
-    patches = odd[LAST].patches.clone()
-    patches[:, :] = patches[:, :1]  # the same everywhere, but for one place of 3 x 3 patches
-    patches[0].view(6, 6, 8)[2:5, 2:5] = taps(5)[LAST].patches[0, 0]
-    found = second.add_novelty(torch.zeros(2, 6, 6), {LAST: Tap(patches, GRID)})
+    found = second.add_within(torch.zeros(2, 6, 6), odd_patch())
     assert found[0].max() > found[1].max()
+
+
+def odd_patch() -> dict[int, Tap]:
+    """Two pictures that are the same everywhere, but for one place of 3 x 3 patches in the first."""
+    patches = taps(0)[LAST].patches.clone()
+    patches[:, :] = patches[:, :1]
+    patches[0].view(6, 6, -1)[2:5, 2:5] = taps(5)[LAST].patches[0, 0]
+    return {LAST: Tap(patches, GRID)}
+
+
+def test_the_head_reads_what_differs_and_not_what_is_shown() -> None:
+    """Nothing differs in a picture of one kind of patch: whatever that patch is, the head's answer is one and the same."""
+    head = second_head(torch.device("cpu"))
+    with torch.inference_mode():
+        answers = []
+        for seed in (0, 1):
+            patches = taps(seed)[LAST].patches[:, :1].expand(-1, 36, -1)
+            answers.append(head(*head.compare(Tap(patches, GRID))))
+        torch.testing.assert_close(answers[0], answers[1], atol=1e-3, rtol=0)
+        found = head(*head.compare(odd_patch()[LAST]))
+    assert found[0, 2:5, 2:5].mean() > found[1].mean() + 0.2
+
+
+def test_the_head_can_be_trained() -> None:
+    torch.manual_seed(0)
+    head, cells = SecondHead(), torch.zeros(2, *GRID)
+    cells[0, 2:5, 2:5] = 1
+    labels, before = torch.tensor([1.0, 0.0]), None
+    optimizer = torch.optim.AdamW(head.parameters(), 3e-3)
+    for _ in range(40):
+        loss = head.loss(head(*head.compare(odd_patch()[LAST])), cells, labels)
+        before = before or float(loss.detach())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert float(loss.detach()) < before / 2

@@ -13,7 +13,7 @@ from zsad.methods.compact.folder import Blocks, departures
 from zsad.methods.compact.head import TOP, CompactHead
 from zsad.methods.compact.memory import Near, departure, nearest_in
 from zsad.methods.compact.pool import check_pool
-from zsad.methods.compact.second import BANK, add_distance, add_novelty
+from zsad.methods.compact.second import BANK, add_distance, add_within
 from zsad.types import Context, ImageFeatures, Prediction
 
 __all__ = ["folder_predictions", "near_references", "prediction"]
@@ -48,7 +48,7 @@ def map_of(parts: Parts, features: ImageFeatures, context: Context, near: Near |
     if parts.vit is None:
         return grid, words
     second = features.streams["vit"]
-    return add_novelty(grid, second) if near is None else add_distance(grid, second, context.banks[BANK]), words
+    return add_within(grid, second) if near is None else add_distance(grid, second, context.banks[BANK]), words
 
 
 def near_references(features: ImageFeatures, context: Context) -> Near | None:
