@@ -10,6 +10,7 @@ from pathlib import Path
 from PIL import Image
 
 import zsad
+from zsad.inference.verdict import verdict_of
 from zsad_demo.workspace import Workspace
 
 COLUMNS = ("Score", "Verdict", "Picture", "p-value", "Note")
@@ -84,7 +85,7 @@ def strip(session: zsad.Session, labels: list[str]) -> str:
 def labels_of(session: zsad.Session) -> list[str]:
     """Verdict of every picture, from stored scores."""
     levels = session.thresholds
-    return ["error" if one.error else levels.label(one.score) or NO_VERDICT for one in session.scored]
+    return ["error" if one.error else verdict_of(one, levels) or NO_VERDICT for one in session.scored]
 
 
 def rows(session: zsad.Session, labels: list[str]) -> list[list[str | float | None]]:

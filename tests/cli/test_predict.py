@@ -115,7 +115,7 @@ def test_map_survives_the_record(tmp_path: Path) -> None:
 def test_maps_as_png_are_on_the_models_scale(tmp_path: Path) -> None:
     source, out = tmp_path / "in", tmp_path / "out"
     source.mkdir()
-    picture(0.5).save(source / "a.png")
+    picture(0.5, plain=True).save(source / "a.png")
     predict(source, out, "--maps", "png")
     levels = pixels(out / "maps/a.png")
     assert np.unique(levels).tolist() == [round(128 / 255 * 65535)]
@@ -283,7 +283,7 @@ def test_unreadable_permission_is_a_row(good: Path, tmp_path: Path, monkeypatch:
 
 def test_one_pixel(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
-    picture(0.5, size=(1, 1)).save(tmp_path / "in" / "dot.png")
+    picture(0.5, size=(1, 1), plain=True).save(tmp_path / "in" / "dot.png")
     assert predict(tmp_path / "in", tmp_path / "out", "--pixel-threshold", 0.1).exit_code == 0
     (row,) = rows(tmp_path / "out")
     assert row["regions"][0]["contour"] == [[0, 0], [1, 0], [1, 1], [0, 1]]

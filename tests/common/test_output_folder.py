@@ -45,6 +45,8 @@ def test_a_folder_of_another_command_is_left_alone(asked: dict[str, bool], tmp_p
     evaluation.claim()
     evaluation.begin({"method": "compact"})
     run = RunFolder(tmp_path / "run", {"method": "compact"})
+    evaluation.release()
+    run.lock.release()
     before = {path: path.is_file() and path.read_bytes() for path in tmp_path.rglob("*")}
     with pytest.raises(
         UsageError, match=r"holds an evaluation \(zsad evaluate\), and nothing in it was changed\. Give another"

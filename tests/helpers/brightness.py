@@ -123,9 +123,16 @@ def registered_methods() -> Iterator[None]:
         registry._methods.pop(name)
 
 
-def picture(level: float, spot: tuple[int, int, int, int] | None = None, size: tuple[int, int] = (64, 64)) -> Image.Image:
-    """A grey picture of (width, height) ``size``; the spot (x0, y0, x1, y1) is white."""
+def picture(
+    level: float, spot: tuple[int, int, int, int] | None = None, size: tuple[int, int] = (64, 64), plain: bool = False
+) -> Image.Image:
+    """A grey picture of (width, height) ``size``; the spot (x0, y0, x1, y1) is white.
+
+    It has a black corner, unless it is ``plain``: a frame of one colour is for review.
+    """
     grey = np.full((size[1], size[0], 3), round(255 * level), np.uint8)
+    if not plain:
+        grey[-2:, -2:] = 0
     if spot:
         grey[spot[1] : spot[3], spot[0] : spot[2]] = 255
     return Image.fromarray(grey)

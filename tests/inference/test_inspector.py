@@ -48,7 +48,7 @@ def test_without_thresholds_there_is_no_verdict() -> None:
 def test_original_size_for_any_shape() -> None:
     shapes = [(1, 1), (3, 500), (700, 2), (37, 91)]
     for width, height in shapes:
-        (result,) = Inspector("brightness", pixel_threshold=0.2)(picture(0.5, size=(width, height)))
+        (result,) = Inspector("brightness", pixel_threshold=0.2)(picture(0.5, size=(width, height), plain=True))
         assert result.anomaly_map.shape == (height, width)
         assert result.regions[0].box == (0, 0, width, height)
 

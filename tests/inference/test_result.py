@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
+import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from scipy import ndimage
 
 from zsad.common.file_names import OutputNames, many, printable
 from zsad.errors import UsageError
 from zsad.images.heatmap import colours, overlay, thumbnail
-from zsad.inference.result import Result, find_regions, outline, shortest
+from zsad.inference.outlines import _follow, outline
+from zsad.inference.result import Result, find_regions, shortest
 
 
 def grid(*rows: str) -> np.ndarray:
@@ -47,8 +53,6 @@ def test_outline_by_hand(shape: np.ndarray, corners: list[tuple[int, int]]) -> N
 def test_outlines_enclose_the_filled_component() -> None:
     """The exact outline's area is the component's pixels with its holes filled, whatever the shape."""
     rng = np.random.default_rng(0)
-    from zsad.inference.result import _follow
-
     for _ in range(60):
         labels, _ = ndimage.label(rng.random((9, 9)) < 0.45, structure=np.ones((3, 3)))
         for label, place in enumerate(ndimage.find_objects(labels), start=1):
@@ -198,3 +202,73 @@ def test_printable() -> None:
 def test_counts_are_said_in_words() -> None:
     assert [many(count, "picture") for count in (0, 1, 2)] == ["0 pictures", "1 picture", "2 pictures"]
     assert [many(count, "category", "categories") for count in (1, 3)] == ["1 category", "3 categories"]
+
+
+# ------------------------------------------------------------------ shown and kept
+def made(name: str = "sub/a.jpg", **more: object) -> Result:
+    values = np.zeros((20, 30), np.float32)
+    values[5:9, 5:11] = 0.9
+    regions, mask = find_regions(values, 0.5)
+    known = {"pred_score": 0.9, "pred_label": "anomalous", "threshold": 0.5, "regions": regions, "pred_mask": mask}
+    image = np.full((20, 30, 3), 90, np.uint8)
+    return Result(name, **({"image": image, "anomaly_map": values, "prompts": {"normal": ("a lamp",)}} | known | more))
+
+
+def test_a_result_is_one_line() -> None:
+    assert repr(made()) == "Result('sub/a.jpg', pred_score=0.9, pred_label='anomalous', regions=1)"
+    assert repr(Result("a\nb.png", error="empty")) == "Result('a\\nb.png', error='empty')"
+    assert repr(Result("a.png")) == "Result('a.png', pred_score=None, pred_label=None, regions=0)"
+
+
+def test_a_notebook_shows_picture_score_and_verdict() -> None:
+    result = made("<b>&'.png", notes=("1 < 2",), p_value=0.04)
+    html = result._repr_html_()
+    assert "&lt;b&gt;&amp;&#x27;.png</strong>: anomalous, score 0.9, threshold 0.5, p = 0.04, 1 region<br>1 &lt; 2" in html
+    assert "<b>" not in html
+    stored = base64.b64decode(html.partition("base64,")[2].partition('"')[0])
+    assert stored == result._repr_png_()
+    with Image.open(io.BytesIO(stored)) as picture:
+        assert picture.size == (30, 20)
+    large = made(image=np.zeros((2000, 1000, 3), np.uint8), anomaly_map=np.zeros((2000, 1000), np.float32))
+    with Image.open(io.BytesIO(large._repr_png_() or b"")) as picture:
+        assert picture.size == (320, 640)
+    failed = Result("a.png", error="<empty>")
+    assert failed._repr_png_() is None
+    assert failed._repr_html_() == "<figure><figcaption><strong>a.png</strong>: error<br>&lt;empty&gt;</figcaption></figure>"
+
+
+def test_saved_into_a_folder_or_under_a_path(tmp_path: Path) -> None:
+    result = made()
+    overlay, facts = result.save(tmp_path / "new")
+    assert (overlay, facts) == (tmp_path / "new/sub/a.jpg.overlay.png", tmp_path / "new/sub/a.jpg.json")
+    assert json.loads(facts.read_text(encoding="utf-8")) == result.as_dict()
+    with Image.open(overlay) as picture:
+        assert np.array_equal(np.asarray(picture), np.asarray(result.overlay()))
+    assert made("sub/a.png").save(tmp_path / "new")[0] != overlay
+    assert result.save(str(tmp_path / "b.png")) == (tmp_path / "b.png", tmp_path / "b.json")
+    assert Result("../../x.png", error="empty").save(tmp_path) == (tmp_path / "x.png.json",)
+    assert {path.suffix for path in tmp_path.rglob("*") if path.is_file()} == {".png", ".json"}
+
+
+def test_saving_never_replaces_the_picture(tmp_path: Path) -> None:
+    source = tmp_path / "a.png"
+    Image.new("RGB", (30, 20)).save(source)
+    before = source.read_bytes()
+    result = made("a.png", path=source)
+    with pytest.raises(UsageError, match=r"is the picture that was scored\. Give another path"):
+        result.save(source)
+    assert result.save(tmp_path)[0] == tmp_path / "a.png.overlay.png"
+    assert source.read_bytes() == before
+    with pytest.raises(UsageError, match=r"is written as PNG; '.*' ends in \.jpg\. Give a \.png path, or a folder"):
+        result.save(tmp_path / "a.jpg")
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match="is a file without an ending"):
+        result.save(tmp_path / "file")
+
+
+def test_a_result_travels_between_processes() -> None:
+    result = made(notes=("turned",), roi_mask=np.ones((20, 30), bool))
+    again = pickle.loads(pickle.dumps(result))
+    assert again.as_dict() == result.as_dict()
+    assert np.array_equal(again.anomaly_map, result.anomaly_map)
+    assert np.array_equal(np.asarray(again.overlay()), np.asarray(result.overlay()))

@@ -38,6 +38,7 @@ from zsad.decision.calibration import Calibration, false_alarm_rates
 from zsad.decision.conformal import check_size, false_alarm_spread, lowest_rate, percent, pictures
 from zsad.decision.thresholds import levels as batch_levels
 from zsad.errors import ImageError, UsageError
+from zsad.images.content import is_blank
 from zsad.images.reading import ImageRef, digest_of, list_images, load_image
 from zsad.inference.inspector import Inspector
 from zsad.inference.normal_pictures import calibration_of, without_copies
@@ -112,8 +113,9 @@ def calibrate(
     if copies:
         typer.echo(f"zsad: {many(copies, 'exact copy', 'exact copies')} of other normal pictures left out.", err=True)
     errors = {one.name: one.error for one in found if one.error is not None}
-    for name, error in errors.items():
-        typer.echo(f"zsad: {printable(name)}: {printable(error)}", err=True)
+    blank = {one.name: f"left out; {one.notes[-1]}" for one in found if is_blank(one.notes)}
+    for name, reason in (errors | blank).items():
+        typer.echo(f"zsad: {printable(name)}: {printable(reason)}", err=True)
     made = calibration_of(
         found,
         detector := inspector.describe(),
@@ -121,7 +123,8 @@ def calibrate(
         max_false_alarms=max_false_alarms,
         review_false_alarms=review_false_alarms,
     )
-    facts = _facts(made, [one.name for one in found if one.score is not None]) | {"copies": copies, "errors": errors}
+    scored = [one.name for one in found if one.score is not None and one.name not in blank]
+    facts = _facts(made, scored) | {"copies": copies, "errors": errors}
     out.parent.mkdir(parents=True, exist_ok=True)
     made.save(out)
     if as_json:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import platform
-import shutil
 import sys
 import time
 from collections.abc import Mapping
+from enum import StrEnum
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -15,7 +15,8 @@ from typing import Annotated, Any, Literal
 import typer
 
 from zsad.cli.app import EXIT_CODES, app, keeps_scores_in, sentence_on_error
-from zsad.cli.console import log_to_stderr, progress, report_unreadable, table
+from zsad.cli.console import log_to_stderr, progress, report_unreadable
+from zsad.cli.dry_run import plan_of, show_plan
 from zsad.cli.options import (
     AllowUrls,
     Backbone,
@@ -45,21 +46,25 @@ from zsad.cli.options import (
     check_out,
     inspector_settings,
 )
+from zsad.cli.predict_output import print_results, print_summary
 from zsad.cli.source import Source, TakesPaths
 from zsad.common.file_names import many
 from zsad.common.version import __version__, versions
 from zsad.images.urls import without_keys
 from zsad.inference.inspector import Inspector
 from zsad.inference.settings import AUTO_FEWEST
-from zsad.registry import list_methods, method_class
 from zsad.runs.drawing import Options
 from zsad.runs.folder import RunFolder, count_outside
-from zsad.runs.records import rows_at
-from zsad.runs.summary import Summary, verdict_line
+from zsad.runs.summary import Summary
+from zsad.runs.tables import load_pyarrow
 
 LEVELS = ("threshold", "review_at", "pixel_threshold", "calibration", "max_false_alarms", "review_false_alarms")
-SHOWN = 20  # rows of the table on stdout
-STEP_UP = "winclip"
+
+
+class Format(StrEnum):
+    """Files of predictions besides jsonl and csv."""
+
+    coco, excel, parquet = "coco", "excel", "parquet"
 
 
 @app.command(cls=TakesPaths, epilog=EXIT_CODES)
@@ -94,6 +99,10 @@ def predict(
     maps: Annotated[
         Literal["npy", "png"] | None, typer.Option(help="Write the maps too: float32 .npy, or 16-bit .png.")
     ] = None,
+    format_: Annotated[
+        list[Format] | None,
+        typer.Option("--format", help="Write this too, beside jsonl and csv; repeat for more. excel: CSV that Excel opens."),
+    ] = None,
     device: Device = "auto",
     precision: Precision = "fp32",
     batch: Batch = None,
@@ -110,6 +119,10 @@ def predict(
     allow_urls: AllowUrls = False,
     resume: Resume = False,
     overwrite: Overwrite = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Print what would be scored, in how much time and memory; score nothing."),
+    ] = False,
     limit_report: Annotated[int, typer.Option(min=0, help="Pictures shown in report.html, the worst first.")] = 500,
     as_json: Json = False,
 ) -> None:
@@ -120,13 +133,19 @@ def predict(
     there are 4 or more, else from a robust rule over the batch, which assumes that more than half of the pictures are normal
     and needs at least 8.
     """
-    settings = inspector_settings(dict(locals()), "references", "coreset", *LEVELS)
+    given = dict(locals())
+    settings = inspector_settings(given, "references", "coreset", *LEVELS)
     settings |= {} if batch is None else {"batch": batch}
     check_out(out)
-    given = Source(source, null=null, skip_masks=skip_masks, every=every, allow_urls=allow_urls)
-    refs = given.refs()
+    pictures = Source(source, null=null, skip_masks=skip_masks, every=every, allow_urls=allow_urls)
+    if dry_run:
+        return show_plan(plan_of(given, pictures.refs()), as_json)
+    formats = tuple(format_ or ())
+    if "parquet" in formats:
+        load_pyarrow()
+    refs = pictures.refs()
     first = next(refs)  # a wrong path ends here, before any weights are loaded
-    inspector = Inspector(method, target, **settings).over(count_outside(given.refs(), AUTO_FEWEST))
+    inspector = Inspector(method, target, **settings).over(count_outside(pictures.refs(), AUTO_FEWEST))
     report_unreadable(inspector)
     detector, scoring = inspector.describe(), {"device": str(inspector.device), "batch_size": inspector.batch_size}
     with keeps_scores_in(out), RunFolder(out, detector, resume=resume, overwrite=overwrite, **scoring) as run:
@@ -134,25 +153,26 @@ def predict(
         begun = time.perf_counter()
         score = partial(inspector.scored, folder=run.features)
         group = sys.maxsize if inspector.needs_set else inspector.batch_size
-        total = sum(1 for _ in given.refs()) if sys.stderr.isatty() else 0
+        total = sum(1 for _ in pictures.refs()) if sys.stderr.isatty() else 0
         with log_to_stderr():
             run.fill(run.outside(chain([first], refs)), score, group, watch=progress, total=total)
         scored = time.perf_counter()
-        summary = run.write(inspector, inspector.known_thresholds(), Options(maps, limit_report), watch=progress)
+        options = Options(maps, limit_report, formats=formats, source=source)
+        summary = run.write(inspector, inspector.known_thresholds(), options, watch=progress)
         times |= {"scoring_seconds": round(scored - begun, 3), "writing_seconds": round(time.perf_counter() - scored, 3)}
         outcome = {"maps": _scale_of_maps(maps, inspector), "limit_report": limit_report, "times": times}
         run.finish(
             run_facts(without_keys(source), run, scoring, summary, calibration_facts(inspector, settings))
-            | given.facts()
+            | pictures.facts()
             | outcome
         )
-    given.report()
+    pictures.report()
     if run.skipped:
         typer.echo(f"zsad: output of earlier runs in {out} was left out: {many(run.skipped, 'picture')}.", err=True)
     if as_json:
-        _print_results(run.out)
+        print_results(run.out)
     else:
-        _print_summary(run, inspector, summary)
+        print_summary(run, inspector, summary)
     raise typer.Exit(3 if summary.counts["error"] else 0)
 
 
@@ -173,6 +193,7 @@ def run_facts(
         "thresholds": outcome["thresholds"],
         "calibration": calibration,
         "counts": outcome["counts"],
+        "notes": outcome["notes"],
     }
 
 
@@ -191,55 +212,3 @@ def _scale_of_maps(kind: str | None, inspector: Inspector) -> str | None:
     if kind == "png":
         return f"16 bit at original size: 0 is {low:g} and 65535 is {high:g}"
     return "float32 at original size" if kind else None
-
-
-# ------------------------------------------------------------------ stdout
-def _print_summary(run: RunFolder, inspector: Inspector, summary: Summary) -> None:
-    """The worst pictures, counts, threshold, detector and files."""
-    width = shutil.get_terminal_size((120, 24)).columns
-    worst = rows_at(run.out / "predictions.jsonl", summary.order[:SHOWN])
-    typer.echo("\n".join(table([_line(row, inspector.calibration is not None) for row in worst], width)))
-    if summary.total > SHOWN:
-        typer.echo(f"… and {summary.total - SHOWN} more in {run.out / 'predictions.csv'}")
-    typer.echo(f"\n{verdict_line(summary.counts)}.")
-    levels = summary.thresholds
-    typer.echo(f"Threshold: {'none' if levels.anomalous is None else f'{levels.anomalous:.4g}'}; {levels.source}.")
-    typer.echo(_detector_line(inspector))
-    if inspector.batch == "auto" and inspector.needs_set:
-        typer.echo("Pictures were compared with each other, as one product's; --batch off scores each by itself.")
-    files = ["report.html", "predictions.jsonl", "predictions.csv", "run.json", "overlays/", "masks/", "maps/"]
-    typer.echo(f"Written to {run.out}: {', '.join(name for name in files if (run.out / name).exists())}")
-
-
-def _line(row: dict[str, Any], calibrated: bool) -> dict[str, str]:
-    regions = row["regions"]
-    where = "{},{}-{},{}".format(*regions[0]["box"]) if regions else ""
-    more = f" and {len(regions) - 1} more" if len(regions) > 1 else ""
-    return {
-        "score": "-" if row["pred_score"] is None else f"{row['pred_score']:.4f}",
-        **({"p": "-" if row["p_value"] is None else f"{row['p_value']:.3f}"} if calibrated else {}),
-        "verdict": "error" if row["error"] else row["pred_label"] or "-",
-        "picture": row["name"] if len(row["name"]) <= 60 else f"{row['name'][:28]}…{row['name'][-31:]}",
-        "strongest region": row["error"] or where + more,
-    }
-
-
-def _detector_line(inspector: Inspector) -> str:
-    """The detector, and how to use a larger one."""
-    backbone = inspector.detector.backbone
-    line = f"Detector: {inspector.detector.name} on {backbone.name} ({backbone.image_size} px)."
-    if inspector.detector.name != "compact" or STEP_UP not in list_methods():
-        return line
-    return (
-        f"{line} It is small and ships with zsad; a larger model: --method {STEP_UP} "
-        f"({method_class(STEP_UP).recipe.backbone}; downloads about 830 MB once)."
-    )
-
-
-def _print_results(out: Path) -> None:
-    """{"run": ..., "results": [...]}, the rows copied line by line."""
-    typer.echo(f'{{"run": {(out / "run.json").read_text(encoding="utf-8").strip()},\n"results": [', nl=False)
-    with (out / "predictions.jsonl").open(encoding="utf-8") as file:
-        for index, line in enumerate(file):
-            typer.echo(f"{',' if index else ''}\n{line.rstrip()}", nl=False)
-    typer.echo("\n]}")

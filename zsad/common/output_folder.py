@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from zsad.common.atomic_files import remove_partials, write_atomically
+from zsad.common.folder_lock import FolderLock
 from zsad.errors import UsageError
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
 ]
 
 HIDDEN = ".zsad"  # of an output folder: what a command needs to go on with it
+LOCK = "lock"  # below HIDDEN
 OLD_ARGUMENTS = {"compact": {"tower": "small"}}  # keywords that earlier versions did not have, and what stands for that
 OLD_NAMES = {"judge": "detector"}  # keys of JSON objects in files of earlier versions, and what they are called now
 
@@ -68,7 +70,7 @@ def check_flags(out: Path, *, resume: bool, overwrite: bool) -> None:
         raise UsageError(f"{str(out)!r} is a file; give --out a folder.")
 
 
-def claim(out: Path, owner: Owner, results: Sequence[str], *, begun: bool, resume: bool, overwrite: bool) -> None:
+def claim(out: Path, owner: Owner, results: Sequence[str], *, begun: bool, resume: bool, overwrite: bool) -> FolderLock:
     """Makes an output folder a command's own, empty or with the run that is resumed.
 
     Args:
@@ -79,9 +81,13 @@ def claim(out: Path, owner: Owner, results: Sequence[str], *, begun: bool, resum
         resume: goes on with that.
         overwrite: deletes it, and the results, first.
 
+    Returns:
+        The lock of the folder, which is this run's until it is released, or gone.
+
     Raises:
-        UsageError: as ``check_flags``; the folder is another command's, holds files of the results' names that are no
-            command's, or a run and neither ``resume`` nor ``overwrite`` was given. Nothing is changed then.
+        UsageError: as ``check_flags``; another run is at work in the folder, or it is another command's, holds files of the
+            results' names that are no command's, or a run and neither ``resume`` nor ``overwrite`` was given. Nothing is
+            changed then.
     """
     check_flags(out, resume=resume, overwrite=overwrite)
     hidden = out / HIDDEN
@@ -96,16 +102,19 @@ def claim(out: Path, owner: Owner, results: Sequence[str], *, begun: bool, resum
             f"{str(out)!r} holds {', '.join(foreign)}, but no {owner.work.partition(' ')[2]}, so nothing was overwritten. Give "
             "another --out."
         )
-    if overwrite:
-        for name in (*results, HIDDEN) if hidden.is_dir() else ():
-            remove(out / name)
-    elif begun and not resume:
-        raise UsageError(
-            f"{str(out)!r} holds {owner.work} already. Give --resume to go on with it (nothing is scored twice), "
-            "--overwrite to start anew, or another --out."
-        )
     hidden.mkdir(parents=True, exist_ok=True)
-    remove_partials(hidden)
+    lock = FolderLock(hidden / LOCK, owner.command, out)
+    with lock.released_on_error():
+        if overwrite:
+            for path in (*(out / name for name in results), *(one for one in hidden.iterdir() if one.name != LOCK)):
+                remove(path)
+        elif begun and not resume:
+            raise UsageError(
+                f"{str(out)!r} holds {owner.work} already. Give --resume to go on with it (nothing is scored twice), "
+                "--overwrite to start anew, or another --out."
+            )
+        remove_partials(hidden)
+    return lock
 
 
 def remove(path: Path) -> None:

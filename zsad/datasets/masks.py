@@ -63,8 +63,8 @@ def load_mask(
         )
     if mask.all():
         raise MaskError(
-            f"The mask of {sample.path.name!r} marks every pixel as a defect, so it is no annotation: it may be inverted, or its "
-            "ground may be a colour instead of black. Save it with 0 for what is normal."
+            f"The mask of {sample.path.name!r} marks every pixel as a defect, so it is no annotation: it may be inverted, or "
+            "its ground may be a colour instead of black. Save it with 0 for what is normal."
         )
     if sample.label is not None and bool(mask.any()) != bool(sample.label):
         remarks.append(

@@ -154,12 +154,18 @@ def _store(out: str | Path | None, resume: bool, overwrite: bool) -> Iterator[St
     if out is not None:
         store = Store(out)
         store.claim(resume=resume, overwrite=overwrite)
-        yield store
+        try:
+            yield store
+        finally:
+            store.release()
         return
     with tempfile.TemporaryDirectory(prefix="zsad-") as folder:
         store = Store(folder)
         store.claim()
-        yield store
+        try:
+            yield store
+        finally:
+            store.release()
 
 
 def _leaked(detector: Detector, data: Dataset, todo: Sequence[Job], trained_on: Sequence[str], allowed: bool) -> str:

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zsad.common.atomic_files import write_atomically
+from zsad.common.folder_lock import FolderLock
 from zsad.common.output_folder import EVALUATION, HIDDEN, begin_settings, claim, resume_settings
 
 __all__ = ["FILES", "Kept", "Store"]
@@ -38,10 +39,18 @@ class Store:
         self.out = Path(out)
         self.hidden = self.out / HIDDEN
         self.settings = self.hidden / EVALUATION.settings
+        self._lock: FolderLock | None = None
 
     def claim(self, *, resume: bool = False, overwrite: bool = False) -> None:
-        """Makes the folder this run's own; see ``output_folder.claim``."""
-        claim(self.out, EVALUATION, (*FILES, MAPS), begun=self.settings.is_file(), resume=resume, overwrite=overwrite)
+        """Makes the folder this run's own until ``release``; see ``output_folder.claim``."""
+        self._lock = claim(
+            self.out, EVALUATION, (*FILES, MAPS), begun=self.settings.is_file(), resume=resume, overwrite=overwrite
+        )
+
+    def release(self) -> None:
+        """Leaves the folder to other runs."""
+        if self._lock is not None:
+            self._lock.release()
 
     def begin(self, settings: Mapping[str, Any]) -> None:
         """Keeps the settings of a new run, or compares them with those of the one that is there; see ``resume_settings``."""

@@ -14,12 +14,12 @@ from scipy import ndimage
 
 from zsad.errors import UsageError
 from zsad.images.heatmap import overlay
+from zsad.inference.display import as_html, as_line, as_png, save
+from zsad.inference.outlines import outline
 
 __all__ = ["Region", "Result", "find_regions"]
 
 SPECK = 1e-4  # a component smaller than this share of the picture (or tile) is a speck: in neither the regions nor the mask
-EXACT_CORNERS = 12  # an outline with more corners than this is simplified
-TOLERANCE = 0.75  # pixels by which a simplified outline may leave the exact one (a 45 degree staircase deviates by 0.71)
 _EIGHT = np.ones((3, 3), dtype=bool)
 
 
@@ -52,7 +52,7 @@ class Region:
         }
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Result:
     """One picture's result. ``error`` is set, and the rest None, where the picture could not be scored.
 
@@ -88,6 +88,15 @@ class Result:
     map_range: tuple[float, float] = (0.0, 1.0)
     roi_mask: NDArray[np.bool_] | None = None
 
+    def __repr__(self) -> str:
+        return as_line(self)
+
+    def _repr_html_(self) -> str:
+        return as_html(self)
+
+    def _repr_png_(self) -> bytes | None:
+        return as_png(self)
+
     def overlay(self) -> Image.Image:
         """The picture, dark where it was not scored, the heat map on the model's fixed colour scale and the regions' outlines.
 
@@ -98,8 +107,23 @@ class Result:
             raise UsageError(f"{self.name} has no map to draw: {self.error or 'it was not scored'}.")
         return overlay(self.image, self.anomaly_map, self.map_range, [region.contour for region in self.regions], self.roi_mask)
 
+    def save(self, place: str | Path) -> tuple[Path, ...]:
+        """Writes the overlay (PNG) and ``as_dict`` (JSON); see ``display.save``.
+
+        Args:
+            place: a folder, in which both are named after the picture (``a.jpg.overlay.png``, ``a.jpg.json``), or the path of
+                the overlay, which ends in ``.png``; the JSON file is beside it. Folders are made; older files are replaced.
+
+        Returns:
+            The files that were written: the JSON file alone where the picture could not be scored.
+
+        Raises:
+            UsageError: ``place`` is another kind of file, or the picture that was scored.
+        """
+        return save(self, place)
+
     def as_dict(self) -> dict[str, Any]:
-        """As a JSON object: everything but the arrays."""
+        """As a JSON object: everything but the arrays. ``docs/result.schema.json`` describes its keys."""
         return {
             "path": None if self.path is None else str(self.path),
             "name": self.name,
@@ -187,57 +211,3 @@ def _suggest(
     second, first = np.argsort(means, kind="stable")[-2:]
     lead = float(means[first] - means[second])
     return (words[first], lead) if lead >= word_margin else (None, None)
-
-
-def outline(inside: NDArray[np.bool_]) -> list[tuple[int, int]]:
-    """Outer boundary of one 8-connected component, cut to its box: a polygon along the pixels' edges, clockwise.
-
-    A pixel at (x, y) covers the square from (x, y) to (x + 1, y + 1); holes are left out of account. Outlines of more than
-    ``EXACT_CORNERS`` corners are simplified to within ``TOLERANCE`` pixels.
-    """
-    corners = _follow(np.pad(inside, 1))
-    if len(corners) <= EXACT_CORNERS:
-        return corners
-    points = np.array([*corners, corners[0]], dtype=np.float64)
-    far = int(np.argmax(((points - points[0]) ** 2).sum(1)))
-    kept = sorted({*_thin(points, 0, far), *_thin(points, far, len(corners))})[:-1]
-    return [corners[index] for index in kept] if len(kept) > 3 else corners
-
-
-def _follow(padded: NDArray[np.bool_]) -> list[tuple[int, int]]:
-    """Walks the edges between pixels with the component at the right hand; a left turn joins diagonal neighbours."""
-
-    def filled(side: int) -> bool:
-        """Whether the next pixel ahead, at the right (1) or left (-1) hand of the corner (x, y), belongs to it."""
-        return bool(padded[y + (dy + side * dx + 1) // 2, x + (dx - side * dy + 1) // 2])
-
-    x = start = int(np.argmax(padded[1])) - 1  # corners are counted without the padding
-    y, dx, dy = 0, 1, 0
-    corners: list[tuple[int, int]] = []
-    while True:
-        x, y = x + dx, y + dy
-        if filled(-1):
-            corners.append((x, y))
-            dx, dy = dy, -dx
-        elif not filled(1):
-            corners.append((x, y))
-            dx, dy = -dy, dx
-        if (x, y, dx, dy) == (start, 0, 1, 0):
-            return [corners[-1], *corners[:-1]]
-
-
-def _thin(points: NDArray[np.float64], first: int, last: int) -> set[int]:
-    """Indices that Douglas and Peucker's rule keeps of an open line from ``first`` to ``last``."""
-    kept, open_ends = {first, last}, [(first, last)]
-    while open_ends:
-        a, b = open_ends.pop()
-        if b - a < 2:
-            continue
-        along, away = points[b] - points[a], points[a + 1 : b] - points[a]
-        distance = np.abs(along[0] * away[:, 1] - along[1] * away[:, 0]) / np.hypot(*along)
-        worst = int(np.argmax(distance))
-        if distance[worst] > TOLERANCE:
-            middle = a + 1 + worst
-            kept.add(middle)
-            open_ends += [(a, middle), (middle, b)]
-    return kept

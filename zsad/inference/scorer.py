@@ -16,6 +16,7 @@ from torch import Tensor
 from zsad.common.threads import ahead
 from zsad.detector import Detector
 from zsad.errors import ImageError, UsageError
+from zsad.images.content import blank_notes, is_blank
 from zsad.images.reading import ImageRef, digest_of, load_image
 from zsad.images.roi import Window
 from zsad.images.stitching import Canvas
@@ -179,8 +180,8 @@ class Scorer:
             backbone = self.detector.backbone
             return backbone.preprocess(piece(crop, view.corner, place, backbone.image_size))
 
-        digest, kept = digest_of(picture.rgb), picture.rgb if keep else None
-        scored = Scored(ref.name, ref.path, size, notes=tuple(picture.notes), image=kept, digest=digest)
+        notes, kept = (*picture.notes, *blank_notes(picture.rgb)), picture.rgb if keep else None
+        scored = Scored(ref.name, ref.path, size, notes=notes, image=kept, digest=digest_of(picture.rgb))
         if len(places) == 1:  # here and now, so that the pixels need not wait
             return Read(scored, view, places, [tensor(places[0])])
         return Read(scored, view, places, ahead(places, tensor, self.workers, self.batch_size))
@@ -227,8 +228,9 @@ class Scorer:
 
 
 def scores_and_peaks(found: Iterable[Scored]) -> tuple[list[float], list[float]]:
-    """Score and largest map value of every picture that has them."""
-    good = [(one.score, shortest(one.model_map.max())) for one in found if one.score is not None and one.model_map is not None]
+    """Score and largest map value of every picture that has them, but for frames without content."""
+    seen = (one for one in found if not is_blank(one.notes))
+    good = [(one.score, shortest(one.model_map.max())) for one in seen if one.score is not None and one.model_map is not None]
     return [score for score, _ in good], [peak for _, peak in good]
 
 
@@ -239,8 +241,7 @@ def on_cpu(found: Prediction) -> Prediction:
 
 
 def _pixels(read: Read) -> int:
-    image = read.scored.image
-    return 0 if image is None else image.shape[0] * image.shape[1]
+    return 0 if (image := read.scored.image) is None else image.shape[0] * image.shape[1]
 
 
 def _finished(waiting: deque[Scored | Opened]) -> Iterator[Scored]:

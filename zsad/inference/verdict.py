@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 
 from zsad.alignment.maps import upsample
 from zsad.decision.calibration import Calibration
-from zsad.decision.thresholds import Thresholds
+from zsad.decision.thresholds import REVIEW, Thresholds
+from zsad.images.content import is_blank
 from zsad.inference.result import Region, Result, find_regions
 from zsad.inference.scorer import Scored, Scorer
 
-__all__ = ["original_size", "result_of"]
+__all__ = ["original_size", "result_of", "verdict_of"]
 
 
 def result_of(scored: Scored, scorer: Scorer, thresholds: Thresholds, calibration: Calibration | None = None) -> Result:
@@ -52,7 +53,7 @@ def result_of(scored: Scored, scorer: Scorer, thresholds: Thresholds, calibratio
         known,
         pred_score=scored.score,
         p_value=None if calibration is None else calibration.p_value(scored.score),
-        pred_label=thresholds.label(scored.score),
+        pred_label=verdict_of(scored, thresholds),
         threshold=thresholds.anomalous,
         threshold_source=thresholds.source,
         anomaly_map=view.spread(view.hide(whole, math.nan), math.nan),
@@ -61,6 +62,13 @@ def result_of(scored: Scored, scorer: Scorer, thresholds: Thresholds, calibratio
         regions=regions,
         prompts=context.sentences,
     )
+
+
+def verdict_of(scored: Scored, thresholds: Thresholds) -> str | None:
+    """The verdict on a scored picture; a frame without content is for review, whatever its score and the thresholds."""
+    if scored.score is not None and is_blank(scored.notes):
+        return REVIEW
+    return thresholds.label(scored.score)
 
 
 def original_size(model_map: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:

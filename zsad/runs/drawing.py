@@ -20,6 +20,8 @@ from zsad.images.heatmap import thumbnail
 from zsad.images.reading import ImageRef, load_image
 from zsad.inference.inspector import Inspector
 from zsad.inference.result import Result
+from zsad.runs.coco import segments_of
+from zsad.runs.notes import CUT_MAPS
 from zsad.runs.records import Records
 
 __all__ = ["Drawer", "Drawn", "Options"]
@@ -36,19 +38,32 @@ class Options:
         maps: "npy" (float32, original size), "png" (16 bit over the model's map range) or None.
         limit_report: pictures that the report shows, the worst first.
         hide_folders: rows have the pictures' names in place of their paths.
+        formats: of the predictions, besides jsonl and csv: "coco", "excel" or "parquet".
+        source: what the pictures were listed from, to which ``relative_path`` is relative.
     """
 
     maps: str | None = None
     limit_report: int = 500
     hide_folders: bool = False
+    formats: tuple[str, ...] = ()
+    source: str | None = None
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """A picture's row of predictions.jsonl, and its thumbnails (JPEG) of picture and overlay where the report shows it."""
+    """A picture's row of predictions.jsonl, and what other files take.
+
+    Attributes:
+        row: the row.
+        thumbs: JPEGs of picture and overlay, where the report shows it.
+        size: (H, W) of the picture, where it was scored.
+        segments: each region's pixels, for COCO.
+    """
 
     row: dict[str, Any]
     thumbs: tuple[bytes, bytes] | None = None
+    size: tuple[int, int] | None = None
+    segments: tuple[dict[str, Any], ...] = ()
 
 
 class Drawer:
@@ -66,6 +81,7 @@ class Drawer:
         self.place, self.records, self.options = place, records, options
         self.value_range, self.result = inspector.value_range, partial(inspector.result, thresholds=thresholds)
         self.prompts = summarise_prompts(inspector.context.sentences)
+        self.folder = None if options.source is None else folder_of_source(options.source)
 
     def __call__(self, record: dict[str, Any], output: str, shown: bool) -> Drawn:
         """The row and thumbnails of a picture.
@@ -86,17 +102,20 @@ class Drawer:
         result = self.result(scored)
         if trouble:
             result = replace(result, error=trouble)
+        if self.options.maps == "png":
+            result = replace(result, notes=(*result.notes, *_cut_note(result)))
         files, thumbs = self._draw(result, output, shown)
+        files["relative_path"] = _below(self.folder, result.path)
         if self.options.hide_folders:
             result = replace(result, path=Path(result.name))
         row = result.as_dict() | {"prompts": self.prompts if scored.score is not None else None} | files
-        return Drawn(row, thumbs)
+        return Drawn(row, thumbs, scored.size, segments_of(result) if "coco" in self.options.formats else ())
 
     def _draw(self, result: Result, output: str, shown: bool) -> tuple[dict[str, str | None], tuple[bytes, bytes] | None]:
         """Writes overlay, mask and map; returns their names, and the thumbnails."""
         files: dict[str, str | None] = {"overlay": None, "mask": None, "map": None}
         if result.anomaly_map is not None and self.options.maps:
-            self._write_map(result, self._file(name := f"maps/{output}.{self.options.maps}"))
+            write_map(result, self._file(name := f"maps/{output}.{self.options.maps}"))
             files["map"] = name
         if result.pred_mask is not None:
             mask = Image.fromarray(result.pred_mask.astype(np.uint8) * 255)
@@ -116,15 +135,42 @@ class Drawer:
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
-    def _write_map(self, result: Result, path: Path) -> None:
-        assert result.anomaly_map is not None
-        if path.suffix == ".npy":
-            np.save(path, result.anomaly_map)
-            return
-        low, high = result.map_range
-        scored = np.nan_to_num(result.anomaly_map, nan=low)  # 16 bits have no NaN
-        levels = np.rint(np.clip((scored - low) / (high - low), 0, 1) * 65535).astype(np.uint16)
-        Image.fromarray(levels).save(path, "PNG")
+
+def write_map(result: Result, path: Path) -> None:
+    """Writes the anomaly map as float32 (.npy), or as 16 bits over the model's map range (.png)."""
+    assert result.anomaly_map is not None
+    if path.suffix == ".npy":
+        np.save(path, result.anomaly_map)
+        return
+    low, high = result.map_range
+    scored = np.nan_to_num(result.anomaly_map, nan=low)  # 16 bits have no NaN
+    levels = np.rint(np.clip((scored - low) / (high - low), 0, 1) * 65535).astype(np.uint16)
+    Image.fromarray(levels).save(path, "PNG")
+
+
+def _cut_note(result: Result) -> tuple[str, ...]:
+    """How much of the map a 16-bit PNG cuts off, as a note; none where it holds all."""
+    low, high = result.map_range
+    if result.anomaly_map is None:
+        return ()
+    outside = np.count_nonzero((result.anomaly_map < low) | (result.anomaly_map > high))  # NaN, unscored, is not
+    if not outside:
+        return ()
+    share = outside / np.count_nonzero(~np.isnan(result.anomaly_map))
+    return (f"{share:.2%} of the {CUT_MAPS} {low:g}..{high:g} and was cut in the png",)
+
+
+def folder_of_source(source: str) -> Path:
+    """The folder to which paths of pictures are relative: a folder itself, of a file or a pattern the last one before it."""
+    place = Path(source)
+    while not place.is_dir() and place != place.parent:
+        place = place.parent
+    return place
+
+
+def _below(folder: Path | None, path: Path | None) -> str | None:
+    """A path relative to a folder, with forward slashes; None where it is not below."""
+    return path.relative_to(folder).as_posix() if folder and path and path.is_relative_to(folder) else None
 
 
 def summarise_prompts(sentences: Mapping[str, tuple[str, ...]]) -> dict[str, Any] | None:

@@ -25,14 +25,15 @@ from zsad.runs.records import Records, Score
 from zsad.runs.summary import Summary
 from zsad.runs.writers import Watch, unwatched, write_facts, write_results
 
-__all__ = ["RunFolder", "count_outside", "shows_output"]
+__all__ = ["FORMATS", "RunFolder", "count_outside", "is_outside", "shows_output"]
 
-FILES = ("predictions.jsonl", "predictions.csv", "report.html", "run.json")
+FORMATS = ("predictions.excel.csv", "predictions.parquet", "predictions.coco.json", "predictions.coco_results.json")
+FILES = ("predictions.jsonl", "predictions.csv", *FORMATS, "report.html", "run.json")
 FOLDERS = ("overlays", "masks", "maps")
 
 
 class RunFolder:
-    """The output folder of one run, which is this run's own from its making on.
+    """The output folder of one run, which is this run's own from its making to the end of the ``with`` block.
 
     with RunFolder("results", inspector.describe()) as run:
         run.fill(refs, inspector.scored, inspector.batch_size)
@@ -47,13 +48,14 @@ class RunFolder:
         **settings: what else a score's last digits depend on; a run that is resumed has to have the same.
 
     Attributes:
+        lock: keeps other runs out.
         records: the model's scores and maps of each picture.
         features: a folder for what the encoder gives, until every picture is on record.
         skipped: pictures that ``outside`` left out.
 
     Raises:
-        UsageError: the folder cannot be this run's own (see ``output_folder.claim``), or the run that is to be resumed has
-            other settings; names what differs.
+        UsageError: the folder is in use, or cannot be this run's own (see ``output_folder.claim``), or the run that is to be
+            resumed has other settings; names what differs.
     """
 
     def __init__(
@@ -63,20 +65,22 @@ class RunFolder:
         hidden = self.out / HIDDEN
         self.features, self._new = hidden / "features", hidden / "new"
         self.records = Records(hidden)
-        claim(self.out, RUN, (*FILES, *FOLDERS), begun=self.records.begun, resume=resume, overwrite=overwrite)
+        self.lock = claim(self.out, RUN, (*FILES, *FOLDERS), begun=self.records.begun, resume=resume, overwrite=overwrite)
         kept, all_settings = hidden / RUN.settings, {**detector, **settings}
-        if kept.is_file() and self.records.file.is_file():
-            resume_settings(kept, all_settings, what=RUN.work)
-            self.records.read()
-        else:
-            self.records.clear()
-            begin_settings(kept, all_settings)
+        with self.lock.released_on_error():
+            if kept.is_file() and self.records.file.is_file():
+                resume_settings(kept, all_settings, what=RUN.work)
+                self.records.read()
+            else:
+                self.records.clear()
+                begin_settings(kept, all_settings)
 
     def __enter__(self) -> RunFolder:
         return self
 
     def __exit__(self, *_: object) -> None:
         remove(self._new)  # of a run that was stopped; the records stay
+        self.lock.release()
 
     def outside(self, refs: Iterable[ImageRef]) -> Iterator[ImageRef]:
         """The pictures that are not the output of a run, this one or another.
@@ -128,6 +132,12 @@ def count_outside(refs: Iterable[ImageRef], most: int) -> int:
     """How many pictures are not the output of a run; no more than ``most`` are looked for."""
     known = dict[Path, bool]()
     return sum(1 for _ in islice((ref for ref in refs if not shows_output(ref, known)), most))
+
+
+def is_outside(refs: Iterable[ImageRef]) -> Iterator[tuple[ImageRef, bool]]:
+    """Pictures, and whether they are not the output of a run."""
+    known = dict[Path, bool]()
+    return ((ref, not shows_output(ref, known)) for ref in refs)
 
 
 def shows_output(ref: ImageRef, known: dict[Path, bool]) -> bool:

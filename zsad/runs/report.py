@@ -46,6 +46,7 @@ def write_report(
     detector: Mapping[str, Any],
     scores: NDArray[np.float64],
     limit: int,
+    cautions: Iterable[str] = (),
 ) -> None:
     """Writes the report.
 
@@ -57,10 +58,12 @@ def write_report(
         detector: ``Inspector.describe()`` of what scored.
         scores: all raw scores, NaN where there is none.
         limit: how many rows come with pictures.
+        cautions: sentences on the pictures as a whole.
     """
     total = sum(counts.values())
     with path.open("w", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
         _write_head(file, counts, thresholds, detector, scores)
+        file.writelines(f'<p class="soft">{escape(one)}</p>\n' for one in cautions)
         _write_tools(file, counts)
         file.write(_TABLE.format(caption=_caption(total, int(np.isfinite(scores).sum()), limit)))
         for rank, shown in enumerate(islice(rows, MOST_ROWS)):

@@ -9,6 +9,7 @@ from typing import Any
 
 from zsad.common.file_names import many
 from zsad.decision.thresholds import ANOMALOUS, NORMAL, REVIEW, Thresholds
+from zsad.runs.notes import Notes
 
 __all__ = ["Summary", "label_of", "levels_of", "verdict_line"]
 
@@ -21,11 +22,19 @@ class Summary:
         thresholds: what the verdicts rest on.
         counts: pictures per label: "normal", "review", "anomalous", "unlabelled", "error".
         order: places in predictions.jsonl, worst first, errors last.
+        notes: what the pictures' notes state, counted.
     """
 
     thresholds: Thresholds
     counts: Counter[str] = field(default_factory=Counter)
     order: list[int] = field(default_factory=list)
+    notes: Notes = field(default_factory=Notes)
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Counts a row of predictions.jsonl."""
+        self.counts[label_of(row)] += 1
+        if row["pred_score"] is not None:
+            self.notes.add(row["notes"])
 
     @property
     def total(self) -> int:
@@ -33,8 +42,9 @@ class Summary:
         return self.counts.total()
 
     def as_dict(self) -> dict[str, Any]:
-        """Thresholds and counts as run.json holds them."""
-        return {"thresholds": levels_of(self.thresholds), "counts": dict(sorted(self.counts.items()))}
+        """Thresholds, counts of verdicts and of notes as run.json holds them."""
+        counts = dict(sorted(self.counts.items()))
+        return {"thresholds": levels_of(self.thresholds), "counts": counts, "notes": self.notes.as_dict()}
 
 
 def label_of(row: Mapping[str, Any]) -> str:

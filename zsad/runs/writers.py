@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from array import array
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import IO, Any
 
@@ -16,18 +15,17 @@ from numpy.typing import NDArray
 from zsad.common.file_names import OutputNames
 from zsad.common.threads import ahead
 from zsad.decision.thresholds import Thresholds, decide
+from zsad.images.content import is_blank
 from zsad.inference.inspector import Inspector
+from zsad.runs.coco import CocoFiles
 from zsad.runs.drawing import Drawer, Drawn, Options
 from zsad.runs.records import Records, rows_at
 from zsad.runs.report import Shown, write_report
-from zsad.runs.summary import Summary, label_of
+from zsad.runs.summary import Summary
+from zsad.runs.tables import CsvTable, ParquetTable
 
 __all__ = ["Watch", "unwatched", "write_facts", "write_results", "write_tables"]
 
-COLUMNS = (
-    *("path", "name", "pred_score", "p_value", "pred_label", "threshold", "threshold_source", "regions", "prompts"),
-    *("method", "error", "notes", "overlay", "mask", "map"),
-)
 Watch = Callable[[Iterable[Any], str, int], Iterable[Any]]  # wraps a loop, with a label and its length, to show progress
 
 
@@ -56,8 +54,8 @@ def write_results(
         options: what to write.
         watch: shows progress.
     """
-    scores, peaks = _scores(records)
-    thresholds = decide(scores[~np.isnan(scores)], peaks[~np.isnan(peaks)], given, inspector.far_score)
+    scores, peaks, counted = _scores(records)
+    thresholds = decide(scores[counted], peaks[counted], given, inspector.far_score)
     names = OutputNames(row["name"] for row in records.rows())
     ranking = np.argsort(-scores, kind="stable")  # worst first; NaN, the errors, last
     shown = set(ranking[: options.limit_report].tolist())
@@ -67,13 +65,15 @@ def write_results(
     summary = Summary(thresholds)
     with ExitStack() as stack:
         thumbs = stack.enter_context((place / "thumbs").open("w+b"))
-        lines, where = _write_rows(place, watch(drawn, "drawing", len(scores)), summary, thumbs)
+        add = _open_formats(place, options.formats, stack)
+        lines, where = _write_rows(place, watch(drawn, "drawing", len(scores)), summary, thumbs, add)
         summary.order = [lines[index] for index in ranking]
         rows = zip(ranking.tolist(), rows_at(place / "predictions.jsonl", summary.order), strict=True)
         write_report(
             place / "report.html",
             (Shown(row, *_thumbs_at(thumbs, where.get(index))) for index, row in rows),
             counts=summary.counts,
+            cautions=summary.notes.sentences(),
             thresholds=thresholds,
             detector=detector,
             scores=scores,
@@ -90,39 +90,54 @@ def write_facts(path: Path, facts: Mapping[str, Any]) -> None:
 
 def write_tables(place: Path, rows: Iterable[Mapping[str, Any]], *, append: bool = False) -> None:
     """Writes predictions.jsonl and predictions.csv of finished rows, or puts the rows at their ends."""
-    mode = "a" if append else "w"
-    with (place / "predictions.jsonl").open(f"{mode}b") as jsonl, _text(place / "predictions.csv", mode) as table:
-        sheet = csv.writer(table, lineterminator="\n")
-        if not append:
-            sheet.writerow(COLUMNS)
+    jsonl = (place / "predictions.jsonl").open("ab" if append else "wb")
+    with jsonl, closing(CsvTable(place / "predictions.csv", append=append)) as table:
         for row in rows:
             jsonl.write(_json(row).encode("utf-8", "backslashreplace") + b"\n")
-            sheet.writerow([_cell(row[column]) for column in COLUMNS])
+            table.add(row)
 
 
-def _scores(records: Records) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Scores and the maps' peaks, NaN where there is none."""
+def _scores(records: Records) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
+    """Scores and the maps' peaks, NaN where there is none, and which of them count: not those of frames without content."""
     found = np.full((2, len(records.order)), np.nan)
+    counted = np.zeros(len(records.order), bool)
     for index, row in enumerate(records.rows()):
         if "score" in row:
             found[:, index] = row["score"], row["peak"]
-    return found[0], found[1]
+            counted[index] = not is_blank(row["notes"])
+    return found[0], found[1], counted
+
+
+def _open_formats(place: Path, formats: Iterable[str], stack: ExitStack) -> Callable[[Drawn], None]:
+    """Opens the files of the formats besides jsonl; returns what writes a row into all of them."""
+    tables: list[CsvTable | ParquetTable] = [stack.enter_context(closing(CsvTable(place / "predictions.csv")))]
+    if "excel" in formats:
+        tables.append(stack.enter_context(closing(CsvTable(place / "predictions.excel.csv", excel=True))))
+    if "parquet" in formats:
+        tables.append(stack.enter_context(closing(ParquetTable(place / "predictions.parquet"))))
+    coco = stack.enter_context(closing(CocoFiles(place))) if "coco" in formats else None
+
+    def add(one: Drawn) -> None:
+        for table in tables:
+            table.add(one.row)
+        if coco is not None:
+            coco.add(one.row, one.size, one.segments)
+
+    return add
 
 
 def _write_rows(
-    place: Path, drawn: Iterable[Drawn], summary: Summary, thumbs: IO[bytes]
+    place: Path, drawn: Iterable[Drawn], summary: Summary, thumbs: IO[bytes], add: Callable[[Drawn], None]
 ) -> tuple[array[int], dict[int, tuple[int, int, int]]]:
-    """Writes both tables; returns the rows' places in the jsonl, and by row the thumbnails' place and lengths."""
+    """Writes the rows in all formats; returns the rows' places in the jsonl, and by row the thumbnails' place and lengths."""
     lines = array("q")
     where: dict[int, tuple[int, int, int]] = {}
-    with (place / "predictions.jsonl").open("wb") as jsonl, _text(place / "predictions.csv") as table:
-        sheet = csv.writer(table, lineterminator="\n")
-        sheet.writerow(COLUMNS)
+    with (place / "predictions.jsonl").open("wb") as jsonl:
         for index, one in enumerate(drawn):
             lines.append(jsonl.tell())
             jsonl.write(_json(one.row).encode("utf-8", "backslashreplace") + b"\n")
-            sheet.writerow([_cell(one.row[column]) for column in COLUMNS])
-            summary.counts[label_of(one.row)] += 1
+            add(one)
+            summary.add(one.row)
             if one.thumbs:
                 where[index] = (thumbs.tell(), len(one.thumbs[0]), len(one.thumbs[1]))
                 thumbs.write(b"".join(one.thumbs))
@@ -138,18 +153,3 @@ def _thumbs_at(file: IO[bytes], where: tuple[int, int, int] | None) -> tuple[byt
 
 def _json(value: Any, indent: int | None = None) -> str:
     return json.dumps(value, ensure_ascii=False, allow_nan=False, indent=indent)
-
-
-def _text(path: Path, mode: str = "w") -> IO[str]:
-    return path.open(mode, encoding="utf-8", errors="backslashreplace", newline="")
-
-
-def _cell(value: Any) -> Any:
-    """A CSV cell: lists of regions as "x0 y0 x1 y1" each, prompts as counts."""
-    if isinstance(value, list):
-        return "; ".join(" ".join(map(str, one["box"])) if isinstance(one, dict) else str(one) for one in value)
-    if isinstance(value, str) and value.startswith(("=", "+", "-", "@")):
-        return f"'{value}"  # a spreadsheet would run it as a formula
-    if isinstance(value, dict):
-        return "; ".join(f"{count} {kind}" for kind, count in value["count"].items())
-    return value

@@ -27,6 +27,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from zsad.common.atomic_files import remove_partials, write_atomically
+from zsad.common.folder_lock import FolderLock
 from zsad.common.output_folder import begin_settings, check_flags, resume_settings
 from zsad.detector import Detector
 from zsad.errors import CheckpointMismatch, UsageError, WriteError
@@ -36,6 +37,7 @@ __all__ = ["FINAL", "TrainingRun"]
 
 log = logging.getLogger("zsad")
 FINAL = "final.safetensors"
+LOCK = ".training.lock"  # there while the run is at work
 SETTINGS, METRICS, ERRORS, PLOT = "training.json", "metrics.jsonl", "errors.jsonl", "loss.png"
 EPOCH = re.compile(r"epoch_(\d+)(\.state)?\.safetensors")
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -54,13 +56,15 @@ class TrainingRun:
     def __init__(self, out: str | Path) -> None:
         self.out = Path(out)
         self.rows: list[dict[str, Any]] = []
+        self._lock: FolderLock | None = None
 
     # ------------------------------------------------------------------ whose folder it is
     def claim(self, resume: bool, overwrite: bool) -> None:
-        """Makes the folder this run's own.
+        """Makes the folder this run's own until the end of ``guarded``.
 
         Raises:
-            UsageError: it is a file, or holds a run and neither ``resume`` nor ``overwrite`` was given; or nothing to resume.
+            UsageError: it is a file, in use, or holds a run and neither ``resume`` nor ``overwrite`` was given; or there is
+                nothing to resume.
         """
         check_flags(self.out, resume=resume, overwrite=overwrite)
         own = [path for path in self._files() if path.exists() and path.name != ERRORS]
@@ -71,10 +75,11 @@ class TrainingRun:
                 f"{str(self.out)!r} holds a training run already ({own[0].name}). Give --resume to go on with it, --overwrite "
                 "to start anew, or another folder."
             )
+        self.out.mkdir(parents=True, exist_ok=True)
+        self._lock = FolderLock(self.out / LOCK, "zsad finetune", self.out)
         if overwrite:
             for path in own:
                 path.unlink()
-        self.out.mkdir(parents=True, exist_ok=True)
 
     def _files(self) -> list[Path]:
         epochs = [path for path in self.out.glob("epoch_*") if EPOCH.fullmatch(path.name)] if self.out.is_dir() else []
@@ -185,7 +190,7 @@ class TrainingRun:
 
     @contextmanager
     def guarded(self) -> Iterator[None]:
-        """Turns a full disk into an error with a sentence, and leaves no half of a file.
+        """Turns a full disk into an error with a sentence, leaves no half of a file, and the folder to other runs at its end.
 
         Raises:
             WriteError: names the last whole checkpoint.
@@ -201,6 +206,9 @@ class TrainingRun:
             again = "go on with --resume" if (self.out / SETTINGS).is_file() else "start again"
             reason = getattr(error, "strerror", None) or error
             raise WriteError(f"{str(self.out)!r}: {reason}. {whole}; free some space and {again}.") from error
+        finally:
+            if self._lock is not None:
+                self._lock.release()
 
 
 def _is_whole(line: str) -> bool:
