@@ -6,6 +6,7 @@ That each tree is recognised and gives the right rows is tested in test_layouts.
 from __future__ import annotations
 
 import json
+import math
 import tracemalloc
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import pytest
 from annotation_trees import ANNOTATED, AREA, FLAT_CORNERS, coco_mark, coco_table, has_problem
 from brightness import registered_methods  # noqa: F401
 from tiny_training import tiny
-from trees import picture, write
+from trees import WIDTH, picture, write
 from typer.testing import CliRunner
 
 import zsad
@@ -170,6 +171,13 @@ def test_odd_entries_of_coco(tmp_path: Path) -> None:
     assert has_problem(data, "annotations.json: 1 annotation(s) are of no category that it lists: called 'defect'.")
     assert has_problem(data, "image 2: there is no such picture", "'gone.png'")
     assert has_problem(data, "images/c.png: 1 picture(s) are in no annotation file: left out; this is the first.")
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -1, 0, 1e12, None, "x", [8]])
+def test_a_size_that_is_none_is_unknown(value: object, tmp_path: Path) -> None:
+    images = [{"id": 1, "file_name": "a.png", "width": WIDTH, "height": value}]
+    data = coco_set(tmp_path, [], [coco_mark(1, [FLAT_CORNERS])], images=images)
+    np.testing.assert_array_equal(load_mask(data.samples[0]), AREA)
 
 
 def test_areas_called_good_are_no_defects(tmp_path: Path) -> None:

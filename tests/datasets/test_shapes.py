@@ -63,6 +63,11 @@ def test_an_empty_box_is_none(side: Polygon | None) -> None:
 def test_polygons_that_are_none() -> None:
     assert polygon([(0, 0), (1, 1)]) is None
     assert polygon([(0, 0), (1, math.inf), (2, 2)]) is None
+    assert polygon([(0, 0), (1, math.nan), (2, 2)]) is None
+    assert polygon([(0, 0), (1, 1e300), (2, 2)]) is None
+    assert box(-1e300, 0, 1e308, 1) is None
+    assert box(0, 0, 1, 1, turn=math.inf) is None
+    assert ellipse(1e308, 0, 1e308, 1) is None
     assert polygon([]) is None
 
 

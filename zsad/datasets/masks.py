@@ -29,11 +29,10 @@ def load_mask(
 
     That one rule holds for class numbers (VisA), 0/1, 0/255 and 16 bits, as in the field's code (AnomalyCLIP and its
     family). Colour and palettes: not black. Transparent pixels are no defect; where all colour is black, the opaque ones
-    are. A folder is the union of its files. A mask is turned by its EXIF orientation, as its picture is; annotated areas are
-    drawn.
+    are. A folder is the union of its files. A mask is turned by its EXIF orientation, as its picture is.
 
     Args:
-        sample: of a ``Dataset``.
+        sample: of a ``Dataset``; annotated areas (``Shapes``) are drawn.
         size: side of the model's input; the mask is brought to it by ``resize_mask``. None: as large as the picture.
         picture: (height, width) of the picture, where it is at hand; otherwise a mask's size is not compared, and for a
             normal picture the file is read.

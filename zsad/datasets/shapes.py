@@ -19,6 +19,7 @@ __all__ = ["Encoded", "Polygon", "Shapes", "box", "ellipse", "polygon"]
 Mask = NDArray[np.bool_]
 STEP = 1 << 20  # edges x rows that are computed at once
 ROUND = 72  # corners of an ellipse
+LIMIT = 1e9  # a coordinate beyond it is none
 
 
 @dataclass(frozen=True)
@@ -113,11 +114,12 @@ class Shapes:
 def polygon(points: Iterable[Sequence[float]] | NDArray[np.floating], *, is_box: bool = False) -> Polygon | None:
     """A polygon of (x, y) corners; an upright rectangle counts as a box.
 
-    None where it has fewer than three corners, or one that is no finite number.
+    None where it has fewer than three corners, or one that is no number of a picture's size.
     """
-    corners = np.asarray(list(points), np.float32)
-    if corners.ndim != 2 or corners.shape[1] != 2 or len(corners) < 3 or not np.isfinite(corners).all():
+    wide = np.asarray(list(points), np.float64)
+    if wide.ndim != 2 or wide.shape[1] != 2 or len(wide) < 3 or not (np.abs(wide) < LIMIT).all():
         return None
+    corners = wide.astype(np.float32)
     return Polygon(corners.tobytes(), is_box or _is_upright(corners))
 
 
@@ -131,7 +133,7 @@ def box(
     left: float, top: float, right: float, bottom: float, *, turn: float = 0, about: tuple[float, float] | None = None
 ) -> Polygon | None:
     """A bounding box, turned clockwise by ``turn`` degrees about a point (by default its centre); None where it is empty."""
-    if not right > left or not bottom > top:
+    if not (-LIMIT < left < right < LIMIT and -LIMIT < top < bottom < LIMIT and abs(turn) < LIMIT):
         return None
     corners = np.array([(left, top), (right, top), (right, bottom), (left, bottom)])
     return polygon(_turned(corners, turn, about or ((left + right) / 2, (top + bottom) / 2)), is_box=True)
@@ -139,7 +141,7 @@ def box(
 
 def ellipse(x: float, y: float, across: float, down: float, *, turn: float = 0) -> Polygon | None:
     """An ellipse by its centre and half axes, turned clockwise by ``turn`` degrees; None where it is empty."""
-    if not across > 0 or not down > 0:
+    if not (0 < across < LIMIT and 0 < down < LIMIT and max(abs(x), abs(y), abs(turn)) < LIMIT):
         return None
     angles = np.arange(ROUND) * (2 * math.pi / ROUND)
     return polygon(_turned(np.stack([x + across * np.cos(angles), y + down * np.sin(angles)], 1), turn, (x, y)))

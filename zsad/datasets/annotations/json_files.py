@@ -78,4 +78,4 @@ def numbers(value: object, count: int | None = None) -> list[float] | None:
 def size_of(width: object, height: object) -> tuple[int, int] | None:
     """(width, height) of a picture as its annotation states them, as numbers or words; None where they are none."""
     found = numbers([width, height], 2)
-    return (int(found[0]), int(found[1])) if found and 1 <= min(found) <= max(found) < 1e9 else None
+    return (int(found[0]), int(found[1])) if found and all(1 <= one < 1e9 for one in found) else None
