@@ -277,7 +277,7 @@ def test_a_finished_evaluation_is_read_and_nothing_is_scored(place: Path, encode
     assert table(place / "evaluation/metrics.csv") == table(HERE / "evaluation/metrics.csv")
     assert (place / "evaluation/metrics.md").read_text() == (HERE / "evaluation/metrics.md").read_text()
     new, old = (json.loads((where / "evaluation/metrics.json").read_text()) for where in (place, HERE))
-    assert new["rows"] == old["rows"]
+    assert new["rows"] == [row | {"boxes": 0} for row in old["rows"]]
     assert new["mean"] == old["mean"]
 
 

@@ -111,7 +111,7 @@ def watch(
         _check_levels(inspector.known_thresholds(), command)
         scoring = {"device": str(inspector.device), "batch_size": batch_size}
         with RunFolder(out, inspector.describe(), resume=not overwrite, overwrite=overwrite, **scoring) as run:
-            watcher = Watcher(run, inspector, Options(maps, limit_report), _hand_on(command, as_json))
+            watcher = Watcher(run, inspector, Options(maps, limit_report, source=str(folder)), _hand_on(command, as_json))
             typer.echo(f"zsad: watching {folder}; {many(len(watcher.journal.last), 'picture')} in {out}.", err=True)
             _loop(watcher, hot, stop, interval, once, lambda: _renew(watcher, str(folder), scoring, settings))
 
