@@ -325,6 +325,17 @@ def flat(root: Path) -> list[Row]:
     return fill(root, [(f"{n}.png", None, None, root.name, "test", "") for n in "ab"])
 
 
+def beside(root: Path) -> list[Row]:
+    picture(root / "z.jpg")
+    mask(root / "z_mask.png", 0)
+    rows: list[Row] = [("a.jpg", 1, "a_mask.png", root.name, "test", "defect")]
+    return [*fill(root, rows), ("z.jpg", 0, None, root.name, "test", "good")]
+
+
+def beside_by_ending(root: Path) -> list[Row]:
+    return fill(root, [(f"{n}.jpg", 1, f"{n}.png", root.name, "test", "defect") for n in "ab"])
+
+
 TREES: dict[str, tuple[str, Callable[[Path], list[Row]]]] = {
     "mvtec": ("mvtec", mvtec),
     "one_category": ("mvtec", one_category),
@@ -354,5 +365,7 @@ TREES: dict[str, tuple[str, Callable[[Path], list[Row]]]] = {
     "tn3k": ("pairs", tn3k),
     "isic": ("pairs", isic),
     "isic_of_crane": ("pairs", isic_of_crane),
+    "beside": ("beside", beside),
+    "beside_by_ending": ("beside", beside_by_ending),
     "flat": ("flat", flat),
 }

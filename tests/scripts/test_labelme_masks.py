@@ -72,7 +72,7 @@ def test_shapes_become_masks_and_labels(root: Path) -> None:
     }
     opened = open_dataset(root)
     assert opened.layout == "manifest"
-    assert not opened.problems
+    assert opened.problems == ("data: 1 pictures are not listed, the first is b_3.png.",)
     masks = {opened.name_of(sample): load_mask(sample, picture=(40, 60)) for sample in opened if sample.label}
     y, x = np.mgrid[:40, :60]
     wanted = ((x >= 10) & (y >= 10) & (x + y <= 30)) | ((x >= 30) & (x <= 40) & (y >= 5) & (y <= 30))

