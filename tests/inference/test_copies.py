@@ -10,6 +10,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 import zsad
+from zsad.images.reading import digest_of, list_images, load_image
 from zsad.inference.normal_pictures import without_copies
 from zsad.inference.scorer import Scored
 
@@ -51,10 +52,14 @@ def test_the_same_with_and_without_copies(folder: Path, tmp_path: Path) -> None:
 
 
 def test_a_scored_reference_is_named(folder: Path) -> None:
-    found = list(
-        zsad.Inspector("winclip", backbone="tiny", references=[folder / "g0.png"])([folder / "g0.png", folder / "g1.png"])
-    )
+    files = [folder / "g0.png", folder / "g1.png"]
+    inspector = zsad.Inspector("winclip", backbone="tiny", references=[files[0], folder / "g2.png"])
+    found = list(inspector(files))
     assert [any("is a reference too" in note for note in one.notes) for one in found] == [True, False]
+    assert [one.notes for one in inspector.rescore(inspector.encode(files))] == [one.notes for one in found]
+    refs = list(list_images(files[0]))
+    (alone,) = inspector.left_out(digest_of(load_image(refs[0]).rgb)).scored(refs)
+    assert alone.notes == (), "it was not compared with itself"
 
 
 def test_calibration_counts_a_copy_once() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from copy import copy
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +24,8 @@ from zsad.types import Context, References
 
 __all__ = ["WithReferences", "open_references"]
 
+IS_REFERENCE = "this picture is a reference too, so its score is too low: it is compared with itself"
+
 
 class WithReferences:
     """A detector, how pictures reach it, and references that can be added and taken out."""
@@ -35,6 +37,7 @@ class WithReferences:
     coreset: float
     context: Context
     thresholds: Thresholds
+    _without: str = ""  # digest of a reference that is left out
     _rule: tuple[Context, Thresholds] | None = None  # of the references, and the context that it was made with
     batch_size: int
     workers: int
@@ -64,7 +67,12 @@ class WithReferences:
     def left_out(self, digest: str) -> Self:
         """This inspector without one of its references."""
         banks = self.references.banks_without(digest, self.context.banks, self.coreset)
-        return self._with(context=replace(self.context, banks=banks).to(self.device))
+        return self._with(context=replace(self.context, banks=banks).to(self.device), _without=digest)
+
+    def _with_notes(self, found: Iterable[Scored]) -> Iterator[Scored]:
+        """Scored pictures, with a note where one is a reference that it was compared with."""
+        own = self.references.digests - {self._without}
+        return (replace(one, notes=(*one.notes, IS_REFERENCE)) if one.digest in own else one for one in found)
 
     def known_thresholds(self) -> Thresholds:
         """The levels that hold before any picture is scored: the user's, the calibration's, or those of the references.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +39,6 @@ from zsad.references.corrections import Mark
 from zsad.types import Context
 
 __all__ = ["Inspector"]
-
-IS_REFERENCE = "this picture is a reference too, so its score is too low: it is compared with itself"
 
 
 class Inspector(WithReferences):
@@ -170,9 +167,7 @@ class Inspector(WithReferences):
             found = answers(scorer, encode_pictures(scorer, refs, folder), keep_images=keep_images)
         else:
             found = scorer(refs, keep_images=keep_images)
-        for one in found:
-            own = (IS_REFERENCE,) if one.digest in self.references.digests else ()
-            yield replace(one, notes=one.notes + own) if own else one
+        yield from self._with_notes(found)
 
     @property
     def needs_set(self) -> bool:
@@ -200,7 +195,7 @@ class Inspector(WithReferences):
         encoded.check(self._encoder())
         own = self.over(len(encoded))
         scorer = own._scorer(self.context if target is None else self._prepared(check_target(target)))
-        for scored in answers(scorer, encoded, keep_images=True):
+        for scored in self._with_notes(answers(scorer, encoded, keep_images=True)):
             yield result_of(scored, scorer, self.thresholds, self.calibration)
 
     judge = rescore  # its name in earlier versions
@@ -212,7 +207,7 @@ class Inspector(WithReferences):
             encoded: from ``encode``.
             marks: corrections that act on every score; see ``references/corrections.py``.
         """
-        yield from answers(self.over(len(encoded))._scorer(self.context), encoded, marks=marks)
+        yield from self._with_notes(answers(self.over(len(encoded))._scorer(self.context), encoded, marks=marks))
 
     def fork(self) -> Inspector:
         """The same model with references, thresholds and a calibration of its own, so that users do not meet in them."""
