@@ -80,6 +80,7 @@ def test_imports_run_one_way(name: str) -> None:
         assert allowed, f"{name} (floor {LEVEL[own] + 1}) imports {other} (floor {LEVEL[part] + 1})"
 
 
+@pytest.mark.slow
 def test_no_circles() -> None:
     arrows = {name: imported(path) - {name, "__init__"} for name, path in MODULES.items()}
     while leaves := {name for name, others in arrows.items() if not others & arrows.keys()}:

@@ -45,6 +45,7 @@ def by_hand(images: torch.Tensor, block_count: int) -> torch.Tensor:
     return x
 
 
+@pytest.mark.slow
 def test_blocks_equal_the_formulas() -> None:
     large = zsad.load_backbone("compact-vit", image_size=518)  # where no position is resized
     images = torch.randn(1, 3, 518, 518, generator=torch.Generator().manual_seed(0))

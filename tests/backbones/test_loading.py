@@ -160,6 +160,7 @@ def test_unknown_names_get_a_guess() -> None:
         zsad.load_backbone("tinny")
 
 
+@pytest.mark.slow
 def test_offline_says_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
@@ -212,6 +213,7 @@ def test_no_network_is_found_out_at_once(monkeypatch: pytest.MonkeyPatch, tmp_pa
 
 
 # ------------------------------------------------------------------ Hugging Face
+@pytest.mark.slow
 def test_hf_clip_equals_transformers(tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")
     torch.manual_seed(0)

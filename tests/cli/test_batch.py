@@ -66,6 +66,7 @@ def test_earlier_output_below_the_source_does_not_count(tmp_path: Path) -> None:
         assert run_of(source / name)["detector"]["arguments"]["batch"] is False
 
 
+@pytest.mark.slow
 def test_wrong_words_and_methods_that_cannot(tmp_path: Path) -> None:
     done = call(BRICKS, "--out", tmp_path / "out", "--batch", "maybe")
     assert done.exit_code == 2

@@ -187,6 +187,7 @@ def test_verdicts_p_values_and_regions(made: Path, photos: Path, tmp_path: Path)
     assert "p = 0.0244" in report
 
 
+@pytest.mark.slow
 def test_another_level_scores_nothing_again(made: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert predict(photos, tmp_path).exit_code == 0  # without a calibration
     assert {row["p_value"] for row in rows(tmp_path)} == {None}

@@ -65,6 +65,7 @@ def test_json_for_a_program(source: Path, tmp_path: Path) -> None:
     assert 208e6 * 4 < found["memory_bytes"] < 2e9
 
 
+@pytest.mark.slow
 def test_time_follows_pictures_methods_and_tiles(source: Path) -> None:
     seconds = {method: plan(source, "--method", method)["seconds"] for method in ("compact", "winclip", "anomalyclip", "musc")}
     assert seconds["compact"] < seconds["winclip"]

@@ -134,6 +134,7 @@ def test_a_folder_with_brackets_in_a_pattern() -> None:
 
 
 # ------------------------------------------------------------------ archives
+@pytest.mark.slow
 @pytest.mark.parametrize("batch", ["off", "auto"])
 @pytest.mark.parametrize("ending", ["zip", "gztar"])
 def test_a_run_over_an_archive_equals_one_over_its_folder(ending: str, batch: str) -> None:
@@ -173,6 +174,7 @@ def test_what_is_passed_over_is_named_once(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 # ------------------------------------------------------------------ masks beside their pictures
+@pytest.mark.slow
 def test_masks_beside_their_pictures_are_left_out() -> None:
     for folder in "ab":
         for name in ("00", "01"):
@@ -218,6 +220,7 @@ def test_a_run_over_a_video() -> None:
     assert Path("out/predictions.jsonl").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_addresses_are_fetched_only_when_allowed() -> None:
     handler = partial(SimpleHTTPRequestHandler, directory=str(Path.cwd()))
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:

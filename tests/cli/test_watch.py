@@ -235,6 +235,7 @@ def test_a_command_runs_per_anomalous_picture_without_a_shell() -> None:
     assert not Path("pwned").exists()
 
 
+@pytest.mark.slow
 def test_a_command_that_fails_is_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watching, "LONGEST", 1)
     for command, said in ((f'{sys.executable} -c "exit(3)"', "ended with exit code 3"), ("sleep 9", "took more than 1 s")):

@@ -119,6 +119,7 @@ def test_without_locks_of_the_file_system_the_statement_counts(tmp_path: Path, m
     FolderLock(path, "zsad predict", tmp_path).release()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 def test_a_forked_child_leaves_the_lock_to_its_parent(tmp_path: Path) -> None:
     code = (

@@ -23,6 +23,7 @@ def build(name: str) -> Any:
     return zsad.create(name, backbone=zsad.load_backbone("tiny", image_size=112, **options))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("check", CHECKS)
 @pytest.mark.parametrize("name", zsad.list_methods())
 def test_contract(name: str, check: str) -> None:

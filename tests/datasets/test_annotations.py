@@ -228,6 +228,7 @@ def test_broken_coco_files_are_sentences(text: str, error: type, message: str, t
         open_dataset(tmp_path / "x.json")
 
 
+@pytest.mark.slow
 def test_a_large_coco_file_takes_little_memory(tmp_path: Path) -> None:
     corners = [round(2 + i * 0.001, 3) for i in range(4000)]
     marks = [coco_mark(1, [corners]) for _ in range(100)]

@@ -40,6 +40,7 @@ def test_a_dozen_with_a_third_defective() -> None:
     assert false / 1600 < 0.03
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("count", "share"), [(12, 0.04), (40, 0.012), (500, 0.004)])
 def test_false_alarms_on_normal_folders(count: int, share: float) -> None:
     rng = np.random.default_rng(1)

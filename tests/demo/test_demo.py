@@ -179,6 +179,7 @@ def test_closing_deletes_own_files_and_spares_the_others(tmp_path: Path) -> None
 
 
 # ------------------------------------------------------------------ what is shown
+@pytest.mark.slow
 def test_everything_from_outside_is_escaped() -> None:
     evil = "<img src=x onerror=alert(1)>"
     result = zsad.Result(evil, error=evil, prompts={evil: (evil,)}, notes=(evil,))
@@ -245,6 +246,7 @@ def test_a_loaded_checkpoint_scores_for_all_targets(learned: Path) -> None:
     assert [one.pred_score for one in nut(BRICKS[:2])] == wanted
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_compact_takes_defect_words(tmp_path: Path) -> None:
     head = tmp_path / "head.safetensors"
     detector = zsad.create("compact")

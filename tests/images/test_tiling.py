@@ -55,6 +55,7 @@ def test_joining_the_cut_gives_it_back(given: dict[str, Any], size: tuple[int, i
     np.testing.assert_allclose(joined, values[y0:y1, x0:x1, 0] / 255, atol=3e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("given", GEOMETRIES, ids=str)
 @pytest.mark.parametrize("cells", [(8, 8), (37, 5), (200, 300)])
 def test_a_constant_stays_constant(given: dict[str, Any], cells: tuple[int, int]) -> None:

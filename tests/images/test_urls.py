@@ -113,6 +113,7 @@ def test_keys_are_sent_and_not_shown(site: str) -> None:
     assert without_keys("photos?x") == "photos?x"
 
 
+@pytest.mark.slow
 def test_what_cannot_be_fetched_is_one_sentence(site: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "cannot be fetched: HTTP 404 Not Found. Check the address." in failure(f"{site}/gone")
     assert "no picture of a kind" in failure(f"{site}/page")

@@ -52,6 +52,7 @@ def test_the_defective_ones_come_first(as_folder: dict[str, float]) -> None:
     assert as_folder[order[2]] > 2 * as_folder[order[3]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "source", [iter(BRICKS), map(Path, BRICKS), BRICKS[:7], BRICKS[0]], ids=("iterator", "map", "few", "one")
 )
@@ -62,6 +63,7 @@ def test_a_stream_and_a_few_pictures_are_scored_one_by_one(
     assert found == pytest.approx({name: by_itself[name] for name in found}, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_where_something_better_is_known_auto_is_off(inspector: zsad.Inspector) -> None:
     assert inspector.over(12).needs_set
     assert not inspector.needs_set, "the inspector itself does not change"
@@ -154,6 +156,7 @@ def test_references_give_levels_and_what_was_given_goes_first() -> None:
     assert set_by_hand.known_thresholds().anomalous == 0.4
 
 
+@pytest.mark.slow
 def test_references_from_a_folder_give_no_levels(tmp_path: Path) -> None:
     few = zsad.Inspector()
     few.add_references([noisy(seed) for seed in range(4)])
@@ -172,6 +175,7 @@ def test_the_first_tower_does_not_run_for_a_folder(inspector: zsad.Inspector, mo
         list(inspector(BRICKS[:2]))
 
 
+@pytest.mark.slow
 def test_the_references_are_scored_once_until_they_change(monkeypatch: pytest.MonkeyPatch) -> None:
     few, sizes = zsad.Inspector(), []
     few.add_references([noisy(seed) for seed in range(5)])

@@ -32,6 +32,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tile", [None, 80])
 def test_copies_are_not_compared_with_each_other(folder: Path, tile: int | None) -> None:
     found = {one.name: one for one in zsad.Inspector("musc", backbone="compact", tile=tile, rscin_k=())(folder)}
@@ -44,6 +45,7 @@ def test_copies_are_not_compared_with_each_other(folder: Path, tile: int | None)
     ]
 
 
+@pytest.mark.slow
 def test_the_same_with_and_without_copies(folder: Path, tmp_path: Path) -> None:
     inspector = zsad.Inspector("musc", backbone="compact")
     plain = sorted(path for path in folder.iterdir() if path.name[0] == "g")
@@ -51,6 +53,7 @@ def test_the_same_with_and_without_copies(folder: Path, tmp_path: Path) -> None:
     assert [one.pred_score for one in alone] == pytest.approx([all_of_them[one.name].pred_score for one in alone], abs=1e-6)
 
 
+@pytest.mark.slow
 def test_a_scored_reference_is_named(folder: Path) -> None:
     files = [folder / "g0.png", folder / "g1.png"]
     inspector = zsad.Inspector("winclip", backbone="tiny", references=[files[0], folder / "g2.png"])

@@ -55,6 +55,7 @@ def test_a_child_answers_and_cleans_up_nothing(method: str, tmp_path: Path) -> N
     assert (done.returncode, done.stdout.split()) == (0, ["3"]), done.stderr[-2000:]
 
 
+@pytest.mark.slow
 def test_threads_share_an_inspector() -> None:
     pictures = [np.random.default_rng(k).integers(0, 255, (60, 80, 3), np.uint8) for k in range(6)]
     inspector = zsad.Inspector("winclip", backbone="tiny", references=pictures[:1])

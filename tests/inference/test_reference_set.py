@@ -103,6 +103,7 @@ def test_added_and_removed_equals_made_anew(compact: Any) -> None:
         inspector.remove_references("nobody")
 
 
+@pytest.mark.slow
 def test_saved_and_read_back(compact: Any, good: Path, tmp_path: Path) -> None:
     inspector = Inspector(compact, "stripes", references=good)
     inspector.save_references(tmp_path / "refs.zsad")
@@ -144,6 +145,7 @@ def test_folders_of_earlier_versions_are_read(compact: Any, good: Path, tmp_path
         Inspector(compact, "stripes", references=tmp_path / "refs.zsad", tile=32)
 
 
+@pytest.mark.slow
 def test_damaged_folders_are_refused(compact: Any, good: Path, tmp_path: Path) -> None:
     saved = tmp_path / "refs.zsad"
     Inspector(compact, "stripes", references=good).save_references(saved)
@@ -203,6 +205,7 @@ def test_one_pass_serves_names_references_thresholds_and_scorings(compact: Any, 
     assert [r.pred_score for r in inspector.judge(encoded)] == pytest.approx(direct, abs=1e-5)  # the name of earlier versions
 
 
+@pytest.mark.slow
 def test_one_pass_serves_many_names_of_a_method_with_text() -> None:
     detector = zsad.create("winclip", backbone=zsad.load_backbone("tiny", image_size=80))
     images = torch.randn(2, 3, 80, 80, generator=torch.Generator().manual_seed(1))
@@ -214,6 +217,7 @@ def test_one_pass_serves_many_names_of_a_method_with_text() -> None:
 
 
 # ------------------------------------------------------------------ coreset
+@pytest.mark.slow
 def test_a_coreset_keeps_rows_together_with_what_belongs_to_them(compact: Any, good: Path) -> None:
     kept = Inspector(compact, "stripes", references=good).references
     whole, thin = kept.banks(), kept.banks(coreset=0.25)
@@ -237,6 +241,7 @@ def test_references_are_cut_as_pictures_are(compact: Any, good: Path) -> None:
     assert bank.source.unique().tolist() == [0, 1, 2, 3]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tile", [None, 40])
 def test_sets_are_judged_in_the_inspector(tile: int | None) -> None:
     inspector = Inspector("musc", backbone="compact", rscin_k=(), tile=tile)
@@ -267,6 +272,7 @@ def test_a_set_survives_a_broken_picture(tmp_path: Path) -> None:
     assert [result.error is None for result in found] == [True, True, True, False, True, True]
 
 
+@pytest.mark.slow
 def test_a_killed_set_goes_on_with_its_features(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write(tmp_path / "pile", *(texture(seed, seed == 2) for seed in range(7)))
     words = ["predict", str(folder), "--method", "musc", "--backbone", "compact", "--batch-size", "2"]
@@ -359,6 +365,7 @@ def test_leaving_one_out_reads_and_encodes_nothing(compact: Any, good: Path, mon
         assert {len(set(bank.source.tolist())) for bank in inspector.left_out(digest).context.banks.values()} == {3}
 
 
+@pytest.mark.slow
 def test_with_a_coreset_blocks_are_chosen_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of 8 pictures in blocks of 4, leaving each out in turn: 2 blocks of all, one moved by one, and one of its own each."""
     from zsad.references import coreset
@@ -422,6 +429,7 @@ def test_a_coreset_of_nothing_is_said(good: Path, tmp_path: Path) -> None:
     assert "--coreset 0.1 was given without --references, so it would do nothing. Give both." in done.output
 
 
+@pytest.mark.slow
 def test_pictures_of_one_name_are_told_apart(good: Path, tmp_path: Path) -> None:
     other = write(tmp_path / "other", texture(9))
     both = CliRunner().invoke(app, ["references", str(tmp_path / "r.zsad"), "--add", str(good), "--add", str(other)])

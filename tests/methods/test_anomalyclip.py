@@ -81,6 +81,7 @@ def test_untrained_prompts_do_not_score_outside_tests(tiny: Any) -> None:
         zsad.Inspector(tiny)
 
 
+@pytest.mark.slow
 def test_crane_layout_needs_a_keyword(files: dict[str, Path], tmp_path: Path) -> None:
     crane = proof.write_prompts(101, tmp_path / "crane.pth", projections=False)
     with pytest.raises(CheckpointMismatch, match=r"Crane's layout.*crane_layout=True"):
@@ -115,6 +116,7 @@ def test_real_crane_files(root: Path) -> None:
     assert float(loaded.prompts.deep[7].detach().norm()) == pytest.approx(2.0494, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_wrong_files_are_refused(files: dict[str, Path], tmp_path: Path) -> None:
     wide = proof.write_prompts(1, tmp_path / "wide.pth", width=64)
     with pytest.raises(CheckpointMismatch, match=r"prompts\.anomalous is \(12, 64\) instead of \(12, 128\)"):

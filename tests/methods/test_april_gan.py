@@ -41,6 +41,7 @@ def test_a_string_backbone_follows_the_recipe(files: dict[str, Path]) -> None:
     assert detector.layers == TAPS
 
 
+@pytest.mark.slow
 def test_wrong_files_are_refused(files: dict[str, Path], tmp_path: Path) -> None:
     good = torch.load(files["layers"], weights_only=True)["trainable_linearlayer"]
 

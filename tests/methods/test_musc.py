@@ -306,6 +306,7 @@ def test_rare_defects_are_found_and_nothing_is_said(compact: Any, caplog: pytest
     assert "share what the others lack" not in caplog.text
 
 
+@pytest.mark.slow
 def test_the_same_defect_on_a_third_is_said(compact: Any, caplog: pytest.LogCaptureFixture) -> None:
     run(compact, looked_at(compact, weave(20, 6)[0]))
     assert "Pictures [0, 1, 2, 3, 4, 5] (counted from 0) of 20 share what the others lack" in caplog.text

@@ -158,6 +158,7 @@ def test_paths_are_relative_to_the_source_too(run: Path, tmp_path: Path) -> None
         assert (row["relative_path"], row["path"]) == (relative, str(tmp_path / "in/deep/00.png"))
 
 
+@pytest.mark.slow
 def test_parquet_holds_the_rows(tmp_path: Path) -> None:
     parquet = pytest.importorskip("pyarrow.parquet")
     folder_of(tmp_path / "in", 9, 2)

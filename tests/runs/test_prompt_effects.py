@@ -68,6 +68,7 @@ def test_sentence_effects_equal_a_loop_and_find_the_dead() -> None:
     assert sentence_effects(images, text | {"normal": text["normal"][:1]}, 0.07)["normal"].abs().max() == 0
 
 
+@pytest.mark.slow
 def test_sentences_of_winclip_are_all_there_and_the_dead_are_flagged() -> None:
     session = opened(zsad.Inspector("winclip", backbone="tiny"))
     found = zsad.prompt_effects(session, range(3))

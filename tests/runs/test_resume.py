@@ -115,6 +115,7 @@ def test_stopped_anywhere_in_the_second_stage(pictures: Path, tmp_path: Path, mo
     assert contents(torn) == contents(whole)
 
 
+@pytest.mark.slow
 def test_resume_scores_nothing_twice_and_takes_other_thresholds(pictures: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     predict(pictures, "--out", out, *COMMON)

@@ -55,6 +55,7 @@ def test_references_equal_an_inspector_that_was_made_with_them(
     assert scores(session) == before
 
 
+@pytest.mark.slow
 def test_sessions_of_one_model_do_not_meet(inspector: zsad.Inspector) -> None:
     first, second = opened(inspector, BRICKS[:3]), opened(inspector, BRICKS[:3])
     untouched = scores(second)

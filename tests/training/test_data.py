@@ -78,6 +78,7 @@ def test_the_backbone_runs_once_per_picture(data: Path, tmp_path: Path, method: 
     assert losses(tmp_path / "kept") == pytest.approx(losses(tmp_path / "none"), rel=1e-3)
 
 
+@pytest.mark.slow
 def test_features_that_training_changes_are_not_cached(data: Path, tmp_path: Path) -> None:
     zsad.train(tiny("adaclip"), data, tmp_path / "run", epochs=1, batch_size=4, cache=tmp_path / "cache")
     assert not (tmp_path / "cache").exists()
@@ -96,6 +97,7 @@ def test_a_cache_belongs_to_weights_and_arguments(tmp_path: Path) -> None:
     assert len(folders | {one.folder for one in variants}) == 5
 
 
+@pytest.mark.slow
 def test_a_broken_file_is_made_anew(data: Path, tmp_path: Path) -> None:
     zsad.train(tiny("april_gan"), data, tmp_path / "one", epochs=1, cache=tmp_path / "cache")
     files = sorted((tmp_path / "cache").rglob("*.safetensors"))
@@ -135,6 +137,7 @@ def test_a_cache_that_finds_no_room(data: Path, tmp_path: Path, monkeypatch: pyt
 
 
 # ------------------------------------------------------------------ bad pictures
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["adaclip", "april_gan"])
 def test_bad_pictures_and_masks_become_rows(own: Path, tmp_path: Path, method: str) -> None:
     (own / "nut/test/good/000.png").write_bytes(b"no picture")
@@ -152,6 +155,7 @@ def test_bad_pictures_and_masks_become_rows(own: Path, tmp_path: Path, method: s
     assert not learns.keys() & found.keys()
 
 
+@pytest.mark.slow
 def test_a_mask_that_contradicts_its_label_becomes_a_row(own: Path, tmp_path: Path) -> None:
     name, empty, listed = "own/nut/test/defect/001.png", own / "nut/ground_truth/defect/001_mask.png", own / "manifest.csv"
     Image.new("L", (96, 96)).save(empty)
@@ -234,6 +238,7 @@ def test_masked_and_unmasked_sets_train_together(data: Path, tmp_path: Path) -> 
 
 
 # ------------------------------------------------------------------ synthetic defects alone
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["adaclip", "anomalyclip", "april_gan", "compact"])
 def test_normal_pictures_with_synthetic_defects_train_everything(normal: Path, tmp_path: Path, method: str) -> None:
     detector = tiny(method)
@@ -247,6 +252,7 @@ def test_normal_pictures_with_synthetic_defects_train_everything(normal: Path, t
     assert len(header["data"][0]["pictures"]) == 5
 
 
+@pytest.mark.slow
 def test_kinds_of_defects_reach_the_loss(data: Path, normal: Path, tmp_path: Path) -> None:
     """The folder's name, or the word of a synthetic defect; of normal pictures nothing."""
     batches: list[Batch] = []
@@ -271,6 +277,7 @@ def test_kinds_of_defects_reach_the_loss(data: Path, normal: Path, tmp_path: Pat
         assert defects <= {"defect", *DEFECTS}
 
 
+@pytest.mark.slow
 def test_compact_learns_words_that_folders_name(tmp_path: Path) -> None:
     data = write_set(tmp_path / "data", good=2, bad=2)
     zsad.train(tiny("compact"), data, tmp_path / "unnamed", epochs=1)

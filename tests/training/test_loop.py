@@ -185,6 +185,7 @@ def test_one_cycle_rises_to_the_rate_and_falls() -> None:
     assert {learning_rate_at(Schedule(lr=0.4), part) for part in (0.0, 0.5, 1.0)} == {0.4}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "error",
     [OSError(errno.ENOSPC, "No space left on device"), SafetensorError("I/O error: No space left on device (os error 28)")],
@@ -213,6 +214,7 @@ def test_a_full_disk_keeps_whole_epochs(data: Path, tmp_path: Path, monkeypatch:
     assert same(weights(tmp_path / "whole"), weights(out))
 
 
+@pytest.mark.slow
 def test_ctrl_c_loses_the_epoch_alone(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     zsad.train(tiny("april_gan"), data, tmp_path / "whole", epochs=2)
     real, steps = loop.backward, []
@@ -257,6 +259,7 @@ def test_a_loss_that_is_not_finite(data: Path, tmp_path: Path) -> None:
 
 
 # ------------------------------------------------------------------ refusals
+@pytest.mark.slow
 def test_refusals(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     april = tiny("april_gan")
     with pytest.raises(UsageError, match=r"winclip has nothing to train"):

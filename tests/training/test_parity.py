@@ -37,6 +37,7 @@ def step(detector: Any, batch: Batch, name: str, pieces: int) -> tuple[dict[str,
     return losses, {key: p.grad for key, p in detector.named_parameters() if p.grad is not None}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pieces", [1, 2])
 def test_anomalyclip_step(tmp_path: Path, pieces: int) -> None:
     reference = stored("anomalyclip")
@@ -50,6 +51,7 @@ def test_anomalyclip_step(tmp_path: Path, pieces: int) -> None:
         assert float(gradients[f"prompts.{anomalyclip.OURS[name]}"].norm()) == pytest.approx(norm, rel=GRADIENTS), name
 
 
+@pytest.mark.slow
 def test_adaclip_step(tmp_path: Path) -> None:
     reference = stored("adaclip")
     detector = adaclip.build(reference, tmp_path)
@@ -61,6 +63,7 @@ def test_adaclip_step(tmp_path: Path) -> None:
         assert float(gradients[key].norm()) == pytest.approx(norm, rel=GRADIENTS), key
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pieces", [1, 3])
 def test_april_gan_step(tmp_path: Path, pieces: int) -> None:
     reference = stored("aprilgan")

@@ -74,6 +74,7 @@ def spoiled(tmp_path: Path, fixture: str, key: str, change: Any) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_one_wrong_value_fails_the_command(tmp_path: Path) -> None:
     def one_more(values: Any) -> Any:
         values = values.copy()
@@ -88,6 +89,7 @@ def test_one_wrong_value_fails_the_command(tmp_path: Path) -> None:
     assert "beyond the tolerance: anomaly_map" in done.stdout
 
 
+@pytest.mark.slow
 def test_an_output_that_nobody_compares_fails(tmp_path: Path) -> None:
     found = verify("musc", spoiled(tmp_path, "musc", "surplus", lambda _: np.zeros(3, np.float32)))
     assert (found.passed, found.missing) == (False, ("surplus",))

@@ -234,6 +234,7 @@ def test_finetune_and_push(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert (code, "cannot be read as JSON" in output) == (2, True)
 
 
+@pytest.mark.slow
 def test_finetune_on_some_categories_and_kinds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(AprilGAN, "recipe", replace(AprilGAN.recipe, image_size=80))
     data, other, out = write_set(tmp_path / "parts"), write_set(tmp_path / "others", ("nut", "bolt"), seed=1), tmp_path / "run"

@@ -152,6 +152,7 @@ def test_finds_defects_of_kept_out_textures(detector: Any, defects: Any) -> None
     assert np.mean(higher) > 0.75, "a defect raises its own picture's score"
 
 
+@pytest.mark.slow
 def test_a_good_picture_does_not_look_red(detector: Any, defects: Any) -> None:
     low, high = detector.map_range
     maps = scored(detector, defects[0]).anomaly_map

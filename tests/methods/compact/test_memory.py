@@ -187,6 +187,7 @@ def test_references_and_batch_find_more_than_zero_shot(detector: Any, products: 
     assert mean["batch"] > mean["zero-shot"], mean
 
 
+@pytest.mark.slow
 def test_maps_against_references_keep_the_scale(detector: Any, products: Any) -> None:
     for images, features, labels in products:
         with torch.inference_mode():
@@ -265,6 +266,7 @@ class Lazy(Sequence[ImageFeatures]):
         self.alive -= 1
 
 
+@pytest.mark.slow
 def test_a_set_is_loaded_block_by_block(detector: Any, products: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     features = products[2][1][:8]
     whole = scores_of_set(together(detector), one_by_one(features))
