@@ -59,7 +59,12 @@ Role = Annotated[
     list[str] | None, typer.Option("--kind", help="What a folder holds: NAME=anomalous, normal or mask; several times.")
 ]
 Ignore = Annotated[list[str] | None, typer.Option("--ignore", help="A folder of the data to leave out; several times.")]
+# ------------------------------------------------------------------ verdicts
+Threshold = Annotated[float | None, typer.Option(help="Score from which on a picture is anomalous.")]
+ReviewAt = Annotated[float | None, typer.Option(help="Score from which on a picture is for review.")]
+PixelThreshold = Annotated[float | None, typer.Option(help="Map value from which on a place is a region.")]
 # ------------------------------------------------------------------ output
+LimitReport = Annotated[int, typer.Option(min=0, help="Pictures shown in report.html, the worst first.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Delete the run in --out first.")]
 Replace = Annotated[bool, typer.Option("--overwrite", help="Replace the file that is there.")]

@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from zsad.common.file_names import OutputNames
@@ -20,6 +18,7 @@ from zsad.datasets import load_mask
 from zsad.decision.thresholds import fixed
 from zsad.detector import Detector
 from zsad.errors import MaskError
+from zsad.evaluation.map_size import resized, scored_pixels
 from zsad.evaluation.metrics import IMAGE, PIXEL, MetricValues, image_metrics, pixel_metrics
 from zsad.evaluation.metrics_table import Row
 from zsad.evaluation.plan import Job, Plan
@@ -128,12 +127,11 @@ def map_of(inspector: Inspector, scored: Scored, size: int) -> NDArray[np.float3
     if found.shape == (size, size):
         return found
     known = np.isfinite(found)
-    both = torch.from_numpy(np.stack([np.where(known, found, 0), known]).astype(np.float32))[None]
-    fitted = F.interpolate(both, (size, size), mode="bilinear", antialias=True)[0].numpy()
     if known.all():
-        return np.asarray(fitted[0])
+        return resized(found, size)
+    values, share = resized(np.where(known, found, 0), size), resized(known, size)
     with np.errstate(divide="ignore", invalid="ignore"):  # the mean of the scored pixels, where they are at least half
-        return np.asarray(np.where(fitted[1] > 0.5, fitted[0] / fitted[1], np.nan), np.float32)
+        return np.asarray(np.where(share > 0.5, values / share, np.nan), np.float32)
 
 
 def _row(job: Job, plan: Plan, kept: Kept, size: int, geometry: Geometry) -> Row:
@@ -198,22 +196,15 @@ def _masks(
     return found
 
 
-def _scored(geometry: Geometry, picture: tuple[int, int], size: int) -> NDArray[np.bool_]:
-    """(size, size) True where a picture is scored: at least half of the pixel lies in the region of interest."""
-    inside = geometry.window(picture).roi_mask()
-    if inside is None:
-        return np.ones((size, size), np.bool_)
-    grid = torch.from_numpy(inside.astype(np.float32))[None, None]
-    return np.asarray(F.interpolate(grid, (size, size), mode="bilinear", antialias=True)[0, 0].numpy() > 0.5)
-
-
 def _pixels(plan: Plan, packed: Mapping[int, NDArray[np.uint8]], kept: Kept, size: int, geometry: Geometry) -> MetricValues:
     outside: dict[int, bool] = {}  # pictures with defects outside of the region of interest: all of them?
 
     def pairs() -> Iterator[tuple[NDArray[np.float32], NDArray[np.bool_]]]:
         for index, bits in packed.items():
-            scored = _scored(geometry, tuple(kept.answers[index]["size"]), size)
-            found = np.where(scored, kept.map(index), np.float32(np.nan))  # maps that 0.1.0 kept have fillers there
+            scored = scored_pixels(geometry, tuple(kept.answers[index]["size"]), size)
+            found = kept.map(index)
+            if scored is not None:  # maps that 0.1.0 kept have fillers outside
+                found = np.where(scored, found, np.float32(np.nan))
             mask = np.unpackbits(bits, count=size * size).reshape(size, size).astype(bool)
             if (lost := mask & np.isnan(found)).any():
                 outside[index] = bool((lost == mask).all())
