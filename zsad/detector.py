@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
@@ -37,6 +37,8 @@ class Detector(nn.Module):
     cacheable: ClassVar[bool] = True  # False: ``encode`` runs learned weights, so training may not cache its output
     learned: ClassVar[bool] = False  # True: must not score before weights were trained or loaded
     schedule: ClassVar[Schedule] = Schedule()  # of the paper's training; the defaults of ``zsad.train``
+    train_mode: ClassVar[tuple[str, ...]] = ()  # own modules that learn in training mode: batch statistics, dropout
+    remembers: ClassVar[bool] = False  # True: training begins with ``remember``, one pass over all pictures
     authors_file: ClassVar[AuthorsFile] = AuthorsFile()  # layout of the authors' checkpoints
     takes_anomalous: ClassVar[bool] = False  # references may be anomalous, with masks; see ``banks``
     smallest_set: ClassVar[int] = 1  # fewest pictures of a batch whose pictures are compared with each other
@@ -99,6 +101,12 @@ class Detector(nn.Module):
     def loss(self, batch: Batch, context: Context) -> dict[str, Tensor]:
         """Named parts of the training loss; the trainer sums and logs them."""
         raise UsageError(f"{self.name} has nothing to train.")
+
+    def start_phase(self, phase: int) -> None:
+        """Called before the first step of ``schedule.phases[phase]``, also by a resumed run: what the loss reads differently."""
+
+    def remember(self, batches: Iterable[Batch]) -> None:
+        """Keeps what the training pictures leave in the method's own buffers, such as labelled features; see ``remembers``."""
 
     # ------------------------------------------------------------------ what methods share
     @staticmethod

@@ -24,6 +24,7 @@ __all__ = [
     "Batch",
     "Context",
     "ImageFeatures",
+    "Phase",
     "Prediction",
     "Recipe",
     "References",
@@ -58,6 +59,14 @@ class Recipe:
 
 
 @dataclass(frozen=True)
+class Phase:
+    """A part of a training with its own learning rates."""
+
+    epochs: int
+    rates: Mapping[str, float]  # learning rate by the beginning of a parameter's name; parameters without one are frozen
+
+
+@dataclass(frozen=True)
 class Schedule:
     """Optimiser settings of a paper: the defaults of ``zsad.train``. The number of epochs is fixed."""
 
@@ -70,7 +79,12 @@ class Schedule:
     clip: float | None = None  # largest norm of the gradient
     one_name: bool = True  # a step holds pictures of one category, since the loss takes one context
     labels_only: bool = False  # the loss has a term that learns from labels, so pictures without masks are of use
-    lr_schedule: str = "constant"  # or "one_cycle": the rate rises to lr and falls to nothing within the run
+    # or "one_cycle": the rate rises to lr and falls to nothing within the run; "cosine": it falls from lr to last_lr
+    lr_schedule: str = "constant"
+    last_lr: float = 0.0  # of "cosine"
+    phases: tuple[Phase, ...] = ()  # one after the other; (): all parameters learn at lr for ``epochs``
+    references: int = 0  # normal pictures of the same category that each picture comes with, drawn anew in every step
+    mosaic: float = 0.0  # part of the steps' pictures that become a 2 x 2 mosaic with others of their category
 
 
 def each_tensor(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
@@ -216,7 +230,7 @@ class Batch:
     masks: Tensor | None  # (B, H, W) 1 = defect; None: image labels only
     names: Sequence[str]  # category of each picture
     kinds: Sequence[str] = ()  # what each picture's defect is called, "" where it is normal or unknown; (): nothing is known
-    references: References | None = None
+    references: Tensor | ImageFeatures | None = None  # normal pictures, ``Schedule.references`` per picture in its order
 
 
 class Backbone(Protocol):

@@ -99,8 +99,8 @@ def test_real_crane_files(root: Path) -> None:
     state = read_state_dict(path)["prompt_learner"]
     backbone = zsad.backbones.clip.CLIP(
         "wide",
-        vision=zsad.backbones.vit.TowerShape(64, 2, 1, 64),
-        text=zsad.backbones.vit.TowerShape(768, 1, 12, 64),
+        vision=zsad.backbones.blocks.TowerShape(64, 2, 1, 64),
+        text=zsad.backbones.blocks.TowerShape(768, 1, 12, 64),
         patch_size=16,
         native_size=80,
         dim=32,

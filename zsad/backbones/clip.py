@@ -8,8 +8,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from zsad.backbones.blocks import ACTIVATIONS, TowerShape, Transformer
 from zsad.backbones.tokens import clip_tokenizer
-from zsad.backbones.vit import ACTIVATIONS, POSITION_MODES, LocalPath, Prompts, TowerShape, Transformer, VisionTransformer
+from zsad.backbones.vit import POSITION_MODES, LocalPath, Prompts, VisionTransformer
 from zsad.errors import SizeMismatch, UsageError
 from zsad.images.preprocessing import CLIP_MEAN, CLIP_STD, Squash
 from zsad.types import ImageFeatures
@@ -71,12 +72,12 @@ class CLIP(nn.Module):
         """
         if any(not 1 <= tap <= self.depth for tap in taps):
             raise UsageError(f"taps={tuple(taps)} must lie in 1..{self.depth}, the layers of {self.name}.")
-        cls, plain, own = self.visual(images, taps, local, prompts)
-        return ImageFeatures(self.visual.project(cls), plain, {"local": own} if local else {})
+        states = self.visual(images, taps, local, prompts)
+        return ImageFeatures(self.visual.project(states.cls), states.plain, {"local": states.local} if local else {})
 
     def encode_class(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) preprocessed -> (B, D) as ``encode_image(...).image``; the last block runs for the class token alone."""
-        return self.visual.project(self.visual(images, class_only=True)[0])
+        return self.visual.project(self.visual(images, class_only=True).cls)
 
     # ------------------------------------------------------------------ text
     def tokenize(self, sentences: Sequence[str]) -> Tensor:

@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from zsad.backbones.blocks import Block, TowerShape
 from zsad.backbones.shipped import load_shipped
-from zsad.backbones.vit import Block, TowerShape, resize_positions
+from zsad.backbones.vit import resize_positions
 from zsad.errors import UsageError
 from zsad.images.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Squash
 from zsad.registry import register_backbone

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from zsad.backbones.blocks import TowerShape
 from zsad.backbones.clip import CLIP
-from zsad.backbones.vit import TowerShape
 from zsad.errors import CheckpointMismatch, UnsupportedBackbone, UsageError
 from zsad.registry import register_backbone
 from zsad.weights.checkpoints import read_state_dict, sha256_of

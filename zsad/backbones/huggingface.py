@@ -14,9 +14,9 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from zsad.backbones.blocks import TowerShape
 from zsad.backbones.clip import CLIP
 from zsad.backbones.file import load_clip_state
-from zsad.backbones.vit import TowerShape
 from zsad.errors import SizeMismatch, UnsupportedBackbone, UsageError, WeightsUnavailable
 from zsad.images.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Squash
 from zsad.registry import register_backbone

@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 
+from zsad.backbones.blocks import TowerShape
 from zsad.backbones.clip import CLIP
 from zsad.backbones.file import clip_state, load_clip_state
-from zsad.backbones.vit import TowerShape
 from zsad.errors import UnknownName, UnsupportedBackbone, WeightsUnavailable
 from zsad.registry import register_backbone
 from zsad.weights.checkpoints import read_state_dict, sha256_of

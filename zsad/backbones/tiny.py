@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from zsad.backbones.blocks import TowerShape
 from zsad.backbones.clip import CLIP
-from zsad.backbones.vit import TowerShape
 from zsad.registry import register_backbone
 
 __all__ = ["load_tiny"]

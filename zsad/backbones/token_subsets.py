@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from zsad.backbones.vit import Block, VisionTransformer
+from zsad.backbones.blocks import Block
+from zsad.backbones.vit import VisionTransformer
 
 __all__ = ["encode_subsets"]
 

@@ -94,13 +94,13 @@ class AnomalyCLIP(Detector):
         """(B, 3, H, W) -> image feature without ``ln_post``, and ``streams["local"]``: projected patches (B, L, D) per tap."""
         visual = self.backbone.visual
         taps, start = self.layers()
-        cls, _, local = visual(images, taps, LocalPath(start, value_value), class_only=True)
-        if missing := set(taps) - local.keys():
+        states = visual(images, taps, LocalPath(start, value_value), class_only=True)
+        if missing := set(taps) - states.local.keys():
             raise UsageError(
                 f"taps={taps}: the backbone has no layer {sorted(missing)}; its layers are 1..{self.backbone.depth}."
             )
-        projected = {layer: Tap(visual.project(tap.patches), tap.grid) for layer, tap in local.items()}
-        return ImageFeatures(visual.project(cls, norm=False), streams={"local": projected})
+        projected = {layer: Tap(visual.project(tap.patches), tap.grid) for layer, tap in states.local.items()}
+        return ImageFeatures(visual.project(states.cls, norm=False), streams={"local": projected})
 
     def reference_taps(self, features: ImageFeatures) -> Mapping[int, Tap]:
         """The local stream's projected patches, (B, L, D) per tap."""
