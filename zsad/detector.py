@@ -103,7 +103,7 @@ class Detector(nn.Module):
         raise UsageError(f"{self.name} has nothing to train.")
 
     def start_phase(self, phase: int) -> None:
-        """Called before the first step of ``schedule.phases[phase]``, also by a resumed run: what the loss reads differently."""
+        """Called before the first step of ``schedule.phases[phase]``, also by a resumed run; the loss may change."""
 
     def remember(self, batches: Iterable[Batch]) -> None:
         """Keeps what the training pictures leave in the method's own buffers, such as labelled features; see ``remembers``."""

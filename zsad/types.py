@@ -19,19 +19,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 __all__ = [
-    "Backbone",
-    "Bank",
-    "Batch",
-    "Context",
-    "ImageFeatures",
-    "Phase",
-    "Prediction",
-    "Recipe",
-    "References",
-    "Schedule",
-    "Tap",
-    "TextBackbone",
-    "each_tensor",
+    *("Backbone", "Bank", "Batch", "Context", "ImageFeatures", "Phase", "Prediction", "Recipe", "References", "Schedule"),
+    *("Tap", "TextBackbone", "each_tensor"),
 ]
 
 
@@ -79,8 +68,7 @@ class Schedule:
     clip: float | None = None  # largest norm of the gradient
     one_name: bool = True  # a step holds pictures of one category, since the loss takes one context
     labels_only: bool = False  # the loss has a term that learns from labels, so pictures without masks are of use
-    # or "one_cycle": the rate rises to lr and falls to nothing within the run; "cosine": it falls from lr to last_lr
-    lr_schedule: str = "constant"
+    lr_schedule: str = "constant"  # or "one_cycle": it rises to lr and falls to nothing; "cosine": it falls to last_lr
     last_lr: float = 0.0  # of "cosine"
     phases: tuple[Phase, ...] = ()  # one after the other; (): all parameters learn at lr for ``epochs``
     references: int = 0  # normal pictures of the same category that each picture comes with, drawn anew in every step
