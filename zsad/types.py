@@ -51,7 +51,7 @@ class Recipe:
 class Phase:
     """A part of a training with its own learning rates."""
 
-    epochs: int
+    epochs: int  # of a schedule, the phases' sum is its ``epochs``
     rates: Mapping[str, float]  # learning rate by the beginning of a parameter's name; parameters without one are frozen
 
 

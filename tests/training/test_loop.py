@@ -23,11 +23,11 @@ from tiny_training import tiny
 import zsad
 from zsad.errors import MissingExtra, UsageError, WriteError
 from zsad.inference import feature_store
-from zsad.training import loop
+from zsad.training import steps as one_step
 from zsad.training.data import Example, epoch_steps, share
 from zsad.training.plot import draw_losses
+from zsad.training.rates import learning_rate_at
 from zsad.training.run import TrainingRun
-from zsad.training.setup import learning_rate_at
 from zsad.types import Schedule
 from zsad.weights import checkpoints
 from zsad.weights.checkpoints import read_header, read_state_dict
@@ -217,7 +217,7 @@ def test_a_full_disk_keeps_whole_epochs(data: Path, tmp_path: Path, monkeypatch:
 @pytest.mark.slow
 def test_ctrl_c_loses_the_epoch_alone(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     zsad.train(tiny("april_gan"), data, tmp_path / "whole", epochs=2)
-    real, steps = loop.backward, []
+    real, steps = one_step.backward, []
 
     def stopped(*arguments: Any) -> dict[str, float]:
         steps.append(1)
@@ -226,7 +226,7 @@ def test_ctrl_c_loses_the_epoch_alone(data: Path, tmp_path: Path, monkeypatch: p
         return real(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "backward", stopped)
+        patch.setattr(one_step, "backward", stopped)
         with pytest.raises(KeyboardInterrupt):
             zsad.train(tiny("april_gan"), data, tmp_path / "cut", epochs=2)
     assert (tmp_path / "cut/epoch_1.safetensors").is_file()
@@ -274,7 +274,7 @@ def test_refusals(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         zsad.train(april, data, tmp_path, precision="fp8")
     with pytest.raises(UsageError, match=r"device of train takes 'auto' or 'cpu'; got 'tpu'"):
         zsad.train(april, data, tmp_path, device="tpu")
-    with pytest.raises(UsageError, match=r"lr_schedule of train takes .constant. or .one_cycle. or None; got .linear."):
+    with pytest.raises(UsageError, match=r"lr_schedule of train takes .constant. or .one_cycle. or .cosine. or None; got .linear."):
         zsad.train(april, data, tmp_path, lr_schedule="linear")
     with pytest.raises(UsageError, match=r"batch_size of train takes a whole number or None; got 2.5"):
         zsad.train(april, data, tmp_path, batch_size=2.5)

@@ -10,8 +10,8 @@ import torch
 
 from zsad.prompts import hybrid
 from zsad.training.data import share
-from zsad.training.loop import Contexts, backward
 from zsad.training.setup import accelerator_for
+from zsad.training.steps import Contexts, backward
 from zsad.types import Batch
 from zsad.verification.proofs import adaclip, anomalyclip, april_gan
 from zsad.verification.reference import Reference, reference_folder

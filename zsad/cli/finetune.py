@@ -41,7 +41,7 @@ from zsad.training.run import FINAL, PLOT
 log = logging.getLogger("zsad")
 # options that are keywords of zsad.train as they are
 TRAINING = (
-    *("epochs", "batch_size", "lr", "lr_schedule", "seed", "synthetic", "parts", "device", "precision"),
+    *("epochs", "batch_size", "lr", "lr_schedule", "mosaic", "seed", "synthetic", "parts", "device", "precision"),
     *("value_range", "licence", "tensorboard", "resume", "overwrite"),
 )
 
@@ -58,7 +58,10 @@ def finetune(
     ] = None,
     lr: Annotated[float | None, typer.Option(help="Learning rate; the paper's by default.")] = None,
     lr_schedule: Annotated[
-        Literal["constant", "one_cycle"] | None, typer.Option(help="How the rate runs; the paper's by default.")
+        Literal["constant", "one_cycle", "cosine"] | None, typer.Option(help="How the rate runs; the paper's by default.")
+    ] = None,
+    mosaic: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Part of the pictures that become a mosaic of four; caches nothing.")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of first values, order and synthetic defects.")] = 111,
     synthetic: Annotated[
@@ -111,9 +114,11 @@ def finetune(
     if as_json:
         print_json(facts)
         return
-    losses = facts["losses"]
-    typer.echo(f"Written to {facts['out']}: {facts['method']} after {many(facts['epoch'], 'epoch')}.")
-    typer.echo(f"Mean loss of the first epoch {losses[0]:.4f}, of the last {losses[-1]:.4f}; see {out / PLOT}.")
+    if losses := facts.get("losses"):
+        typer.echo(f"Written to {facts['out']}: {facts['method']} after {many(facts['epoch'], 'epoch')}.")
+        typer.echo(f"Mean loss of the first epoch {losses[0]:.4f}, of the last {losses[-1]:.4f}; see {out / PLOT}.")
+    else:
+        typer.echo(f"Written to {facts['out']}: the memory of {facts['method']}, made in one pass.")
     typer.echo(f"Learned from: {facts['trained_on']}. Licence: {facts['licence']}.")
 
 

@@ -95,22 +95,33 @@ class ExampleLoader:
             ImageError: it cannot be read.
             MaskError: the mask cannot be read, has another size than the picture, or contradicts the label.
         """
-        sample, size = example.sample, int(self.backbone.image_size)
+        rgb, mask, kind = self.whole(example)
+        return self.backbone.preprocess(rgb), None if mask is None else self.sized(mask), kind
+
+    def sized(self, mask: Any) -> Tensor:
+        """A mask (H, W) at the model's input size, uint8."""
+        return torch.from_numpy(resize_mask(mask > 0, int(self.backbone.image_size)).astype(np.uint8))
+
+    def whole(self, example: Example) -> tuple[Any, Any, str]:
+        """The picture (H, W, 3) and its mask (H, W) uint8 or None as they are; synthetic defects at the model's input size.
+
+        Raises:
+            ImageError, MaskError: as ``load``.
+        """
+        sample = example.sample
         rgb = load_image(ImageRef(example.source, sample.path), value_range=self.value_range).rgb
         kind = sample.kind if example.label else ""
         if example.defect:
-            rgb, mask, kind = self._with_defect(rgb, example, size)
-        elif not example.masked:
-            return self.backbone.preprocess(rgb), None, kind
-        elif example.label == 0 and sample.mask is None:
-            mask = np.zeros((size, size), np.uint8)
-        else:
-            whole = load_mask(sample, picture=rgb.shape[:2])
-            if whole.any() != bool(example.label):
-                what = "anomalous and its mask is empty" if example.label else "normal and has a mask with a defect"
-                raise MaskError(f"{example.source!r} is labelled {what}. Correct one of them.")
-            mask = resize_mask(whole, size).astype(np.uint8)
-        return self.backbone.preprocess(rgb), torch.from_numpy(mask), kind
+            return self._with_defect(rgb, example, int(self.backbone.image_size))
+        if not example.masked:
+            return rgb, None, kind
+        if example.label == 0 and sample.mask is None:
+            return rgb, np.zeros(rgb.shape[:2], np.uint8), kind
+        mask = load_mask(sample, picture=rgb.shape[:2])
+        if mask.any() != bool(example.label):
+            what = "anomalous and its mask is empty" if example.label else "normal and has a mask with a defect"
+            raise MaskError(f"{example.source!r} is labelled {what}. Correct one of them.")
+        return rgb, mask.astype(np.uint8), kind
 
     def _with_defect(self, rgb: Any, example: Example, size: int) -> tuple[Any, Any, str]:
         """Adds a synthetic defect at the model's input size, so that thin ones survive."""
@@ -139,18 +150,27 @@ def load_examples(
         yield example, *loaded
 
 
-def epoch_steps(examples: Sequence[Example], batch_size: int, one_name: bool, seed: int, epoch: int) -> list[list[int]]:
+def epoch_steps(
+    examples: Sequence[Example], batch_size: int, one_name: bool, seed: int, epoch: int, least: int = 1
+) -> list[list[int]]:
     """The steps of an epoch as lists of indices into ``examples``: a function of seed and epoch, not of the processes.
 
-    A step holds pictures with masks or pictures without, never both, and with ``one_name`` those of one category.
+    A step holds pictures with masks or pictures without, never both, and with ``one_name`` those of one category. A last step
+    of fewer than ``least`` pictures joins the one before it.
     """
     rng = np.random.default_rng([seed, epoch])
     groups: dict[tuple[bool, str], list[int]] = {}
     for row in rng.permutation(len(examples)).tolist():
         example = examples[row]
         groups.setdefault((example.masked, example.name if one_name else ""), []).append(row)
-    steps = [rows[start : start + batch_size] for rows in groups.values() for start in range(0, len(rows), batch_size)]
+    steps = [rows[start:end] for rows in groups.values() for start, end in _spans(len(rows), batch_size, least)]
     return [steps[place] for place in rng.permutation(len(steps)).tolist()]
+
+
+def _spans(count: int, size: int, least: int) -> list[tuple[int, int]]:
+    """Starts and ends of pieces of ``size``, the last one smaller; where it is below ``least``, the last two are one."""
+    starts = [start for start in range(0, count, size) if start == 0 or count - start >= least]
+    return list(zip(starts, [*starts[1:], count], strict=True))
 
 
 def share(rows: Sequence[int], rank: int, world: int, parts: int = 1) -> list[tuple[list[int], float]]:
@@ -161,5 +181,5 @@ def share(rows: Sequence[int], rank: int, world: int, parts: int = 1) -> list[tu
     own = list(rows[rank::world])
     if not own:
         return [(list(rows[:1]), 0.0)]
-    size = -(-len(own) // parts)
-    return [(own[start : start + size], len(own[start : start + size]) / len(rows)) for start in range(0, len(own), size)]
+    pieces = [piece.tolist() for piece in np.array_split(np.array(own), min(parts, len(own)))]  # sizes differ by one at most
+    return [(piece, len(piece) / len(rows)) for piece in pieces]

@@ -149,6 +149,10 @@ class TrainingRun:
         """The last epoch's weights under their final name."""
         write_atomically(self.out / FINAL, self.weights_path(epoch).read_bytes())
 
+    def save_final(self, detector: Detector, about: Mapping[str, Any]) -> None:
+        """Weights that took no epoch: what the method remembers."""
+        detector.save(self.out / FINAL, **about)
+
     # ------------------------------------------------------------------ what a person reads
     def log_step(self, epoch: int, losses: Mapping[str, float], board: Any = None) -> None:
         """A row for one step, on disk at once."""

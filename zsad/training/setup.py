@@ -8,12 +8,12 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from zsad.common.file_names import many
 from zsad.detector import Detector
 from zsad.errors import MissingExtra, UsageError
+from zsad.training.rates import LR_SCHEDULES, scaled_phases
 from zsad.training.run import TrainingRun
 from zsad.training.training_set import TrainingSet
 from zsad.types import Schedule
@@ -23,9 +23,7 @@ __all__ = [
     "accelerator_for",
     "check_counts",
     "chosen_schedule",
-    "learning_rate_at",
-    "optimizer_for",
-    "set_learning_rate",
+    "named_parameters",
     "settings_of",
     "start_or_resume",
     "tensorboard_writer",
@@ -33,15 +31,18 @@ __all__ = [
 ]
 
 PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
-LR_SCHEDULES = ("constant", "one_cycle")
-WARMUP = 0.15  # part of a run in which the learning rate rises
-OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+ADDED = ("last_lr", "phases", "references", "mosaic")  # settings that runs of before do not have: left out at their defaults
 
 
 def trainable_parameters(detector: Detector) -> list[nn.Parameter]:
     """The method's own parameters; its encoders' are frozen."""
+    return [parameter for _, parameter in named_parameters(detector) if parameter.requires_grad]
+
+
+def named_parameters(detector: Detector) -> list[tuple[str, nn.Parameter]]:
+    """The method's own parameters with their names, also those that a phase of the training has frozen."""
     own = detector.learned_state().keys()
-    return [p for key, p in detector.named_parameters() if key in own and p.requires_grad]
+    return [(key, parameter) for key, parameter in detector.named_parameters() if key in own]
 
 
 def check_counts(**given: tuple[int, int]) -> None:
@@ -57,15 +58,20 @@ def chosen_schedule(detector: Detector, **given: Any) -> Schedule:
     Raises:
         UsageError: the method has no trainable parameters, or a value is out of range.
     """
-    if not trainable_parameters(detector):
+    if not trainable_parameters(detector) and not detector.remembers:
         raise UsageError(f"{detector.name} has nothing to train. Choose a method with learned weights; see zsad list methods.")
     for key, value in given.items():
-        if isinstance(value, (int, float)) and not (math.isfinite(value) and value > 0):
+        if key != "mosaic" and isinstance(value, (int, float)) and not (math.isfinite(value) and value > 0):
             raise UsageError(f"{key} has to be above 0; got {value}.")
-    schedule = replace(detector.schedule, **{key: value for key, value in given.items() if value is not None})
+    own = detector.schedule
+    schedule = replace(own, **{key: value for key, value in given.items() if value is not None})
     if schedule.lr_schedule not in LR_SCHEDULES:
-        raise UsageError(f"lr_schedule={schedule.lr_schedule!r}: choose {' or '.join(LR_SCHEDULES)}.")
-    return schedule
+        raise UsageError(f"lr_schedule={schedule.lr_schedule!r}: choose {', '.join(LR_SCHEDULES[:-1])} or {LR_SCHEDULES[-1]}.")
+    if not 0 <= schedule.mosaic <= 1:
+        raise UsageError(f"mosaic is a part of the pictures, 0 to 1; got {schedule.mosaic}.")
+    if not schedule.phases:
+        return schedule
+    return replace(schedule, phases=scaled_phases(own.phases, schedule.epochs, schedule.lr / own.lr))
 
 
 def accelerator_for(device: str, precision: str) -> Any:
@@ -86,38 +92,13 @@ def accelerator_for(device: str, precision: str) -> Any:
     return Accelerator(cpu=device == "cpu", mixed_precision=PRECISIONS[precision], kwargs_handlers=[patience])
 
 
-def optimizer_for(detector: Detector, schedule: Schedule) -> torch.optim.Optimizer:
-    """The schedule's optimizer over the method's own parameters."""
-    if schedule.optimizer not in OPTIMIZERS:
-        raise UsageError(f"The schedule of {detector.name} asks for {schedule.optimizer!r}; known: {', '.join(OPTIMIZERS)}.")
-    build = OPTIMIZERS[schedule.optimizer]
-    return build(trainable_parameters(detector), lr=schedule.lr, betas=schedule.betas, weight_decay=schedule.weight_decay)
-
-
-def learning_rate_at(schedule: Schedule, done: float) -> float:
-    """The learning rate after a part ``done`` of the run, 0 to 1.
-
-    "one_cycle" is the shape of Smith and Topin 2019 in two cosine halves: from a 25th of the highest rate up to it within
-    ``WARMUP`` of the run, then down to almost 0. A function of ``done`` alone, so that a resumed run continues it.
-    """
-    if schedule.lr_schedule == "constant":
-        return schedule.lr
-    first, last, part = (1 / 25, 1.0, done / WARMUP) if done < WARMUP else (1.0, 4e-6, (done - WARMUP) / (1 - WARMUP))
-    return schedule.lr * (last + (first - last) * (1 + math.cos(math.pi * part)) / 2)
-
-
-def set_learning_rate(optimizer: Any, lr: float) -> None:
-    """Sets the learning rate of every parameter group."""
-    for group in optimizer.param_groups:
-        group["lr"] = lr
-
-
 def settings_of(
     detector: Detector, schedule: Schedule, seed: int, synthetic: int, precision: str, training_set: TrainingSet
 ) -> dict[str, Any]:
     """Settings that a resumed run must share; the number of epochs may differ where the learning rate is constant."""
     steps = {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(schedule).items()}
-    if schedule.lr_schedule == "constant":
+    steps = {key: value for key, value in steps.items() if value or key not in ADDED}
+    if schedule.lr_schedule == "constant" and not schedule.phases:
         del steps["epochs"]
     facts = facts_of(detector)
     return steps | {

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import logging
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,15 @@ from zsad.detector import Detector
 from zsad.errors import UsageError
 from zsad.training.cache import FeatureCache, stacked
 from zsad.training.data import Example, ExampleLoader, load_examples
+from zsad.training.draws import Draws, mosaic_of
 from zsad.training.run import TrainingRun
-from zsad.types import Batch
+from zsad.types import Batch, ImageFeatures, Schedule
 from zsad.weights.checkpoints import sha256_of
 
 __all__ = ["TrainingSet"]
 
 log = logging.getLogger("zsad")
+NO_NORMAL = "is of a category without a normal picture, and {} learns by comparing each picture with one."
 NO_MASK = "has no mask, or is normal in a category of which no defect has one, and {} learns from masks alone."
 
 
@@ -39,6 +42,7 @@ class TrainingSet:
         value_range: as ``load_image``.
         cache: folder for features; False: none. Without effect where ``encode`` is trained.
         precision: of ``encode``.
+        schedule: of the run.
 
     Attributes:
         examples: those that can be used, in a fixed order.
@@ -53,10 +57,11 @@ class TrainingSet:
         value_range: tuple[float, float] | None,
         cache: str | Path | bool,
         precision: str,
+        schedule: Schedule,
     ) -> None:
-        self.detector = detector
+        self.detector, self.seed, self.schedule = detector, seed, schedule
         self.loader = ExampleLoader(detector.backbone, seed, value_range)
-        cached = detector.cacheable and cache is not False
+        cached = detector.cacheable and cache is not False and not schedule.mosaic  # a mosaic is another picture every time
         self.cache = FeatureCache(Path(str(cache)), detector, precision) if cached else None
         self.examples: list[Example] = []
         self.kinds: list[str] = []  # by example
@@ -67,18 +72,15 @@ class TrainingSet:
     def __len__(self) -> int:
         return len(self.examples)
 
-    def read(
-        self, examples: Sequence[Example], rows: list[dict[str, str]], accelerator: Any, run: TrainingRun, labels_only: bool
-    ) -> None:
+    def read(self, examples: Sequence[Example], rows: list[dict[str, str]], accelerator: Any, run: TrainingRun) -> None:
         """Reads every picture once, in the main process; those that cannot be used become rows of ``errors.jsonl``.
 
         Raises:
             UsageError: no anomalous picture can be used, or the disk has no room for the features.
         """
         if accelerator.is_main_process:
-            unmasked = [] if labels_only else [one for one in examples if not one.masked]
-            rows += [{"picture": one.source, "error": NO_MASK.format(self.detector.name)} for one in unmasked]
-            self._read_all([one for one in examples if labels_only or one.masked], rows, accelerator)
+            examples = self._usable(examples, rows)
+            self._read_all(examples, rows, accelerator)
             run.write_errors(rows)
             self._check_labels(rows, run, synthetic=any(one.defect for one in examples))
         state: list[Any] = [[self.examples, self.kinds, self.keys, self.masks, self.hashes]]
@@ -87,6 +89,21 @@ class TrainingSet:
 
             broadcast_object_list(state)
         self.examples, self.kinds, self.keys, self.masks, self.hashes = state[0]
+        self.draws = Draws(self.examples, self.kinds, self.seed)
+
+    def _usable(self, examples: Sequence[Example], rows: list[dict[str, str]]) -> list[Example]:
+        """The examples that the method can learn from; the others become rows."""
+        normal, reasons = {one.name for one in examples if not one.label}, []
+        for one in examples:
+            alone = self.schedule.references and one.name not in normal
+            reasons.append(NO_MASK if not (self.schedule.labels_only or one.masked) else NO_NORMAL if alone else "")
+        name = self.detector.name
+        rows += [
+            {"picture": one.source, "error": reason.format(name)}
+            for one, reason in zip(examples, reasons, strict=True)
+            if reason
+        ]
+        return [one for one, reason in zip(examples, reasons, strict=True) if not reason]
 
     def _read_all(self, examples: Sequence[Example], rows: list[dict[str, str]], accelerator: Any) -> None:
         """Fills the attributes and the cache."""
@@ -154,22 +171,41 @@ class TrainingSet:
             log.warning("%s left out: %s", many(len(rows), "picture was", "pictures were"), run.out / "errors.jsonl")
 
     # ------------------------------------------------------------------ steps
-    def micro_batches(self, shares: Sequence[tuple[list[int], float]]) -> list[tuple[Batch, float]]:
+    def micro_batches(self, shares: Sequence[tuple[list[int], float]], epoch: int) -> list[tuple[Batch, float]]:
         """Batches on the CPU, each with its share of the step's pictures."""
-        return [(self.batch(rows), weight) for rows, weight in shares]
+        return [(self.batch(rows, epoch), weight) for rows, weight in shares]
 
-    def batch(self, rows: Sequence[int]) -> Batch:
-        """The examples with some indices, all with masks or all without."""
+    def in_order(self) -> Iterator[Batch]:
+        """All examples once, in their order, in batches of the schedule's size, with masks or without."""
+        for masked in (True, False):
+            rows = [row for row, example in enumerate(self.examples) if example.masked is masked]
+            for start in range(0, len(rows), self.schedule.batch_size):
+                yield self.batch(rows[start : start + self.schedule.batch_size])
+
+    def batch(self, rows: Sequence[int], epoch: int = 0) -> Batch:
+        """The examples with some indices, all with masks or all without; from epoch 1 on with what an epoch draws."""
+        count = self.schedule.references if epoch else 0
+        near = [one for row in rows for one in self.draws.references(row, epoch, count)] if count else []
         chosen = [self.examples[row] for row in rows]
-        labels, names = torch.tensor([one.label for one in chosen]), tuple(one.name for one in chosen)
-        kinds = tuple(self.kinds[row] for row in rows)
+        batch = Batch(*self._pictures(rows, epoch), tuple(one.name for one in chosen), tuple(self.kinds[row] for row in rows))
+        return replace(batch, references=self._pictures(near)[0]) if near else batch
+
+    def _pictures(self, rows: Sequence[int], epoch: int = 0) -> tuple[Tensor | ImageFeatures, Tensor, Tensor | None]:
+        """Pictures or features, labels, and masks where they are known."""
+        labels = [self.examples[row].label for row in rows]
         if self.cache is not None:
-            features = stacked([self.cache.read(self.keys[row]) for row in rows])
-            masks = torch.stack([self._mask(row) for row in rows]) if chosen[0].masked else None
-            return Batch(features, labels, masks, names, kinds)
-        loaded = [self.loader.load(one) for one in chosen]
-        known = [mask for _, mask, _ in loaded if mask is not None]
-        return Batch(torch.stack([image for image, *_ in loaded]), labels, torch.stack(known) if known else None, names, kinds)
+            masks = torch.stack([self._mask(row) for row in rows]) if self.examples[rows[0]].masked else None
+            return stacked([self.cache.read(self.keys[row]) for row in rows]), torch.tensor(labels), masks
+        loaded: list[tuple[Tensor, Tensor | None]] = []
+        for place, row in enumerate(rows):
+            if cells := self.draws.mosaic(row, epoch, self.schedule.mosaic) if epoch else []:
+                rgb, mask = mosaic_of([self.loader.whole(self.examples[cell])[:2] for cell in cells])
+                loaded.append((self.detector.backbone.preprocess(rgb), self.loader.sized(mask)))
+                labels[place] = int(mask.any())
+            else:
+                loaded.append(self.loader.load(self.examples[row])[:2])
+        known = [mask for _, mask in loaded if mask is not None]
+        return torch.stack([image for image, _ in loaded]), torch.tensor(labels), torch.stack(known) if known else None
 
     def _mask(self, row: int) -> Tensor:
         """Mask (H, W) uint8 of one example, from its packed bits."""
