@@ -274,7 +274,9 @@ def test_refusals(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         zsad.train(april, data, tmp_path, precision="fp8")
     with pytest.raises(UsageError, match=r"device of train takes 'auto' or 'cpu'; got 'tpu'"):
         zsad.train(april, data, tmp_path, device="tpu")
-    with pytest.raises(UsageError, match=r"lr_schedule of train takes .constant. or .one_cycle. or .cosine. or None; got .linear."):
+    with pytest.raises(
+        UsageError, match=r"lr_schedule of train takes .constant. or .one_cycle. or .cosine. or None; got .linear."
+    ):
         zsad.train(april, data, tmp_path, lr_schedule="linear")
     with pytest.raises(UsageError, match=r"batch_size of train takes a whole number or None; got 2.5"):
         zsad.train(april, data, tmp_path, batch_size=2.5)
