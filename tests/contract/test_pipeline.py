@@ -64,7 +64,8 @@ def test_predict_with_tiles_and_a_region_resumes(method: str, data: Path, weight
     whole = results(tmp_path)
     rows = [json.loads(line) for line in whole["predictions.jsonl"].splitlines()]
     assert [row["error"] for row in rows] == [None] * 5
-    assert len(maps := sorted((tmp_path / "maps").rglob("*.npy"))) == 5
+    maps = sorted((tmp_path / "maps").rglob("*.npy"))
+    assert len(maps) == 5
     for path in maps:
         anomaly_map = np.load(path)
         assert anomaly_map.shape == (96, 96)
