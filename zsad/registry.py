@@ -155,7 +155,10 @@ def create(name: str, *, backbone: str | Backbone | None = None, checkpoint: str
     }
     backbone = _encoder(cls.name, cls.recipe, backbone)
     _check_backbone(cls, backbone)
-    encoders = {key: _encoder(cls.name, recipe, asked[key]) for key, recipe in cls.encoders.items()}
+    encoders = {
+        key: None if asked[key] is None and recipe.optional else _encoder(cls.name, recipe, asked[key])
+        for key, recipe in cls.encoders.items()
+    }
     with torch.random.fork_rng(devices=[]):  # building a method never disturbs the caller's random numbers
         detector = cls(backbone, **encoders, **arguments)
     detector.restore(checkpoint=checkpoint, tag=tag)

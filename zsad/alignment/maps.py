@@ -9,12 +9,13 @@ from torch import Tensor
 __all__ = ["smooth", "upsample"]
 
 
-def upsample(grid: Tensor, size: int | tuple[int, int], *, align_corners: bool = False) -> Tensor:
-    """(B, h, w) -> (B, H, W), bilinear; one number is a square's side.
+def upsample(grid: Tensor, size: int | tuple[int, int], *, align_corners: bool = False, mode: str = "bilinear") -> Tensor:
+    """(B, h, w) -> (B, H, W), bilinear or "nearest"; one number is a square's side.
 
-    ``align_corners`` differs between papers and moves borders by half a patch.
+    ``align_corners`` differs between papers and moves borders by half a patch; "nearest" has none.
     """
-    return F.interpolate(grid[:, None], size=size, mode="bilinear", align_corners=align_corners)[:, 0]
+    corners = None if mode == "nearest" else align_corners
+    return F.interpolate(grid[:, None], size=size, mode=mode, align_corners=corners)[:, 0]
 
 
 def smooth(maps: Tensor, sigma: float, truncate: float = 4.0) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["anomaly_probability", "both"]
+__all__ = ["anomaly_probability", "both", "pooled_with_patches"]
 
 
 def anomaly_probability(features: Tensor, text: Tensor, temperature: float) -> Tensor:
@@ -28,3 +28,19 @@ def anomaly_probability(features: Tensor, text: Tensor, temperature: float) -> T
 def both(margins: Tensor) -> Tensor:
     """Anomalous logit less normal logit (B, H, W) -> probabilities of both, normal first, (B, 2, H, W)."""
     return torch.stack([-margins, margins], dim=1).sigmoid()
+
+
+def pooled_with_patches(image: Tensor, patches: Tensor, weights: Tensor, share: float = 0.5) -> Tensor:
+    """An image feature that its suspicious patches have a share in (Crane's score-based pooling).
+
+    Args:
+        image: (B, D), of any length.
+        patches: (B, L, D).
+        weights: (B, L), of any sum: the pooled vector is normalised before it is mixed.
+        share: of the patches.
+
+    Returns:
+        (B, D) of length one.
+    """
+    pooled = (weights[..., None] * patches).sum(dim=1)
+    return F.normalize(share * F.normalize(pooled, dim=-1) + (1 - share) * F.normalize(image, dim=-1), dim=-1)

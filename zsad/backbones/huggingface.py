@@ -159,6 +159,11 @@ class DINOv2(nn.Module):
             raise SizeMismatch(name, self.image_size, self.patch_size)
         self.preprocess = Squash(self.image_size, IMAGENET_MEAN, IMAGENET_STD)
 
+    def norm(self, x: Tensor) -> Tensor:
+        """Raw states (..., C) of the last layer -> behind the final LayerNorm."""
+        normed: Tensor = self.model.layernorm(x)
+        return normed
+
     def encode_image(self, images: Tensor, taps: Sequence[int] = ()) -> ImageFeatures:
         """(B, 3, H, W) preprocessed -> ``.image`` (B, C) and raw hidden states of the tapped layers, 1-based."""
         grid = images.shape[-2] // self.patch_size, images.shape[-1] // self.patch_size

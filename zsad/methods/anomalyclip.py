@@ -26,14 +26,21 @@ from zsad.alignment.similarity import anomaly_probability
 from zsad.backbones.vit import LocalPath
 from zsad.detector import Detector
 from zsad.errors import CheckpointMismatch, UsageError
-from zsad.prompts.learned_pair import PAIR_FILE, PromptPair, compare_start_token, flat_pair, has_projections, pair_sizes
+from zsad.prompts.learned_pair import (
+    NOUNS,
+    PAIR_FILE,
+    PromptPair,
+    compare_start_token,
+    flat_pair,
+    has_projections,
+    pair_sizes,
+)
 from zsad.references.fusion import fuse_with_references
 from zsad.registry import register
 from zsad.types import Backbone, Batch, Context, ImageFeatures, Prediction, Recipe, References, Schedule, Tap
 
 __all__ = ["AnomalyCLIP"]
 
-NOUNS = ("object", "damaged object")
 PIXEL_WEIGHT = 4.0  # of the maps' losses beside the picture's
 
 

@@ -6,15 +6,26 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zsad.errors import CheckpointMismatch
+from zsad.errors import CheckpointMismatch, UsageError
 from zsad.prompts.deep_prompts import Overwrite, rounded_to_half
 from zsad.weights.checkpoints import AuthorsFile
 
-__all__ = ["PAIR_FILE", "PromptPair", "compare_start_token", "flat_pair", "has_projections", "pair_sizes"]
+__all__ = [
+    "NOUNS",
+    "PAIR_FILE",
+    "PromptPair",
+    "compare_start_token",
+    "flat_pair",
+    "has_projections",
+    "pair_sizes",
+    "refuse_projections",
+]
 
 STD = 0.02  # of the initial tokens
+NOUNS = ("object", "damaged object")  # of AnomalyCLIP and Crane
 PROJECTIONS = "compound_prompt_projections."  # in AnomalyCLIP's files, used by nothing
 PAIR_FILE = AuthorsFile(  # of AnomalyCLIP and Crane, for a ``PromptPair`` that the detector calls ``prompts``
     {
@@ -51,7 +62,7 @@ class PromptPair(nn.Module):
         nouns: what follows the tokens, normal first.
     """
 
-    def __init__(self, width: int, context: int, deep: int, deep_length: int, nouns: tuple[str, str]) -> None:
+    def __init__(self, width: int, context: int, deep: int, deep_length: int, nouns: tuple[str, str] = NOUNS) -> None:
         super().__init__()
         self.nouns = nouns
         self.normal = nn.Parameter(STD * torch.randn(context, width))
@@ -64,19 +75,50 @@ class PromptPair(nn.Module):
         normal, anomalous = (f"{dummy} {noun}." for noun in self.nouns)
         return normal, anomalous
 
-    def encode(self, backbone: TextTower, *, half: bool) -> Tensor:
-        """Text features (1, 2, D), not normalised; ``half`` rounds the deep tokens to float16, as published."""
+    def encode(self, backbone: TextTower, *, half: bool, images: Tensor | None = None) -> Tensor:
+        """Text features (1, 2, D), not normalised; ``half`` rounds the deep tokens to float16, as published.
+
+        With image features ``images``, (B, D), each picture's is a token behind the learned ones, at length one (Crane): then
+        (B, 2, D).
+
+        Raises:
+            UsageError: image features of another width than the text tower's.
+        """
         ids = backbone.tokenize(list(self.sentences()))
-        x = backbone.token_embedding(ids)  # (2, context length, C)
-        learned = torch.stack([self.normal, self.anomalous])
-        x = torch.cat([x[:, :1], learned, x[:, 1 + learned.shape[1] :]], dim=1)
+        ends, x = ids.argmax(dim=1), backbone.token_embedding(ids)  # (2,), (2, context length, C)
+        learned, rest = torch.stack([self.normal, self.anomalous]), x[:, 1 + len(self.normal) :]
         deep = {layer: rounded_to_half(tokens) if half else tokens for layer, tokens in enumerate(self.deep, 2)}
-        return backbone.encode_embeddings(x, ids.argmax(dim=1), Overwrite(deep))[None]
+        if images is None:
+            x = torch.cat([x[:, :1], learned, rest], dim=1)
+            return backbone.encode_embeddings(x, ends, Overwrite(deep))[None]
+        if not self.takes(images):
+            raise UsageError(
+                f"Image features of width {images.shape[1]} cannot stand among text tokens of width {x.shape[2]}. Leave "
+                "image_token out, or take a backbone whose joint space is as wide as its text tower."
+            )
+        start, learned, rest = (part.expand(len(images), *part.shape) for part in (x[:, :1], learned, rest[:, :-1]))
+        own = F.normalize(images, dim=-1)[:, None, None].expand(-1, 2, 1, -1)
+        x = torch.cat([start, learned, own, rest], dim=2)  # (B, 2, context length, C)
+        encoded = backbone.encode_embeddings(x.flatten(0, 1), ends.repeat(len(images)) + 1, Overwrite(deep))
+        return encoded.unflatten(0, (-1, 2))
+
+    def takes(self, images: Tensor) -> bool:
+        """True where image features (B, D) are as wide as the tokens."""
+        return images.shape[1] == self.normal.shape[1]
 
 
 def has_projections(state: Mapping[str, Any]) -> bool:
     """True for AnomalyCLIP's layout; Crane's has the same keys without the dead projections."""
     return any(key.startswith(PROJECTIONS) for key in state)
+
+
+def refuse_projections(state: Mapping[str, Any]) -> None:
+    """Raises ``CheckpointMismatch`` for AnomalyCLIP's layout, where Crane's is wanted."""
+    if has_projections(state):
+        raise CheckpointMismatch(
+            "This checkpoint has AnomalyCLIP's layout (compound_prompt_projections): its prompts were learned with another "
+            "image tower. Pass it to create('anomalyclip')."
+        )
 
 
 def flat_pair(state: Mapping[str, Any]) -> dict[str, Any]:
