@@ -35,7 +35,7 @@ class Detector(nn.Module):
     encoders: ClassVar[Mapping[str, Recipe]] = {}
     needs: ClassVar[tuple[str, ...]] = ()  # attributes that the backbone must have
     cacheable: ClassVar[bool] = True  # False: ``encode`` runs learned weights, so training may not cache its output
-    learned: ClassVar[bool] = False  # True: must not score before weights were trained or loaded
+    learned: bool = False  # True: must not score before weights were trained or loaded; a constructor may narrow it
     schedule: ClassVar[Schedule] = Schedule()  # of the paper's training; the defaults of ``zsad.train``
     train_mode: ClassVar[tuple[str, ...]] = ()  # own modules that learn in training mode: batch statistics, dropout
     remembers: ClassVar[bool] = False  # True: training begins with ``remember``, one pass over all pictures

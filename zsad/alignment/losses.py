@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["dice", "focal", "map_terms", "top_mean"]
+__all__ = ["dice", "focal", "layer_losses", "map_terms", "top_mean"]
 
 SMOOTH = 1e-5  # of the one-hot target and inside the logarithm, as in the published code
 GAMMA = 2.0
@@ -55,6 +57,26 @@ def map_terms(probability: Tensor, masks: Tensor, *, normal: bool = True) -> dic
     masks = masks.float()
     terms = {"focal": focal(probability, masks), "dice": dice(probability[:, 1], masks)}
     return terms | {"dice normal": dice(probability[:, 0], 1 - masks)} if normal else terms
+
+
+def layer_losses(layers: Mapping[int, Tensor], masks: Tensor, *, rows: bool = False) -> dict[str, Tensor]:
+    """Focal loss of every layer's map and Dice loss of its anomalous half (APRIL-GAN, CLIP-AD).
+
+    Args:
+        layers: probabilities (B, 2, H, W), row 0 normal, row 1 anomalous.
+        masks: (B, H, W), 1 = defect.
+        rows: Dice takes each row of pixels for a picture, as published code does that lost the axis of pictures.
+
+    Returns:
+        "focal <layer>" and "dice <layer>"; scalars.
+    """
+    losses: dict[str, Tensor] = {}
+    for layer, probability in layers.items():
+        terms = map_terms(probability, masks, normal=False)
+        if rows:
+            terms["dice"] = dice(probability[:, 1].flatten(0, 1), masks.flatten(0, 1))
+        losses |= {f"{name} {layer}": term for name, term in terms.items()}
+    return losses
 
 
 def top_mean(maps: Tensor, part: float) -> Tensor:

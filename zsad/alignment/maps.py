@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["smooth", "upsample"]
+__all__ = ["probability_maps", "scaled_within_set", "smooth", "upsample"]
 
 
 def upsample(grid: Tensor, size: int | tuple[int, int], *, align_corners: bool = False, mode: str = "bilinear") -> Tensor:
@@ -16,6 +16,12 @@ def upsample(grid: Tensor, size: int | tuple[int, int], *, align_corners: bool =
     """
     corners = None if mode == "nearest" else align_corners
     return F.interpolate(grid[:, None], size=size, mode=mode, align_corners=corners)[:, 0]
+
+
+def probability_maps(logits: Tensor, grid: tuple[int, int], size: int, *, align_corners: bool = False) -> Tensor:
+    """Logits (B, L, classes) on a grid -> probabilities (B, classes, size, size): resized, then softmaxed over the classes."""
+    grids = logits.transpose(1, 2).unflatten(2, grid)  # (B, classes, h, w)
+    return F.interpolate(grids, size=size, mode="bilinear", align_corners=align_corners).softmax(dim=1)
 
 
 def smooth(maps: Tensor, sigma: float, truncate: float = 4.0) -> Tensor:
@@ -40,3 +46,9 @@ def _mirrored(length: int, radius: int) -> Tensor:
     """Indices of d c b a | a b c d | d c b a, as far as ``radius`` reaches."""
     index = torch.arange(-radius, length + radius) % (2 * length)
     return torch.where(index < length, index, 2 * length - 1 - index)
+
+
+def scaled_within_set(values: Tensor) -> Tensor:
+    """(N,) -> (N,) from 0 for the lowest to 1 for the highest; all 0 where none differs."""
+    low, high = values.aminmax()
+    return (values - low) / (high - low) if high > low else torch.zeros_like(values)

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["anomaly_probability", "both", "pooled_with_patches"]
+__all__ = ["anomaly_probability", "both", "pooled_with_patches", "surgery_similarity", "text_logits"]
 
 
 def anomaly_probability(features: Tensor, text: Tensor, temperature: float) -> Tensor:
@@ -44,3 +44,35 @@ def pooled_with_patches(image: Tensor, patches: Tensor, weights: Tensor, share: 
     """
     pooled = (weights[..., None] * patches).sum(dim=1)
     return F.normalize(share * F.normalize(pooled, dim=-1) + (1 - share) * F.normalize(image, dim=-1), dim=-1)
+
+
+def text_logits(features: Tensor, text: Tensor, temperature: float) -> Tensor:
+    """Products of directions and text by temperature, (B, ..., D) -> (B, ..., 2), normal first.
+
+    Args:
+        features: of any length.
+        text: (1 or B, 2, D), row 0 normal, row 1 anomalous; used at the length that it has, unlike in ``anomaly_probability``.
+        temperature: of the logits.
+    """
+    rows = (F.normalize(features, dim=-1) / temperature).reshape(len(features), -1, features.shape[-1])  # (B, N, D)
+    return (rows @ text.transpose(1, 2)).reshape(*features.shape[:-1], 2)
+
+
+def surgery_similarity(patches: Tensor, cls: Tensor, text: Tensor) -> Tensor:
+    """What patches have in common with anomalous text and not with normal text (feature surgery, in CLIP-AD's form).
+
+    Each class's cosine is weighted by twice the probability (of raw cosines) that the picture is of it, and the mean over both
+    classes is taken off: (w_1 cos_1 - w_0 cos_0) / 2. That of normal text is the same with the other sign.
+
+    Args:
+        patches: (B, L, D), of any length.
+        cls: (B, D), the class token of the same layer, of any length.
+        text: (1 or B, 2, D), row 0 normal, row 1 anomalous; used at the length that it has.
+
+    Returns:
+        (B, L), higher is more anomalous.
+    """
+    columns = text.transpose(1, 2)  # (1 or B, D, 2)
+    weight = 2 * (F.normalize(cls, dim=-1)[:, None] @ columns).softmax(dim=-1)  # (B, 1, 2)
+    normal, anomalous = (weight * (F.normalize(patches, dim=-1) @ columns)).unbind(dim=-1)
+    return (anomalous - normal) / 2

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zsad.alignment.losses import map_terms
+from zsad.alignment.losses import layer_losses
 from zsad.alignment.maps import upsample
 from zsad.alignment.similarity import anomaly_probability, both
 from zsad.backbones.clip import CLIP
@@ -138,8 +138,5 @@ class AprilGAN(Detector):
         """
         if batch.masks is None:
             raise UsageError("april_gan learns from masks; got a batch without. Give a mask per picture (all zero: normal).")
-        losses: dict[str, Tensor] = {}
-        for layer, margins in self.layer_margins(self.features_of(batch), context).items():
-            terms = map_terms(both(margins), batch.masks, normal=False)
-            losses |= {f"{name} {layer}": term for name, term in terms.items()}
-        return losses
+        margins = self.layer_margins(self.features_of(batch), context)
+        return layer_losses({layer: both(one) for layer, one in margins.items()}, batch.masks)

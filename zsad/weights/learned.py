@@ -27,7 +27,7 @@ class Learned(Protocol):
     """The parts of a ``Detector`` that its files are made of."""
 
     name: ClassVar[str]
-    learned: ClassVar[bool]
+    learned: bool
     authors_file: ClassVar[AuthorsFile]
     trained: bool
     header: dict[str, Any]
