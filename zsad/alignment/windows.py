@@ -1,4 +1,5 @@
-"""Square windows on a grid of patches, and the harmonic mean over those that cover a patch (WinCLIP, section 4.2)."""
+"""Square windows on a grid of patches: overlapping ones with the harmonic mean over those that cover a patch (WinCLIP,
+section 4.2), and those that part the grid (window attention)."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["harmonic_map", "incidence", "window_tokens"]
+__all__ = ["harmonic_map", "incidence", "join_windows", "split_windows", "window_tokens"]
 
 
 @lru_cache(maxsize=16)
@@ -30,3 +31,16 @@ def incidence(grid: tuple[int, int], scale: int) -> Tensor:
 def harmonic_map(scores: Tensor, scale: int, grid: tuple[int, int]) -> Tensor:
     """Harmonic mean over the windows that cover each patch: (B, n), all above 0, -> (B, h, w)."""
     return 1 / (1 / scores @ incidence(grid, scale).to(scores)).unflatten(1, grid)
+
+
+def split_windows(x: Tensor, grid: tuple[int, int], side: int) -> Tensor:
+    """(B, h * w, C) -> the ``side`` x ``side`` windows that do not overlap, row by row: (B * n, side * side, C)."""
+    rows, columns = grid[0] // side, grid[1] // side
+    return x.unflatten(1, (rows, side, columns, side)).transpose(2, 3).flatten(3, 4).flatten(0, 2)
+
+
+def join_windows(windows: Tensor, grid: tuple[int, int], side: int) -> Tensor:
+    """What ``split_windows`` made -> (B, h * w, C)."""
+    rows, columns = grid[0] // side, grid[1] // side
+    whole = windows.unflatten(0, (-1, rows, columns)).unflatten(3, (side, side))  # (B, rows, columns, side, side, C)
+    return whole.transpose(2, 3).flatten(1, 4)

@@ -94,8 +94,7 @@ class AnomalyCLIP(Detector):
     def prepare(self, name: str = "object", references: References | None = None) -> Context:
         """Text features (1, 2, D), normalised; banks. The name is not used: the prompts are object-agnostic."""
         text = F.normalize(self.prompts.encode(self.backbone, half=self.half_prompts), dim=-1)
-        normal, anomalous = self.prompts.sentences()
-        return Context(text, {"normal": (normal,), "anomalous": (anomalous,)}, banks=self.banks(references))
+        return Context(text, self.prompts.by_class(), banks=self.banks(references))
 
     def encode(self, images: Tensor) -> ImageFeatures:
         """(B, 3, H, W) -> image feature without ``ln_post``, and ``streams["local"]``: projected patches (B, L, D) per tap."""

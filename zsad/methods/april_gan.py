@@ -24,9 +24,10 @@ from zsad.alignment.maps import upsample
 from zsad.alignment.similarity import anomaly_probability, both
 from zsad.backbones.clip import CLIP
 from zsad.detector import Detector
-from zsad.errors import NeedsSet, UsageError
+from zsad.errors import UsageError
 from zsad.prompts.prompt_set import PromptSet, encode_ensemble
 from zsad.references.memory_bank import nearest_cosine
+from zsad.references.set_scaling import needs_whole_set, score_within_set
 from zsad.registry import register
 from zsad.types import Batch, Context, ImageFeatures, Prediction, Recipe, References, Schedule
 from zsad.weights.checkpoints import AuthorsFile
@@ -113,22 +114,12 @@ class AprilGAN(Detector):
     def score(self, features: ImageFeatures, context: Context) -> Prediction:
         """Image score: the class token's probability. Map: the sum of the layers' probabilities."""
         if self.needs_set(context):
-            raise NeedsSet(
-                "april_gan with references scales its image score by the whole set's maps, so it cannot score a picture by "
-                "itself. Call score_set with the features of all pictures, or prepare it without references."
-            )
+            raise needs_whole_set("april_gan with references", "prepare it without references")
         return Prediction(self.text_score(features, context), self.anomaly_map(features, context))
 
     def score_set(self, features: Sequence[ImageFeatures], context: Context) -> Iterator[Prediction]:
         """With references: two passes over ``features``, one for the maxima of the maps, of which nothing else is kept."""
-        if not self.needs_set(context):
-            yield from super().score_set(features, context)
-            return
-        maxima = [self.anomaly_map(one, context).amax(dim=(1, 2)) for one in features]  # (B,) each, B = 1
-        low, high = torch.cat(maxima).aminmax()
-        for one, highest in zip(features, maxima, strict=True):
-            scaled = (highest - low) / (high - low) if high > low else torch.zeros_like(highest)
-            yield Prediction((self.text_score(one, context) + scaled) / 2, self.anomaly_map(one, context))
+        return score_within_set(self, features, context) if self.needs_set(context) else super().score_set(features, context)
 
     def loss(self, batch: Batch, context: Context) -> dict[str, Tensor]:
         """Per layer, focal loss of the map and Dice loss of its anomalous half; pictures or cached features.

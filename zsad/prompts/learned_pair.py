@@ -75,6 +75,10 @@ class PromptPair(nn.Module):
         normal, anomalous = (f"{dummy} {noun}." for noun in self.nouns)
         return normal, anomalous
 
+    def by_class(self) -> dict[str, tuple[str, ...]]:
+        """Both sentences as ``Context.sentences`` has them."""
+        return {name: (line,) for name, line in zip(("normal", "anomalous"), self.sentences(), strict=True)}
+
     def encode(self, backbone: TextTower, *, half: bool, images: Tensor | None = None) -> Tensor:
         """Text features (1, 2, D), not normalised; ``half`` rounds the deep tokens to float16, as published.
 

@@ -1,0 +1,50 @@
+"""Image scores that few-shot methods scale by the lowest and the highest maximum of a set's anomaly maps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from zsad.errors import NeedsSet
+from zsad.types import Context, ImageFeatures, Prediction
+
+__all__ = ["needs_whole_set", "score_within_set"]
+
+
+def needs_whole_set(detector: str, instead: str) -> NeedsSet:
+    """The error of a detector, in some state, that was asked to score a picture by itself, and what to do instead."""
+    return NeedsSet(
+        f"{detector} scales its image score by the whole set's maps, so it cannot score a picture by itself. Call score_set "
+        f"with the features of all pictures, or {instead}."
+    )
+
+
+class TextAndMap(Protocol):
+    """The parts of a method that are scaled."""
+
+    def text_score(self, features: ImageFeatures, context: Context) -> Tensor:
+        """The text's image score, (B,)."""
+
+    def anomaly_map(self, features: ImageFeatures, context: Context) -> Tensor:
+        """(B, H, W)."""
+
+
+def score_within_set(method: TextAndMap, features: Sequence[ImageFeatures], context: Context) -> Iterator[Prediction]:
+    """Mean of the text's score and the map's maximum, the latter scaled to 0 to 1 over the set (APRIL-GAN, SOWA).
+
+    Two passes, one of them for the maxima, of which nothing else is kept. Where all maxima of a set are equal, their half is 0
+    (the published code divides by zero).
+
+    Args:
+        method: has both parts.
+        features: one picture each; may live on disk.
+        context: with references.
+    """
+    maxima = [method.anomaly_map(one, context).amax(dim=(1, 2)) for one in features]  # (B,) each, B = 1
+    low, high = torch.cat(maxima).aminmax()
+    for one, highest in zip(features, maxima, strict=True):
+        scaled = (highest - low) / (high - low) if high > low else torch.zeros_like(highest)
+        yield Prediction((method.text_score(one, context) + scaled) / 2, method.anomaly_map(one, context))
