@@ -27,21 +27,29 @@ import zsad
 from zsad.backbones import openclip
 
 
-def build(method: str, backbone: str | None) -> Any:
+def build(method: str, backbone: str | None, **arguments: Any) -> Any:
     """The method on the asked backbone; ``random:`` builds an open_clip architecture without weights."""
     if backbone and backbone.startswith("random:"):
         architecture = backbone.removeprefix("random:")
         recipe = zsad.registry.method_class(method).recipe
         torch.manual_seed(0)
+        size, patch = recipe.image_size, openclip_patch(architecture)
         built = openclip.build(
             backbone,
             architecture,
             activation=recipe.activation,
             position_embedding=recipe.position_embedding,
-            image_size=recipe.image_size,
+            image_size=size // patch * patch,
         )
-        return zsad.create(method, backbone=built.eval().requires_grad_(False))
-    return zsad.create(method, backbone=backbone)
+        return zsad.create(method, backbone=built.eval().requires_grad_(False), **arguments)
+    return zsad.create(method, backbone=backbone, **arguments)
+
+
+def openclip_patch(architecture: str) -> int:
+    """Side of a patch in an open_clip architecture, in pixels."""
+    import open_clip
+
+    return int((open_clip.get_model_config(architecture) or {})["vision_cfg"].get("patch_size", 16))
 
 
 def timed(call: Callable[[], Any]) -> float:
@@ -66,9 +74,13 @@ def library_encoder(backbone: str | None, size: int) -> Callable[[torch.Tensor],
 def measure(method: str, backbone: str | None, batch_size: int, pairs: int) -> dict[str, Any]:
     """Times of interleaved rounds (method, zsad's bare encoder, open_clip's) on the same pictures."""
     detector = build(method, backbone)
+    return measure_built(detector, batch_size, pairs, library_encoder(backbone, detector.backbone.image_size))
+
+
+def measure_built(detector: Any, batch_size: int, pairs: int, library: Callable[[torch.Tensor], Any] | None) -> dict[str, Any]:
+    """As ``measure``, of a detector; ``library`` is another encoder to compare with, or None."""
     size = detector.backbone.image_size
     images = torch.randn(batch_size, 3, size, size, generator=torch.Generator().manual_seed(0))
-    library = library_encoder(backbone, size)
     with torch.inference_mode():
         prepare = timed(lambda: detector.prepare("metal nut"))
         context = detector.prepare("metal nut")
@@ -80,7 +92,7 @@ def measure(method: str, backbone: str | None, batch_size: int, pairs: int) -> d
     times = [(one[0], one[1]) for one in rounds]
     over = [one[0] / one[2] for one in rounds] if library else []
     return {
-        "method": method,
+        "method": detector.name,
         "backbone": detector.backbone.name,
         "image_size": size,
         "batch_size": batch_size,
