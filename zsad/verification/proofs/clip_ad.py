@@ -22,7 +22,7 @@ from zsad.verification.reference import Reference
 from zsad.verification.tiny_clip import random_tensor
 from zsad.verification.towers import tiny_backbone
 
-__all__ = ["PROOF", "backbone", "batch", "build", "write_projections"]
+__all__ = ["PROOF", "backbone", "batch", "build", "outputs", "stored_context", "write_projections"]
 
 TEXTS: dict[str, dict[str, Any]] = {"mvtec": {}, "visa": {"eps": 1.5, "min_samples": 25}}
 VARIANTS = {"visa": ("visa", False), "sdp": ("mvtec", False), "sdpplus": ("mvtec", True), "sdpplus_visa": ("visa", True)}
@@ -83,7 +83,7 @@ def run(reference: Reference, check: Comparisons, folder: Path) -> None:
         detector = build(reference, folder, tower, linear, faithful=True, sigma=sigma, **TEXTS[text])
         with torch.inference_mode():
             features = detector.encode(images)
-            _outputs(check, detector, features, prefix, text)
+            outputs(check, detector, features, prefix, text)
             if prefix == "visa":
                 _stages(check, features, stored_context(reference, text, 0))
             if prefix == "sdpplus":
@@ -109,7 +109,7 @@ def _text(check: Comparisons, tower: Any) -> None:
         check.equal("sentences", f"first_tokens/{name}", first, settings["first_tokens"][name])
 
 
-def _outputs(check: Comparisons, detector: Any, features: ImageFeatures, prefix: str, text: str) -> None:
+def outputs(check: Comparisons, detector: Any, features: ImageFeatures, prefix: str, text: str) -> None:
     """Similarity, maps before and behind the Gaussian, and the three image scores, category by category."""
     raw = create("clip_ad", **detector.arguments() | {"sigma": 0.0}, backbone=detector.backbone)
     raw.projections, exact = detector.projections, LINEAR if detector.linear else MAPS
