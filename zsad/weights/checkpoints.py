@@ -21,7 +21,7 @@ from torch import Tensor
 
 from zsad.common.assets import asset
 from zsad.errors import CheckpointMismatch, SourceNotFound, UnknownName, UnsafeCheckpoint, WeightsError
-from zsad.weights.common_forms import no_weights, unwrapped
+from zsad.weights.common_forms import flattened, no_weights, unwrapped
 
 __all__ = [
     "AuthorsFile",
@@ -68,18 +68,23 @@ class AuthorsFile:
         renames: regular expressions, applied to every name in this order; None leaves a name out that one is found in. A name
             that none is found in stays as it is, and a strict load refuses it.
         inside: entries of the file that hold the tensors; where one of them is there, the rest of the file does not count.
+            Where none is named, a tensor within an entry is called "entry.name".
+        parts: where a checkpoint is several files in one folder: the pattern of each one's name, by the entry that it becomes;
+            "": its entries stay as they are. See ``weights/several_files.py``.
     """
 
     renames: Mapping[str, str | None] = field(default_factory=dict)
     inside: tuple[str, ...] = ()
+    parts: Mapping[str, str] = field(default_factory=dict)
 
     def own_names(self, state: Mapping[str, Any]) -> dict[str, Any]:
-        """A file's tensors under the detector's names.
+        """A file's tensors under the detector's names; of those within an entry, ``renames`` sees "entry.name".
 
         Raises:
             CheckpointMismatch: two names become the same.
         """
-        parts = [state[entry] for entry in self.inside if isinstance(state.get(entry), Mapping)] or [state]
+        parts = [state[entry] for entry in self.inside if isinstance(state.get(entry), Mapping)]
+        parts = parts or [state if self.inside else flattened(state)]
         found: dict[str, Any] = {}
         for theirs, tensor in ((key, tensor) for part in parts for key, tensor in part.items()):
             if (own := self._renamed(str(theirs))) is None:

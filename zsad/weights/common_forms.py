@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-__all__ = ["no_weights", "unwrapped"]
+__all__ = ["flattened", "no_weights", "unwrapped"]
 
 WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "module", "net", "ema")
 PARALLEL = "module."  # what nn.DataParallel and DistributedDataParallel put before every name
@@ -28,6 +28,15 @@ def unwrapped(loaded: Mapping[str, Any]) -> dict[str, Any]:
     found = {key: unwrapped(value) if _holds_tensors(value) else value for key, value in plain.items()}
     parallel = bool(found) and all(str(key).startswith(PARALLEL) for key in found)
     return {str(key).removeprefix(PARALLEL): value for key, value in found.items()} if parallel else found
+
+
+def flattened(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Named groups of tensors as one level of names, "group.name"; what is no group of tensors stays."""
+    found: dict[str, Any] = {}
+    for key, value in state.items():
+        inside = flattened(value) if _holds_tensors(value) else {}
+        found |= {f"{key}.{name}": one for name, one in inside.items()} if inside else {key: value}
+    return found
 
 
 def _holds_tensors(value: object) -> bool:

@@ -11,7 +11,8 @@ from typing import Any, ClassVar, Protocol
 from torch import Tensor
 
 from zsad.errors import CheckpointMismatch, SourceNotFound, UsageError
-from zsad.weights.checkpoints import AuthorsFile, find_checkpoint, read_header, read_state_dict, sha256_of, write_learned
+from zsad.weights import several_files
+from zsad.weights.checkpoints import AuthorsFile, find_checkpoint, read_header, write_learned
 from zsad.weights.download import HUB, WEIGHTS, downloaded
 
 __all__ = ["facts_of", "load", "load_strictly", "locate", "restore", "save", "stored_arguments"]
@@ -63,12 +64,13 @@ def facts_of(detector: Learned) -> dict[str, Any]:
     return {"backbone": backbone, "encoders": own} if own else {"backbone": backbone}
 
 
-def locate(checkpoint: str | Path) -> Path:
-    """The file that a checkpoint's name stands for.
+def locate(checkpoint: str | Path, layout: AuthorsFile | None = None) -> Path:
+    """The file that a checkpoint's name stands for, or the folder with the files of ``layout``.
 
     Args:
         checkpoint: a file; a folder of ``zsad.train`` or ``publish``; or "hf://org/name", which is downloaded into the hub's
             cache, announced first.
+        layout: of the authors' files, which may be several in a folder.
 
     Raises:
         SourceNotFound: a folder without weights.
@@ -80,6 +82,8 @@ def locate(checkpoint: str | Path) -> Path:
     if not path.is_dir():
         return path
     found = next((path / name for name in IN_FOLDERS if (path / name).is_file()), None)
+    if found is None and layout is not None and several_files.parts_of(path, layout):
+        return path
     if found is None:
         raise SourceNotFound(f"The folder {str(path)!r} has neither {' nor '.join(IN_FOLDERS)}. Name the file of weights.")
     return found
@@ -109,13 +113,13 @@ def load(detector: Learned, path: str | Path) -> None:
     Raises:
         CheckpointMismatch: another method's file, or other keys or shapes.
     """
-    path = locate(path)
+    path = locate(path, detector.authors_file)
     header = read_header(path)
     if header and header.get("method") != detector.name:
         raise CheckpointMismatch(f"{path.name} was saved by {header.get('method')!r}, not by {detector.name!r}.")
-    state = read_state_dict(path)
+    state = several_files.read(path, detector.authors_file)
     detector.load_learned(state if header else detector.foreign_state(state), path.name)
-    detector.header, detector.weights_sha256 = header, sha256_of(path)
+    detector.header, detector.weights_sha256 = header, several_files.digest(path, detector.authors_file)
     _compare_encoders(header, facts_of(detector), path.name)
 
 
@@ -171,9 +175,9 @@ def stored_arguments(cls: type[Learned], checkpoint: str | Path | None, tag: str
     """
     if not cls.learned or not (checkpoint or tag):
         return {}
-    path = locate(checkpoint) if checkpoint else find_checkpoint(f"{cls.name}.{tag}")
+    path = locate(checkpoint, cls.authors_file) if checkpoint else find_checkpoint(f"{cls.name}.{tag}")
     if not (header := read_header(path)):
-        return cls.implied_arguments(cls.authors_file.own_names(read_state_dict(path)))
+        return cls.implied_arguments(cls.authors_file.own_names(several_files.read(path, cls.authors_file)))
     if header.get("method") != cls.name:
         return {}  # load() refuses it
     known = list(inspect.signature(cls.__init__).parameters)[2:]
