@@ -35,11 +35,13 @@ class Detector(nn.Module):
     encoders: ClassVar[Mapping[str, Recipe]] = {}
     needs: ClassVar[tuple[str, ...]] = ()  # attributes that the backbone must have
     cacheable: ClassVar[bool] = True  # False: ``encode`` runs learned weights, so training may not cache its output
-    learned: bool = False  # True: must not score before weights were trained or loaded; a constructor may narrow it
+    learned: bool = False  # True: must not score before weights were trained or loaded
+    optional_weights: ClassVar[bool] = False  # True: scores without learned weights; a constructor may set ``learned``
     schedule: ClassVar[Schedule] = Schedule()  # of the paper's training; the defaults of ``zsad.train``
     train_mode: ClassVar[tuple[str, ...]] = ()  # own modules that learn in training mode: batch statistics, dropout
     remembers: ClassVar[bool] = False  # True: training begins with ``remember``, one pass over all pictures
     authors_file: ClassVar[AuthorsFile] = AuthorsFile()  # layout of the authors' checkpoints
+    own_references: ClassVar[bool] = False  # normal references by the paper's own rule, not by ``references/fusion.py``
     takes_anomalous: ClassVar[bool] = False  # references may be anomalous, with masks; see ``banks``
     smallest_set: ClassVar[int] = 1  # fewest pictures of a batch whose pictures are compared with each other
     map_range: tuple[float, float] = (0.0, 1.0)  # of the anomaly map: the ends of the fixed colour scale

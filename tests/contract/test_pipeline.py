@@ -11,16 +11,17 @@ import numpy as np
 import pytest
 import torch
 from annotated import write_set
-from tiny_methods import SIDE, options_of, tiny_method
+from tiny_methods import SIDE, TRAINED_FORM, options_of, tiny_method
 from typer.testing import CliRunner
 
 import zsad
 from zsad.cli import app
+from zsad.registry import method_class
 from zsad.training.setup import named_parameters
 
 pytestmark = pytest.mark.slow
 TILES = {"musc": ["--set", "rscin_k=()"]}  # what a method needs so that the scores of tiles can be compared
-LEARNED = [name for name in zsad.list_methods() if zsad.registry.method_class(name).learned]
+LEARNED = [name for name in zsad.list_methods() if method_class(name).learned or method_class(name).optional_weights]
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +39,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Encoders that a command loads by name have the tiny one's size."""
     for name in zsad.list_methods():
-        cls = zsad.registry.method_class(name)
+        cls = method_class(name)
         if cls.recipe.backbone not in zsad.list_backbones():
             monkeypatch.setattr(cls, "recipe", replace(cls.recipe, image_size=SIDE))
 
@@ -117,7 +118,9 @@ def test_evaluate(method: str, data: Path, weights: Path, tmp_path: Path) -> Non
 @pytest.mark.parametrize("method", LEARNED)
 def test_finetune(method: str, data: Path, weights: Path, tmp_path: Path) -> None:
     options = [one for one in options_of(method, weights)[1:] if one != "--checkpoint" and not one.endswith(".safetensors")]
-    detector = tiny_method(method)
+    form = TRAINED_FORM.get(method, {})
+    options += [part for key, value in form.items() for part in ("--set", f"{key}={value}")]
+    detector = tiny_method(method, **form)
     few = max(1, len(detector.schedule.phases))
     run("finetune", *options, "--data", data, "--out", tmp_path, "--epochs", few, "--batch-size", 4, "--device", "cpu")
     learned = zsad.from_pretrained(tmp_path, backbone=detector.backbone)

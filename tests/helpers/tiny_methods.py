@@ -10,6 +10,7 @@ import torch
 import zsad
 
 SIDE = 80  # pixels of the tiny backbone
+TRAINED_FORM = {"clip_ad": {"linear": True}, "mrad": {"projections": True}}  # arguments of what has something to train
 
 
 def tiny_backbone_of(method: str) -> Any:

@@ -89,7 +89,7 @@ def convert_checkpoint(
         WeightsError: the file cannot be read or does not fit.
     """
     cls = method_class(method)
-    if not cls.learned:
+    if not (cls.learned or cls.optional_weights):
         raise UsageError(f"{method} has no learned weights, so there is nothing to convert.")
     if out.suffix != ".safetensors":
         raise UsageError(f"--out is {out.name!r}; give it the ending .safetensors.")

@@ -99,7 +99,7 @@ def finetune(
     settings |= {"split": None if split == "all" else split, "cache": False if no_cache else cache or True}
     arguments = method_arguments(method, set_, word)
     joined({**settings, **dict.fromkeys(("backbone", "checkpoint", "categories", "kinds", "layout"))}, arguments)
-    if not method_class(method).learned:
+    if not (method_class(method).learned or method_class(method).optional_weights):
         raise UsageError(f"{method} has nothing to train. Choose a method with learned weights; see zsad list methods.")
     with log_to_stderr():
         chosen: dict[str, Any] = {"categories": names_in(categories), "kinds": names_in(kinds), "roles": roles_in(role, ignore)}

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
+from zsad.detector import Detector
 from zsad.errors import WeightsError
 from zsad.inference.settings import check_target
 from zsad.registry import create, list_backbones, list_methods, method_class
 from zsad.weights.checkpoints import load_index
 
-__all__ = ["listings", "sentences_of"]
+__all__ = ["listings", "sentences_of", "traits"]
 
 SELECTION = (
     "ViT-B-16-plus-240.laion400m_e32",
@@ -25,6 +27,8 @@ SELECTION = (
 """open_clip names that ``zsad list backbones`` shows without ``--all``: those of the methods' papers, and one smaller and
 one larger."""
 LICENCES = {"openai": "MIT", "laion400m_e31": "MIT", "laion400m_e32": "MIT", "laion2b_s32b_b79k": "MIT"}
+AUTHORS = "; with faithful=True by the set"
+OPTIONAL = "none; --checkpoint for its trained form"
 PREFIX = {"size": "", "here": "", "licence": "its own", "from": "a file, a folder or the hub"}
 OWN = {
     "compact": {"size": "12 MB", "here": "yes", "licence": "Apache-2.0", "from": "zsad"},
@@ -42,20 +46,35 @@ def listings(what: str | None = None, *, everything: bool = False) -> dict[str, 
     return {kind: make() for kind, make in makers.items() if what in (None, kind)}
 
 
+def traits(name: str) -> dict[str, str]:
+    """What a method is, in words, from its class.
+
+    Returns:
+        "text" and "auxiliary data" (whether it reads sentences, whether it learns from other categories), "references" (by its
+        paper's rule, or the common one of ``references/fusion.py``), "batch" (whether pictures are compared with each other),
+        "towers", and "scores": "by itself", also where the authors' form, ``faithful=True``, lets them depend on the set.
+    """
+    cls = method_class(name)
+    faithful = inspect.signature(cls.__init__).parameters.get("faithful")
+    batch = "always" if cls.smallest_set > 1 else "possible" if cls.as_batch is not Detector.as_batch else "no"
+    return {
+        "text": "yes" if "encode_text" in cls.needs else "no",
+        "auxiliary data": "yes" if cls.learned else "optional" if cls.optional_weights else "no",
+        "references": "own rule" if cls.own_references else "common rule",
+        "batch": batch,
+        "towers": ", ".join([cls.recipe.backbone, *(f"{one.backbone} ({key})" for key, one in cls.encoders.items())]),
+        "scores": "by the set" if batch == "always" else "by itself" + (AUTHORS if faithful and not faithful.default else ""),
+    }
+
+
 def _methods() -> list[dict[str, Any]]:
     rows = []
     for name in list_methods():
-        cls = method_class(name)
-        doc = (cls.__doc__ or "").strip().splitlines()
-        rows.append(
-            {
-                "name": name,
-                "backbone": cls.recipe.backbone,
-                "px": cls.recipe.image_size,
-                "weights": _weights_of(name) if cls.learned else "none of its own",
-                "what": doc[0] if doc else "",
-            }
-        )
+        cls, own = method_class(name), traits(name)
+        row = {"name": name, "backbone": cls.recipe.backbone, "px": cls.recipe.image_size}
+        row |= {key: own[key] for key in ("references", "batch", "scores")}
+        weights = _weights_of(name) if cls.learned else OPTIONAL if cls.optional_weights else "none of its own"
+        rows.append(row | {"weights": weights, "what": (cls.__doc__ or "").strip().partition("\n")[0]})
     return rows
 
 

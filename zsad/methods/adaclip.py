@@ -38,7 +38,7 @@ __all__ = ["AdaCLIP"]
 
 @register("adaclip")
 class AdaCLIP(Detector):
-    """AdaCLIP. With references by the rule of ``references/fusion.py``, which is not the paper's.
+    """AdaCLIP: prompts for both towers, partly made from the picture itself.
 
     Args:
         backbone: a CLIP ViT with text tower.

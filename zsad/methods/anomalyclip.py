@@ -46,7 +46,7 @@ PIXEL_WEIGHT = 4.0  # of the maps' losses beside the picture's
 
 @register("anomalyclip")
 class AnomalyCLIP(Detector):
-    """AnomalyCLIP; needs learned prompts. With references by the rule of ``references/fusion.py``, which is not the paper's.
+    """AnomalyCLIP: one learned pair of prompts for every object, V-V attention in the image tower.
 
     Args:
         backbone: a CLIP ViT with text tower.

@@ -39,7 +39,7 @@ TEMPERATURE = 0.01
 
 @register("april_gan")
 class AprilGAN(Detector):
-    """APRIL-GAN; needs learned projections.
+    """APRIL-GAN: a learned projection per layer against sentences; with references a memory of patches beside it.
 
     Args:
         backbone: a CLIP ViT with text tower.
@@ -47,6 +47,7 @@ class AprilGAN(Detector):
         prompts: name of a set in ``prompts/``, or the path of a TOML file, with classes "normal" and "anomalous".
     """
 
+    own_references = True
     recipe = Recipe("ViT-L-14-336.openai", 518, activation="gelu", position_embedding="bicubic_antialias", taps=(6, 12, 18, 24))
     needs = ("visual", "encode_text")
     learned = True

@@ -40,7 +40,7 @@ TEMPERATURE = 0.01
 
 @register("clip_ad")
 class CLIPAD(Detector):
-    """CLIP-AD; SDP+ needs learned layers. With references by the rule of ``references/fusion.py``, which is not the paper's.
+    """CLIP-AD: staged V-V attention and representative text vectors (SDP); with learned linear layers SDP+.
 
     Args:
         backbone: a CLIP ViT with text tower; its quarters are the stages.
@@ -55,7 +55,7 @@ class CLIPAD(Detector):
     """
 
     recipe = Recipe("ViT-B-16-plus-240.laion400m_e31", 240, "gelu", "bicubic_antialias", taps=(3, 6, 9, 12), depth=12)
-    needs, learned = ("visual", "encode_text"), True
+    needs, optional_weights = ("visual", "encode_text"), True
     schedule = Schedule("adam", 1e-4, 5, 8)
     authors_file = AuthorsFile({r"^fc\.": "projections."}, inside=("linear_layers",))
     backbone: CLIP

@@ -40,7 +40,7 @@ TEMPERATURE, TRAINING_TEMPERATURE = 0.07, 0.01  # of the softmax; in training, o
 
 @register("crane")
 class Crane(Detector):
-    """Crane, and Crane+ with a second encoder; needs learned prompts. With references by the rule of ``references/fusion.py``.
+    """Crane: learned prompts, q-q + k-k + v-v attention; with a second encoder Crane+.
 
     Args:
         backbone: a CLIP ViT with text tower.

@@ -43,7 +43,7 @@ TEMPERATURE = 0.07  # of the cross-entropy, on probabilities
 
 @register("mrad")
 class MRAD(Detector):
-    """MRAD-TF, or MRAD-FT with ``projections``; needs a memory. With references by the rule of ``references/fusion.py``.
+    """MRAD: a memory of labelled features of other categories is read instead of text; MRAD-FT learns projections.
 
     Args:
         backbone: a CLIP ViT.

@@ -37,7 +37,7 @@ RECURRING = "and score lower for it: a defect that recurs, or a second kind of p
 
 @register("musc")
 class MuSc(Detector):
-    """MuSc.
+    """MuSc: the unlabelled pictures of a batch are compared with each other.
 
     Args:
         backbone: any image encoder.
@@ -51,6 +51,7 @@ class MuSc(Detector):
     Time grows with N^2 or N * ``pool``, memory with R * L * N^2 or R * L * pool^2 bytes; see ``estimate``.
     """
 
+    own_references = True
     recipe = Recipe("ViT-L-14-336.openai", 518, activation="gelu", position_embedding="bicubic", taps=(6, 12, 18, 24))
     needs, smallest_set = ("encode_image",), 5
     map_range = (0.2, 1.0)  # on the embedded tower normal places lie about 0.3 to 0.5, defects from 0.6 on

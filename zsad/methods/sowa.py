@@ -40,7 +40,7 @@ TEMPERATURE = 0.07  # of the image score
 
 @register("sowa")
 class SOWA(Detector):
-    """SOWA; needs learned prompts and adapters. With references, the distances to their nearest patches are added.
+    """SOWA: learned window attention on four layers; references' distances are added.
 
     Args:
         backbone: a CLIP ViT with text tower.
@@ -53,8 +53,8 @@ class SOWA(Detector):
     """
 
     recipe = Recipe("ViT-L-14-336.openai", 336, "quick_gelu", taps=(6, 12, 18, 24))
-    needs = ("visual", "encode_text")
-    learned, train_mode = True, ("adapters",)  # dropout of attention weights
+    needs, learned, own_references = ("visual", "encode_text"), True, True
+    train_mode = ("adapters",)  # dropout of attention weights
     schedule = Schedule("adamw", 1e-3, 1, 8, weight_decay=0.2, one_name=False, labels_only=True)
     authors_file = ADAPTER_FILE
     backbone: CLIP

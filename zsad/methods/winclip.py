@@ -39,7 +39,7 @@ FLOOR = 1e-7
 
 @register("winclip")
 class WinCLIP(Detector):
-    """WinCLIP; with references WinCLIP+.
+    """WinCLIP: sentences against windows of the picture; with references WinCLIP+.
 
     Args:
         backbone: a CLIP ViT with text tower.
@@ -48,6 +48,7 @@ class WinCLIP(Detector):
         prompts: name of a set in ``prompts/``, or the path of a TOML file, with classes "normal" and "anomalous".
     """
 
+    own_references = True
     recipe = Recipe(
         "ViT-B-16-plus-240.laion400m_e32", 240, activation="gelu", position_embedding="bicubic_antialias", follows_weights=True
     )

@@ -29,6 +29,7 @@ class Learned(Protocol):
 
     name: ClassVar[str]
     learned: bool
+    optional_weights: ClassVar[bool]
     authors_file: ClassVar[AuthorsFile]
     trained: bool
     header: dict[str, Any]
@@ -173,7 +174,7 @@ def stored_arguments(cls: type[Learned], checkpoint: str | Path | None, tag: str
     Raises:
         CheckpointMismatch: its header names a path of the machine it was written on.
     """
-    if not cls.learned or not (checkpoint or tag):
+    if not (cls.learned or cls.optional_weights) or not (checkpoint or tag):
         return {}
     path = locate(checkpoint, cls.authors_file) if checkpoint else find_checkpoint(f"{cls.name}.{tag}")
     if not (header := read_header(path)):

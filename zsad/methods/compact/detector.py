@@ -58,8 +58,8 @@ class Compact(Detector):
     ten places of auxiliary defects stay below. They are not bounded.
     """
 
-    encoders: ClassVar = {"vit": Recipe("compact-vit", 224)}
-    vit: Any  # the second tower; None with tower="small"
+    encoders: ClassVar = {"vit": Recipe("compact-vit", 224)}  # the second tower; None with tower="small"
+    vit: Any
     sides: Tensor  # (2, 384) normal, anomalous
     vectors: Tensor  # (9, 384) of the vocabulary
     centre: Tensor  # (384,) taken off every sentence vector
@@ -67,7 +67,7 @@ class Compact(Detector):
     bias: Tensor  # () added to their sum
     margin: Tensor  # () word_margin
     recipe = Recipe(backbone="compact", image_size=256, taps=tuple(CHANNELS))
-    needs, learned, far_score = ("stages",), True, 1.5  # no normal picture of the sets that were measured reaches 1.5
+    needs, learned, own_references, far_score = ("stages",), True, True, 1.5  # above all normal pictures that were measured
     schedule = Schedule("adamw", 3e-4, 5, 18, weight_decay=0.02, clip=1.0, one_name=False, labels_only=True)  # from what ships
 
     def __init__(
