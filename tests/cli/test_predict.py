@@ -456,7 +456,7 @@ def test_list() -> None:
     said = call("list").stdout
     assert all(part in said for part in ("methods:", "winclip", "backbones:", "ViT-L-14-336.openai", "checkpoints:"))
     methods = json.loads(call("list", "methods", "--json").stdout)["methods"]
-    assert {"name", "backbone", "px", "weights", "what"} == methods[0].keys()
+    assert {"name", "backbone", "px", "references", "batch", "scores", "weights", "what"} == methods[0].keys()
     assert [row["weights"] for row in methods if row["name"] in ("brightness", "learner")] == [
         "none of its own",
         "pass --checkpoint",
