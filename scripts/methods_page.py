@@ -2,7 +2,7 @@
 
 python scripts/methods_page.py                      # writes the page
 python scripts/methods_page.py --check              # exit code 1 where the page is not what would be written
-python scripts/methods_page.py --parity             # compares all methods with the stored outputs first, and keeps the differences
+python scripts/methods_page.py --parity             # compares with the stored outputs first, keeps the differences
 python scripts/methods_page.py --speed rows.json    # takes over what benchmarks/overhead.py --json printed
 """
 
@@ -25,14 +25,14 @@ DOCS = Path(__file__).resolve().parents[1] / "docs"
 PAGE, PROSE, MEASURED = (DOCS / name for name in ("methods.md", "methods.toml", "methods-measured.json"))
 HEAD = """# Methods
 
-All methods run from one interface (`zsad predict`, `references`, `calibrate`, `evaluate`, `finetune`, the demo, Python). This page is
-written by `python scripts/methods_page.py` from the registry; a test compares them.
+All methods run from one interface (`zsad predict`, `references`, `calibrate`, `evaluate`, `finetune`, the demo, Python). This
+page is written by `python scripts/methods_page.py` from the registry; a test compares them.
 
-* **auxiliary data**: learned from annotated pictures of other categories. **references**: normal pictures by the paper's own rule, or by
-  the common one (`references/fusion.py`). **batch**: whether unlabelled pictures are compared with each other.
+* **auxiliary data**: learned from annotated pictures of other categories. **references**: normal pictures by the method's own
+  rule, or by the common one (`references/fusion.py`). **batch**: whether unlabelled pictures are compared with each other.
 * **time**: forward pass over the bare image encoder's, one picture, random weights, {machine}.
-* **parity**: worst difference from the authors' program on the stored outputs (`zsad verify`), features / maps and scores, and how many
-  outputs are compared. On tiny random weights: it shows that the program is the same, and nothing about real pictures.
+* **parity**: worst difference from the authors' program on the stored outputs (`zsad verify`): features / maps and scores, and
+  how many outputs are compared. On tiny random weights: the program is the same; it says nothing about real pictures.
 """
 
 

@@ -58,7 +58,7 @@ def traits(name: str) -> dict[str, str]:
     faithful = inspect.signature(cls.__init__).parameters.get("faithful")
     batch = "always" if cls.smallest_set > 1 else "possible" if cls.as_batch is not Detector.as_batch else "no"
     return {
-        "text": "yes" if "encode_text" in cls.needs else "no",
+        "text": "yes" if any("text" in part or "embedding" in part for part in cls.needs) else "no",
         "auxiliary data": "yes" if cls.learned else "optional" if cls.optional_weights else "no",
         "references": "own rule" if cls.own_references else "common rule",
         "batch": batch,
