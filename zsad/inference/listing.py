@@ -55,10 +55,11 @@ def traits(name: str) -> dict[str, str]:
         "towers", and "scores": "by itself", also where the authors' form, ``faithful=True``, lets them depend on the set.
     """
     cls = method_class(name)
-    faithful = inspect.signature(cls.__init__).parameters.get("faithful")
+    keywords = inspect.signature(cls.__init__).parameters
+    faithful = keywords.get("faithful")
     batch = "always" if cls.smallest_set > 1 else "possible" if cls.as_batch is not Detector.as_batch else "no"
     return {
-        "text": "yes" if any("text" in part or "embedding" in part for part in cls.needs) else "no",
+        "text": "yes" if "encode_text" in cls.needs or "prompts" in keywords else "no",
         "auxiliary data": "yes" if cls.learned else "optional" if cls.optional_weights else "no",
         "references": "own rule" if cls.own_references else "common rule",
         "batch": batch,
