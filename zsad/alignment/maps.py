@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["smooth", "upsample"]
+__all__ = ["blur_3x3", "smooth", "upsample"]
 
 
 def upsample(grid: Tensor, size: int | tuple[int, int], *, align_corners: bool = False, mode: str = "bilinear") -> Tensor:
@@ -34,6 +34,14 @@ def smooth(maps: Tensor, sigma: float, truncate: float = 4.0) -> Tensor:
         padded = maps[:, None].index_select(axis, _mirrored(maps.shape[axis - 1], radius).to(maps.device))
         maps = F.conv2d(padded, kernel.view(shape))[:, 0]
     return maps
+
+
+def blur_3x3(maps: Tensor, sigma: float) -> Tensor:
+    """Gaussian of three taps on (B, H, W), as torchvision's; the mirrored border does not repeat its sample."""
+    side = torch.exp(torch.tensor(-0.5 / sigma**2, dtype=torch.float64))
+    taps = (torch.stack([side, torch.ones_like(side), side]) / (1 + 2 * side)).to(maps)
+    padded = F.pad(maps[:, None], (1, 1, 1, 1), mode="reflect")
+    return F.conv2d(F.conv2d(padded, taps.view(1, 1, 1, 3)), taps.view(1, 1, 3, 1))[:, 0]
 
 
 def _mirrored(length: int, radius: int) -> Tensor:
