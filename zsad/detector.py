@@ -42,6 +42,7 @@ class Detector(nn.Module):
     remembers: ClassVar[bool] = False  # True: training begins with ``remember``, one pass over all pictures
     authors_file: ClassVar[AuthorsFile] = AuthorsFile()  # layout of the authors' checkpoints
     own_references: ClassVar[bool] = False  # normal references by the paper's own rule, not by ``references/fusion.py``
+    not_saved: ClassVar[tuple[str, ...]] = ()  # keywords that say what to score with and are no part of learned weights
     takes_anomalous: ClassVar[bool] = False  # references may be anomalous, with masks; see ``banks``
     smallest_set: ClassVar[int] = 1  # fewest pictures of a batch whose pictures are compared with each other
     map_range: tuple[float, float] = (0.0, 1.0)  # of the anomaly map: the ends of the fixed colour scale

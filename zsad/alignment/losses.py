@@ -43,19 +43,23 @@ def dice(probability: Tensor, target: Tensor, smooth: float = 1.0) -> Tensor:
     return 1 - ((2 * (p * g).sum(1) + smooth) / (p.sum(1) + g.sum(1) + smooth)).mean()
 
 
-def map_terms(probability: Tensor, masks: Tensor, *, normal: bool = True) -> dict[str, Tensor]:
+def map_terms(probability: Tensor, masks: Tensor, *, normal: bool = True, by_row: bool = False) -> dict[str, Tensor]:
     """Losses of anomaly maps that the family of APRIL-GAN, AnomalyCLIP and AdaCLIP trains with.
 
     Args:
         probability: (B, 2, H, W), softmaxed, row 0 normal, row 1 anomalous.
         masks: (B, H, W), 1 = defect.
         normal: whether the normal half has a Dice loss too (AnomalyCLIP), or the anomalous one alone (APRIL-GAN, Crane).
+        by_row: whether each row of pixels has a Dice coefficient of its own (FiLo), or each picture.
 
     Returns:
         "focal", "dice" and, where it is asked for, "dice normal"; scalars.
     """
     masks = masks.float()
-    terms = {"focal": focal(probability, masks), "dice": dice(probability[:, 1], masks)}
+    terms = {"focal": focal(probability, masks)}
+    if by_row:
+        probability, masks = probability.transpose(1, 2).flatten(0, 1), masks.flatten(0, 1)  # (B * H, 2, W), (B * H, W)
+    terms["dice"] = dice(probability[:, 1], masks)
     return terms | {"dice normal": dice(probability[:, 0], 1 - masks)} if normal else terms
 
 

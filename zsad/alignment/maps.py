@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["average", "probability_maps", "scaled_within_set", "smooth", "upsample"]
+__all__ = ["average", "blur_3x3", "probability_maps", "scaled_within_set", "smooth", "upsample"]
 
 
 def upsample(grid: Tensor, size: int | tuple[int, int], *, align_corners: bool = False, mode: str = "bilinear") -> Tensor:
@@ -48,6 +48,14 @@ def average(parts: Sequence[Tensor], kind: str = "mean") -> Tensor:
     """Mean of tensors of one shape; "harmonic" is for values from 0 on, and 0 where one of them is."""
     stacked = torch.stack(list(parts))
     return len(parts) / (1 / stacked).sum(dim=0) if kind == "harmonic" else stacked.mean(dim=0)
+
+
+def blur_3x3(maps: Tensor, sigma: float) -> Tensor:
+    """Gaussian of three taps on (B, H, W), as torchvision's; the mirrored border does not repeat its sample."""
+    side = torch.exp(torch.tensor(-0.5 / sigma**2, dtype=torch.float64))
+    taps = (torch.stack([side, torch.ones_like(side), side]) / (1 + 2 * side)).to(maps)
+    padded = F.pad(maps[:, None], (1, 1, 1, 1), mode="reflect")
+    return F.conv2d(F.conv2d(padded, taps.view(1, 1, 1, 3)), taps.view(1, 1, 3, 1))[:, 0]
 
 
 def _mirrored(length: int, radius: int) -> Tensor:

@@ -18,18 +18,19 @@ class RowNorm(nn.BatchNorm1d):
 
 
 class ResidualAdapter(nn.Module):
-    """``x + up(relu(norm(down(x))))``, without biases in the linear layers (AdaptCLIP's visual adapter).
+    """A feature plus two linear layers without bias: ``x + up(relu(norm(down(x))))``, or ``x + silu(up(relu(down(x))))``.
 
     Args:
         channels: of the features.
         hidden: channels of the bottleneck.
+        norm: with batch normalisation in it (AdaptCLIP's visual adapter); else with SiLU behind it (FiLo).
     """
 
-    def __init__(self, channels: int, hidden: int) -> None:
+    def __init__(self, channels: int, hidden: int, *, norm: bool) -> None:
         super().__init__()
-        self.fc = nn.Sequential(
-            nn.Linear(channels, hidden, bias=False), RowNorm(hidden), nn.ReLU(), nn.Linear(hidden, channels, bias=False)
-        )
+        down, up = nn.Linear(channels, hidden, bias=False), nn.Linear(hidden, channels, bias=False)
+        steps = (down, RowNorm(hidden), nn.ReLU(), up) if norm else (down, nn.ReLU(), up, nn.SiLU())
+        self.fc = nn.Sequential(*steps)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., C) -> (..., C). In training mode the statistics run over all rows."""

@@ -36,6 +36,11 @@ class Squash:
         pixels = torch.from_numpy(np.array(rgb, copy=True)).permute(2, 0, 1).float() / 255
         return (pixels - torch.tensor(self.mean)[:, None, None]) / torch.tensor(self.std)[:, None, None]
 
+    def pixels(self, images: Tensor) -> Tensor:
+        """Preprocessed pictures (B, 3, H, W) -> their RGB values (B, H, W, 3), uint8."""
+        mean, std = (images.new_tensor(row)[:, None, None] for row in (self.mean, self.std))
+        return (255 * (images * std + mean)).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
+
     def again(self, images: Tensor, before: Squash) -> Tensor:
         """Pictures (B, 3, H, W) that ``before`` preprocessed for another encoder -> (B, 3, size, size) for this one.
 

@@ -87,7 +87,7 @@ class AdaptCLIP(Detector):
         self.middle, self.context, self.fusion, self.sigma = middle, context, fusion, sigma
         self.layers, dim = self.tapped(taps), self.backbone.visual.proj.shape[1]
         self.prompts = PromptPair(self.backbone.positional_embedding.shape[1], tokens, 1, 0, ("", ""))
-        self.global_adapter, self.local_adapter = (ResidualAdapter(dim, dim // reduction) for _ in range(2))
+        self.global_adapter, self.local_adapter = (ResidualAdapter(dim, dim // reduction, norm=True) for _ in range(2))
         self.query = PromptQuery(dim, middle, len(self.layers), context)
 
     def prepare(self, name: str = "object", references: References | None = None) -> Context:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -26,11 +26,15 @@ class PromptSet:
         states: class -> phrases with one ``{}`` for the object's name, such as ``"damaged {}"``.
         templates: sentences with one ``{}`` for the phrase.
         source: paper or code that they come from.
+        names: how sentences and ``details`` call a category, where not by its name.
+        details: category -> its defects, such as ``"rust spots"``.
     """
 
     states: Mapping[str, tuple[str, ...]]
     templates: tuple[str, ...]
     source: str = ""
+    names: Mapping[str, str] = field(default_factory=dict)
+    details: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @classmethod
     def load(cls, name_or_path: str | Path) -> PromptSet:
@@ -47,7 +51,9 @@ class PromptSet:
         try:
             table = tomllib.loads(path.read_text(encoding="utf-8"))
             states = {key: tuple(phrases) for key, phrases in table["states"].items()}
-            found = cls(states, tuple(table["templates"]), table.get("source", ""))
+            details = {key: tuple(defects) for key, defects in table.get("details", {}).items()}
+            names = dict(table.get("names", {}))
+            found = cls(states, tuple(table["templates"]), table.get("source", ""), names, details)
         except (tomllib.TOMLDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
             raise UsageError(
                 f"{path.name} is no prompt set ({error}): it needs a list 'templates' and a table [states] of lists of phrases."

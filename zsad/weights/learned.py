@@ -31,6 +31,7 @@ class Learned(Protocol):
     learned: bool
     optional_weights: ClassVar[bool]
     authors_file: ClassVar[AuthorsFile]
+    not_saved: ClassVar[tuple[str, ...]]
     trained: bool
     header: dict[str, Any]
     weights_sha256: str
@@ -98,7 +99,8 @@ def save(detector: Learned, path: str | Path, **about: Any) -> dict[str, Any]:
         path: of the file.
         **about: further entries of the header: trained_on, licence, ...
     """
-    arguments = {key: list(value) if isinstance(value, tuple) else value for key, value in detector.arguments().items()}
+    kept = {key: value for key, value in detector.arguments().items() if key not in detector.not_saved}
+    arguments = {key: list(value) if isinstance(value, tuple) else value for key, value in kept.items()}
     header = {"method": detector.name, "arguments": arguments} | facts_of(detector) | about
     write_learned(path, detector.learned_state(), header)
     return header

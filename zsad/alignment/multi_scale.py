@@ -1,0 +1,75 @@
+"""Patches of several layers in the joint space, by linear maps and by sums of convolutions of several shapes (FiLo's MMCI)."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+__all__ = ["MultiScaleConvolution", "PatchDecoders"]
+
+SHAPES = ((1, 1), (3, 3), (5, 5), (7, 7), (1, 5), (5, 1))
+WIDEST = 7
+
+
+class MultiScaleConvolution(nn.Module):
+    """Six convolutions with zero padding, summed. Their kernels lie in one of 7 x 7, so a single convolution computes them.
+
+    That kernel is made anew only when a weight has changed; with gradients it is made in every call.
+
+    Args:
+        inputs: channels of a patch.
+        outputs: channels of the result.
+    """
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.kernels = nn.ModuleDict({f"{h}{w}": nn.Conv2d(inputs, outputs, (h, w)) for h, w in SHAPES})
+        self._kept: dict[str, tuple[object, Tensor, Tensor]] = {}  # state of the weights, and what was made of it
+
+    def merged(self) -> tuple[Tensor, Tensor]:
+        """The kernel (outputs, inputs, 7, 7) and the bias of the sum."""
+        own = dict(self.kernels.named_parameters())
+        weights = []
+        for height, width in SHAPES:
+            up, left = (WIDEST - height) // 2, (WIDEST - width) // 2
+            weights.append(F.pad(own[f"{height}{width}.weight"], (left, left, up, up)))
+        bias = torch.stack([own[f"{height}{width}.bias"] for height, width in SHAPES]).sum(dim=0)
+        return functools.reduce(torch.add, weights), bias
+
+    def forward(self, patches: Tensor, grid: tuple[int, int]) -> Tensor:
+        """(B, h * w, inputs) -> (B, h * w, outputs)."""
+        weight, bias = self.merged() if torch.is_grad_enabled() else self._merged_once()
+        maps = F.conv2d(patches.transpose(1, 2).unflatten(2, grid), weight, bias, padding=WIDEST // 2)
+        return maps.flatten(2).transpose(1, 2)
+
+    def _merged_once(self) -> tuple[Tensor, Tensor]:
+        state = tuple((p.data_ptr(), 0 if p.is_inference() else p._version, p.dtype, p.device) for p in self.parameters())
+        if "merged" not in self._kept or self._kept["merged"][0] != state:
+            self._kept["merged"] = (state, *self.merged())
+        return self._kept["merged"][1:]
+
+
+class PatchDecoders(nn.Module):
+    """A linear map for each of some sets of patches, a ``MultiScaleConvolution`` for each of others.
+
+    Args:
+        inputs: channels of a patch.
+        outputs: of the joint space.
+        linear: sets that are mapped.
+        convolved: sets that are convolved.
+    """
+
+    def __init__(self, inputs: int, outputs: int, linear: int, convolved: int) -> None:
+        super().__init__()
+        self.linear = nn.ModuleList([nn.Linear(inputs, outputs) for _ in range(linear)])
+        self.convolved = nn.ModuleList([MultiScaleConvolution(inputs, outputs) for _ in range(convolved)])
+
+    def forward(self, plain: Sequence[Tensor], local: Sequence[Tensor], grid: tuple[int, int]) -> Tensor:
+        """Sets of (B, h * w, inputs) to map and to convolve -> (linear + convolved, B, h * w, outputs)."""
+        mapped = [layer(patches) for layer, patches in zip(self.linear, plain, strict=True)]
+        mixed = [layer(patches, grid) for layer, patches in zip(self.convolved, local, strict=True)]
+        return torch.stack(mapped + mixed)
