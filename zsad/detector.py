@@ -43,6 +43,7 @@ class Detector(nn.Module):
     authors_file: ClassVar[AuthorsFile] = AuthorsFile()  # layout of the authors' checkpoints
     own_references: ClassVar[bool] = False  # normal references by the paper's own rule, not by ``references/fusion.py``
     not_saved: ClassVar[tuple[str, ...]] = ()  # keywords that say what to score with and are no part of learned weights
+    needs_references: ClassVar[int] = 0  # fewest normal references that it scores with; see ``require_references``
     takes_anomalous: ClassVar[bool] = False  # references may be anomalous, with masks; see ``banks``
     smallest_set: ClassVar[int] = 1  # fewest pictures of a batch whose pictures are compared with each other
     map_range: tuple[float, float] = (0.0, 1.0)  # of the anomaly map: the ends of the fixed colour scale
@@ -144,6 +145,15 @@ class Detector(nn.Module):
             yield each_tensor(features, torch.clone), each_tensor(context, torch.clone)
 
     # ------------------------------------------------------------------ references
+    def require_references(self, context: Context) -> None:
+        """Raises ``UsageError`` where a context has fewer references than ``needs_references``."""
+        there = max((len(bank.source.unique()) for bank in context.banks.values() if bank.sign > 0), default=0)
+        if there < self.needs_references:
+            raise UsageError(
+                f"{self.name} compares pictures with normal references and needs {self.needs_references} or more; got {there}. "
+                "Give some: references=, --references good/."
+            )
+
     def reference_taps(self, features: ImageFeatures) -> Mapping[int, Tap]:
         """The layers whose patches are compared with references. By default the plain stream's."""
         return features.taps

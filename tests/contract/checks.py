@@ -30,6 +30,13 @@ def pictures(detector: Any, count: int | None = None) -> Tensor:
     return smooth * 2 - 1 + 0.2 * torch.randn(count, 3, size, size, generator=generator)
 
 
+def prepared(detector: Any) -> Context:
+    """A context, with other normal pictures as references where the method scores with references alone."""
+    few = detector.needs_references
+    references = References(pictures(detector, few + 3)[3:].flip(-1)) if few else None
+    return detector.prepare(NAME, references)  # type: ignore[no-any-return]
+
+
 def predict(detector: Any, images: Tensor, context: Context) -> Prediction:
     with torch.inference_mode():
         if detector.needs_set(context):
@@ -56,7 +63,7 @@ def with_references(detector: Any, chosen: Tensor) -> Context | None:
 
 def check_shapes_and_finite(detector: Any) -> None:
     images = pictures(detector)
-    found = predict(detector, images, detector.prepare(NAME))
+    found = predict(detector, images, prepared(detector))
     size = detector.backbone.image_size
     assert found.pred_score.shape == (len(images),), found.pred_score.shape
     assert found.anomaly_map.shape == (len(images), size, size), found.anomaly_map.shape
@@ -66,7 +73,7 @@ def check_shapes_and_finite(detector: Any) -> None:
 
 
 def check_repeatable(detector: Any) -> None:
-    images, context = pictures(detector), detector.prepare(NAME)
+    images, context = pictures(detector), prepared(detector)
     first, second = predict(detector, images, context), predict(detector, images, context)
     torch.testing.assert_close(first.pred_score, second.pred_score, rtol=0, atol=0)
     torch.testing.assert_close(first.anomaly_map, second.anomaly_map, rtol=0, atol=0)
@@ -74,7 +81,7 @@ def check_repeatable(detector: Any) -> None:
 
 def check_same_answers_in_every_mode(detector: Any) -> None:
     """A method that learns while it scores may do so wherever it is called, and its answers carry no gradient."""
-    images, context = pictures(detector), detector.prepare(NAME)
+    images, context = pictures(detector), prepared(detector)
     with torch.no_grad():
         features = detector.encode(images)
         parts = [features[i : i + 1] for i in range(len(images))]
@@ -87,13 +94,13 @@ def check_same_answers_in_every_mode(detector: Any) -> None:
 
 
 def check_sees_the_picture(detector: Any) -> None:
-    found = predict(detector, pictures(detector), detector.prepare(NAME))
+    found = predict(detector, pictures(detector), prepared(detector))
     assert found.pred_score.std() > 0, "three different pictures got the same score"
     assert found.anomaly_map.flatten(1).std(dim=1).min() > 0, "a map is constant"
 
 
 def check_independent_of_batch_and_order(detector: Any) -> None:
-    images, context = pictures(detector), detector.prepare(NAME)
+    images, context = pictures(detector), prepared(detector)
     together = predict(detector, images, context)
     turned = predict(detector, images.flip(0), context)
     torch.testing.assert_close(turned.pred_score.flip(0), together.pred_score, rtol=0, atol=1e-5)
@@ -107,7 +114,7 @@ def check_independent_of_batch_and_order(detector: Any) -> None:
 
 
 def check_forward_is_score_of_encode(detector: Any) -> None:
-    images, context = pictures(detector), detector.prepare(NAME)
+    images, context = pictures(detector), prepared(detector)
     if detector.needs_set(context):
         return
     with torch.inference_mode():
@@ -130,7 +137,7 @@ def snapshot(detector: Any) -> dict[str, Any]:
 def check_writes_nothing(detector: Any) -> None:
     before = snapshot(detector)
     images = pictures(detector)
-    predict(detector, images, detector.prepare(NAME))
+    predict(detector, images, prepared(detector))
     assert snapshot(detector) == before, "prepare, encode or score wrote on the detector"
     if (context := with_references(detector, images[:1])) is not None:
         predict(detector, images, context)
@@ -169,7 +176,7 @@ def check_gradients_reach_all_and_only_learned(detector: Any) -> None:
     references = pictures(detector, 2 + 2 * drawn)[2:] if drawn else None
     batch = Batch(images, torch.tensor([0, 1]), masks, (NAME, NAME), references=references)
     detector.zero_grad()
-    sum(detector.loss(batch, detector.prepare(NAME)).values()).backward()  # type: ignore[union-attr]
+    sum(detector.loss(batch, prepared(detector)).values()).backward()  # type: ignore[union-attr]
     dead = set(getattr(detector, "dead", ()))
     for name, parameter in learned.items():
         reached = parameter.grad is not None and parameter.grad.abs().sum() > 0
@@ -198,7 +205,7 @@ def check_checkpoint_round_trips(detector: Any) -> None:
 
 
 def check_context_moves_and_saves(detector: Any) -> None:
-    context = detector.prepare(NAME)
+    context = prepared(detector)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "context.safetensors"
         context.save(path)
@@ -227,7 +234,7 @@ def check_references_are_used(detector: Any) -> None:
     images = pictures(detector)
     if (context := with_references(detector, images[:1])) is None:
         return
-    plain, found = predict(detector, images, detector.prepare(NAME)), predict(detector, images, context)
+    plain, found = predict(detector, images, prepared(detector)), predict(detector, images, context)
     assert (found.pred_score - plain.pred_score).abs().max() > 1e-5, "references change no score"
     assert (found.anomaly_map - plain.anomaly_map).abs().max() > 1e-5, "references change no map"
 

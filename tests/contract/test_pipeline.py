@@ -44,6 +44,11 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.setattr(cls, "recipe", replace(cls.recipe, image_size=SIDE))
 
 
+def shown(method: str, data: Path) -> list[str]:
+    """Options with references for methods that score with some alone."""
+    return ["--references", str(data / "tile/test/good")] if method_class(method).needs_references else []
+
+
 def run(command: str, *arguments: object) -> str:
     done = CliRunner().invoke(app, [command, *map(str, arguments)])
     assert done.exit_code == 0, done.output
@@ -59,7 +64,16 @@ def results(out: Path) -> dict[str, Any]:
 
 @pytest.mark.parametrize("method", zsad.list_methods())
 def test_predict_with_tiles_and_a_region_resumes(method: str, data: Path, weights: Path, tmp_path: Path) -> None:
-    options = [data / "nut/test", "--target", "nut", *options_of(method, weights), "--maps", "npy", *TILES.get(method, [])]
+    options = [
+        data / "nut/test",
+        "--target",
+        "nut",
+        *options_of(method, weights),
+        "--maps",
+        "npy",
+        *TILES.get(method, []),
+        *shown(method, data),
+    ]
     options += ["--tile", "64", "--roi", "10%,10%,90%,90%", "--batch-size", "1"]
     run("predict", *options, "--out", tmp_path)
     whole = results(tmp_path)
@@ -80,7 +94,7 @@ def test_predict_with_tiles_and_a_region_resumes(method: str, data: Path, weight
 
 @pytest.mark.parametrize("method", zsad.list_methods())
 def test_calibrated_verdicts_with_references(method: str, data: Path, weights: Path, tmp_path: Path) -> None:
-    options = [*options_of(method, weights), "--target", "nut", "--references", data / "tile/test/good/000.png"]
+    options = [*options_of(method, weights), "--target", "nut", "--references", data / "tile/test/good"]
     calibrate = [
         "--normal",
         data / "nut/test/good",
@@ -108,8 +122,9 @@ def test_calibrated_verdicts_with_references(method: str, data: Path, weights: P
 
 @pytest.mark.parametrize("method", zsad.list_methods())
 def test_evaluate(method: str, data: Path, weights: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    run("evaluate", "--data", data, *options_of(method, weights), "--out", out, "--map-size", "64")
+    out, few = tmp_path / "out", method_class(method).needs_references
+    shots = ["--shots", few] if few else []
+    run("evaluate", "--data", data, *options_of(method, weights), "--out", out, "--map-size", "64", *shots)
     found = json.loads((out / "metrics.json").read_text())
     assert set(found["categories"]) == {"nut", "tile"}
     assert found["mean"]["pixel_auroc"] is not None
@@ -127,7 +142,10 @@ def test_finetune(method: str, data: Path, weights: Path, tmp_path: Path) -> Non
     assert learned.trained
     if named_parameters(learned):
         assert len(learned.header["losses"]) == few
-    assert [found.error for found in zsad.Inspector(learned, "nut")(data / "nut/test/defect")] == [None] * 2
+    reference = data / "tile/test/good" if learned.needs_references else None
+    assert [found.error for found in zsad.Inspector(learned, "nut", references=reference)(data / "nut/test/defect")] == [
+        None
+    ] * 2
 
 
 def test_the_side_is_the_backbones() -> None:

@@ -115,6 +115,7 @@ class WithReferences:
         return other
 
     def _scorer(self, context: Context) -> Scorer:
+        self.detector.require_references(context)
         how = (self.batch_size, self.workers, self.value_range, self.precision, self.geometry)
         return Scorer(self.detector, context, self.device, *how)
 
