@@ -6,12 +6,15 @@ import re
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
 
 from zsad.errors import UsageError
 from zsad.verification.tiny_clip import unit_noise
 
-__all__ = ["described_pictures", "tiny_pictures"]
+__all__ = ["described_pictures", "resized_masks", "resized_pictures", "tiny_pictures"]
 
 DESCRIPTION = re.compile(r"test_images\(seed, (\d+), defects=\[([^\]]*)\]")
 Floats = NDArray[np.float64]
@@ -69,6 +72,21 @@ def tiny_pictures(
         images.append(np.floor(np.clip(image, 0.0, 255.0) + 0.5).clip(0, 255).astype(np.uint8))
         masks.append(inside.astype(np.uint8))
     return np.stack(images), np.stack(masks)
+
+
+def resized_pictures(pictures: NDArray[np.uint8], size: int) -> Tensor:
+    """Pictures (N, H, W, 3) resized to a square as the authors' loaders do: (N, size, size, 3) uint8."""
+    return torch.stack([_resized(picture, size, Image.Resampling.BICUBIC) for picture in pictures])
+
+
+def resized_masks(masks: NDArray[np.uint8], size: int) -> Tensor:
+    """Masks (N, H, W), above 0 a defect, resized as grey pictures and cut at one half: (N, size, size), 0 or 1."""
+    grey = [_resized((mask > 0).astype(np.uint8) * np.uint8(255), size, Image.Resampling.BILINEAR) for mask in masks]
+    return (torch.stack(grey).double() / 255 > 0.5).float()
+
+
+def _resized(picture: NDArray[np.uint8], size: int, method: Image.Resampling) -> Tensor:
+    return torch.from_numpy(np.array(Image.fromarray(picture).resize((size, size), method)))
 
 
 def _field(seed: int, name: str, size: tuple[int, int], cells: int) -> Floats:

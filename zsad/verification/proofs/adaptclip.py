@@ -17,16 +17,15 @@ from zsad.registry import create
 from zsad.types import Batch, Context, ImageFeatures, References
 from zsad.verification.compare import Comparisons
 from zsad.verification.proof import Proof
-from zsad.verification.reference import Reference
-from zsad.verification.tiny_clip import random_tensor
-from zsad.verification.tiny_pictures import described_pictures
+from zsad.verification.reference import Reference, normalised
+from zsad.verification.tiny_clip import described_tensors
+from zsad.verification.tiny_pictures import described_pictures, resized_pictures
 from zsad.verification.towers import TAPS, tiny_backbone
 
-__all__ = ["PROOF", "backbone", "batch", "build", "outputs", "shots", "training", "write_learners"]
+__all__ = ["PROOF", "backbone", "batch", "build", "outputs", "training", "write_learners"]
 
 RAW = 2e-5  # tolerance of features and logits
 NORMS, ELEMENTS = 3e-4, 1e-3  # of gradients, the second as a share of the largest one: a ReLU's kink may lie on either side
-RULE = re.compile(r"random_tensor\(seed, '([^']+)', \(([\d, ]+)\), ([\d.]+), mean=([\d.]+)\)")
 TESTS = re.compile(r"tests (\d+)\.\.(\d+) class 0, (\d+)\.\.(\d+) class 1")
 VARIANTS: dict[str, dict[str, Any]] = {
     "k1/": {},
@@ -36,25 +35,14 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
-def learners(reference: Reference) -> dict[str, Tensor]:
-    """The learned tensors by the authors' names, from the rules in the settings."""
-    state: dict[str, Tensor] = {}
-    for key, rule in reference.settings["extra_tensors"].items():
-        if not (hit := RULE.fullmatch(rule)):
-            continue  # what is no tensor
-        shape = [int(side) for side in hit[2].split(",") if side.strip()]
-        state[key] = random_tensor(reference.settings["seed"], hit[1], shape, float(hit[3]), mean=float(hit[4]))
-        if key.endswith("running_var"):
-            state[key.replace("running_var", "num_batches_tracked")] = torch.tensor(0)
-    return state
-
-
 def write_learners(reference: Reference, tower: Any, path: Path) -> Path:
     """A checkpoint in the authors' layout, with the frozen embeddings that it holds."""
     groups: dict[str, dict[str, Tensor]] = {}
-    for key, tensor in learners(reference).items():
+    for key, tensor in described_tensors(reference.settings).items():
         group, _, name = key.partition(".")
         groups.setdefault(group, {})[name] = tensor
+        if name.endswith("running_var"):
+            groups[group][name.replace("running_var", "num_batches_tracked")] = torch.tensor(0)
     start = tower.token_embedding.weight[tower.token_embedding.num_embeddings - 2].detach().clone()
     for side in ("pos", "neg"):
         groups["textual_learner"][f"token_prefix_{side}"] = start.view(1, 1, 1, -1)
@@ -81,32 +69,36 @@ def classes(reference: Reference) -> list[slice]:
     return [slice(int(hit[1]), int(hit[2]) + 1), slice(int(hit[3]), int(hit[4]) + 1)]
 
 
-def shots(reference: Reference, prefix: str) -> list[Tensor]:
-    """The reference pictures of each class, (k, 3, H, W)."""
-    chosen, order = reference.settings["chosen_reference_images"][prefix], reference.settings["reference_order"]
-    images = reference.pixels("reference_input_uint8")[[order.index(number) for number in chosen]]
-    return list(images.chunk(len(classes(reference))))
+def redrawn(reference: Reference, numbers: list[int]) -> Tensor:
+    """Pictures of the fixture, (N, H, W, 3) uint8, resized."""
+    drawn = described_pictures(reference.settings)[0][numbers]
+    return resized_pictures(drawn, reference.settings["settings"]["image_size"])
 
 
-def batch(reference: Reference, tower: Any) -> Batch:
+def normal(reference: Reference, numbers: list[int]) -> Tensor:
+    """References (N, 3, H, W) as the tower takes them."""
+    return normalised(redrawn(reference, numbers).permute(0, 3, 1, 2).float() / 255)
+
+
+def batch(reference: Reference) -> Batch:
     """The authors' training step: test pictures, each with a normal picture of its class."""
     step = reference.settings["train"]
-    order, labels = step["order_of_query_images"], torch.tensor(step["labels"])
-    drawn = described_pictures(reference.settings)[0][step["prompt_images"]]
-    references = torch.stack([tower.preprocess(picture) for picture in drawn])
-    masks = reference.tensor("masks_112")[order].float()
-    return Batch(reference.pixels()[order], labels, masks, ("x",) * len(order), references=references)
+    order, masks = step["order_of_query_images"], reference.tensor("masks_112").float()
+    drawn = normal(reference, step["prompt_images"])
+    return Batch(reference.pixels()[order], torch.tensor(step["labels"]), masks[order], ("x",) * len(order), references=drawn)
 
 
 def run(reference: Reference, check: Comparisons, folder: Path) -> None:
     """Text and features, every branch, no, one and two references, both further settings, one step of training."""
     tower = backbone(reference, folder)
     detector, images = build(reference, tower, folder), reference.pixels()
+    order = reference.settings["reference_order"]
     check("inputs", "input_first", images[:1])
+    check("inputs", "reference_input_uint8", redrawn(reference, order))
     with torch.inference_mode():
         _text(check, detector)
         _features(check, detector, images, "")
-        _features(check, detector, reference.pixels("reference_input_uint8"), "reference_")
+        _features(check, detector, normal(reference, order), "reference_")
         features, context = detector.encode(images), detector.prepare()
         _branches(check, detector, features, context)
         _maps(check, detector, features, [context] * len(classes(reference)), "zero/")
@@ -114,7 +106,7 @@ def run(reference: Reference, check: Comparisons, folder: Path) -> None:
         detector = build(reference, tower, folder, **arguments)
         with torch.inference_mode():
             outputs(check, detector, features, context, prefix)
-    training(check, build(reference, tower, folder), batch(reference, tower))
+    training(check, build(reference, tower, folder), batch(reference))
 
 
 def _text(check: Comparisons, detector: Any) -> None:
@@ -160,9 +152,11 @@ def _branches(check: Comparisons, detector: Any, features: ImageFeatures, contex
 def outputs(check: Comparisons, detector: Any, features: ImageFeatures, context: Context, prefix: str) -> None:
     """Everything that a variant with references computes."""
     reference, size = check.reference, detector.backbone.image_size
-    contexts = [replace(context, banks=detector.banks(References(images))) for images in shots(reference, prefix)]
+    parts = classes(reference)
+    chosen = normal(reference, reference.settings["chosen_reference_images"][prefix]).chunk(len(parts))  # by class
+    contexts = [replace(context, banks=detector.banks(References(images))) for images in chosen]
     compared: dict[int, list[Any]] = {layer: [] for layer in TAPS}
-    for part, own in zip(classes(reference), contexts, strict=True):
+    for part, own in zip(parts, contexts, strict=True):
         rows = {layer: own.banks[str(layer)].rows[None] for layer in TAPS}
         for layer, one in detector.query.compare(features[part].streams["local"], rows).items():
             compared[layer].append(one)
@@ -174,7 +168,7 @@ def outputs(check: Comparisons, detector: Any, features: ImageFeatures, context:
     check("maps", f"{prefix}align_grid", distance)
     check("scores", f"{prefix}pq_image_logits", every(lambda one: one.image), tolerance=RAW)
     check("scores", f"{prefix}pq_image_score", every(lambda one: one.image_probability()).mean(0))
-    if f"{prefix}align_index" in reference:
+    if f"{prefix}align_index" in reference:  # this variant was recorded step by step
         check("sentences", f"{prefix}align_index", every(lambda one: one.index))
         seen = every(lambda one: one.probability_map(size)).mean(0)
         branches = detector.branches(features, context.text, context.extra["learned"]).values()
@@ -249,6 +243,6 @@ PROOF = Proof(
     "adaptclip",
     "adaptclip",
     run,
-    inputs=("input_uint8", "reference_input_uint8", "masks_112"),
+    inputs=("input_uint8", "masks_112"),
     left_out={"self/*": "a picture that is its own reference: the authors' distances are rounding noise around zero"},
 )
