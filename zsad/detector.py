@@ -116,6 +116,13 @@ class Detector(nn.Module):
             raise UsageError("This context has no text features. Make it with prepare() of the detector that scores.")
         return context.text
 
+    def tapped(self, taps: Sequence[int] | None) -> tuple[int, ...]:
+        """``taps``, or the recipe's for None, in proportion to the depth. Raises ``UsageError`` for one that is no layer."""
+        layers, depth = self.recipe.layers(self.backbone.depth, taps), self.backbone.depth
+        if any(not 1 <= layer <= depth for layer in layers):
+            raise UsageError(f"taps={layers} of {self.name} must lie in 1..{depth}, the layers of {self.backbone.name}.")
+        return layers
+
     def features_of(self, batch: Batch) -> ImageFeatures:
         """Features of a training batch: those it brings, or of its pictures. Raises ``UsageError`` where they are learned."""
         if isinstance(batch.images, Tensor):

@@ -164,7 +164,9 @@ def check_gradients_reach_all_and_only_learned(detector: Any) -> None:
         return
     images = pictures(detector, 2)
     masks = square(images) * torch.tensor([0, 1])[:, None, None]
-    batch = Batch(images, torch.tensor([0, 1]), masks, (NAME, NAME))
+    drawn = detector.schedule.references  # per picture
+    references = pictures(detector, 2 + 2 * drawn)[2:] if drawn else None
+    batch = Batch(images, torch.tensor([0, 1]), masks, (NAME, NAME), references=references)
     detector.zero_grad()
     sum(detector.loss(batch, detector.prepare(NAME)).values()).backward()  # type: ignore[union-attr]
     dead = set(getattr(detector, "dead", ()))

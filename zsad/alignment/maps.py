@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["smooth", "upsample"]
+__all__ = ["average", "smooth", "upsample"]
 
 
 def upsample(grid: Tensor, size: int | tuple[int, int], *, align_corners: bool = False) -> Tensor:
@@ -33,6 +35,12 @@ def smooth(maps: Tensor, sigma: float, truncate: float = 4.0) -> Tensor:
         padded = maps[:, None].index_select(axis, _mirrored(maps.shape[axis - 1], radius).to(maps.device))
         maps = F.conv2d(padded, kernel.view(shape))[:, 0]
     return maps
+
+
+def average(parts: Sequence[Tensor], kind: str = "mean") -> Tensor:
+    """Mean of tensors of one shape; "harmonic" is for values from 0 on, and 0 where one of them is."""
+    stacked = torch.stack(list(parts))
+    return len(parts) / (1 / stacked).sum(dim=0) if kind == "harmonic" else stacked.mean(dim=0)
 
 
 def _mirrored(length: int, radius: int) -> Tensor:

@@ -48,7 +48,7 @@ class PromptPair(nn.Module):
         context: learned tokens per sentence.
         deep: number of text blocks that are prompted, the input counted: 9 is blocks 2 to 9.
         deep_length: tokens per block.
-        nouns: what follows the tokens, normal first.
+        nouns: what follows the tokens, normal first; "": nothing does.
     """
 
     def __init__(self, width: int, context: int, deep: int, deep_length: int, nouns: tuple[str, str]) -> None:
@@ -61,7 +61,7 @@ class PromptPair(nn.Module):
     def sentences(self) -> tuple[str, str]:
         """Both sentences with an X for each learned token."""
         dummy = " ".join(["X"] * len(self.normal))
-        normal, anomalous = (f"{dummy} {noun}." for noun in self.nouns)
+        normal, anomalous = (f"{dummy} {noun}".rstrip() + "." for noun in self.nouns)
         return normal, anomalous
 
     def encode(self, backbone: TextTower, *, half: bool) -> Tensor:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
@@ -24,7 +25,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["fingerprint", "random_tensor", "tiny_clip_state_dict", "unit_noise"]
+__all__ = ["described_tensors", "fingerprint", "random_tensor", "tiny_clip_state_dict", "unit_noise"]
+
+# a rule of a fixture's settings, such as random_tensor(seed, 'name', (4, 128), 0.5, mean=0.0)
+RULE = re.compile(r"random_tensor\(seed, '([^']+)', \(([\d, ]+)\), ([\d.e-]+)(?:, mean=([\d.e-]+))?\)")
 
 Gains: TypeAlias = tuple[float, float, float, float]  # of queries and keys, values, attention's output, MLP's output
 VISION_GAINS: Gains = (1.3, 0.7, 0.7, 0.6)
@@ -58,6 +62,16 @@ def random_tensor(seed: int, name: str, shape: Sequence[int], std: float, mean: 
     It is not rounded to float16, so that a method which casts to half precision is seen to do so in its outputs.
     """
     return _tensor(mean + std * unit_noise(seed, name, shape), half_exact=False)
+
+
+def described_tensors(settings: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Learned tensors of a fixture by the authors' names: those for which ``extra_tensors`` has a rule of this form."""
+    found = {}
+    for key, rule in settings["extra_tensors"].items():
+        if hit := RULE.fullmatch(rule):
+            shape = [int(side) for side in hit[2].split(",") if side.strip()]
+            found[key] = random_tensor(settings["seed"], hit[1], shape, float(hit[3]), mean=float(hit[4] or 0))
+    return found
 
 
 def tiny_clip_state_dict(

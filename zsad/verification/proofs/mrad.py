@@ -5,10 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
 
 from zsad.alignment.maps import upsample
@@ -19,6 +17,7 @@ from zsad.verification.compare import Comparisons
 from zsad.verification.proof import Proof
 from zsad.verification.reference import Reference
 from zsad.verification.tiny_clip import random_tensor
+from zsad.verification.tiny_pictures import resized_masks
 from zsad.verification.towers import tiny_backbone
 
 __all__ = ["PROOF", "backbone", "batch", "outputs", "training", "tuned", "untuned", "write_bank"]
@@ -65,14 +64,9 @@ def backbone(reference: Reference, folder: Path) -> Any:
 
 def batch(reference: Reference) -> Batch:
     """The pictures of the memory, which are the authors' training step too."""
-    images, side = reference.pixels("bank/input_uint8"), reference.settings["image_size"]
-    drawn = reference["masks_uint8"][-len(images) :]
-    masks = [
-        Image.fromarray((mask > 0).astype(np.uint8) * 255).resize((side, side), Image.Resampling.BILINEAR) for mask in drawn
-    ]
-    marked = torch.stack([torch.from_numpy(np.asarray(mask) / 255 > 0.5) for mask in masks])
-    labels = torch.tensor(reference.settings["train"]["labels"])
-    return Batch(images, labels, marked.float(), ("x",) * len(images))
+    images, labels = reference.pixels("bank/input_uint8"), torch.tensor(reference.settings["train"]["labels"])
+    masks = resized_masks(reference["masks_uint8"][-len(images) :], reference.settings["image_size"])
+    return Batch(images, labels, masks, ("x",) * len(images))
 
 
 def untuned(reference: Reference, tower: Any, **arguments: Any) -> Any:
