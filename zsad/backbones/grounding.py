@@ -19,8 +19,8 @@ __all__ = ["GroundingBoxes", "box_finder"]
 
 log = logging.getLogger("zsad")
 NO_BOXES = (
-    "No boxes= were given: as in the published code where no box is accepted, a defect is looked for in the centre, and the map "
-    "is weaker everywhere. Give a function, a JSON file, or a Grounding DINO by its folder or its name on the hub."
+    "No boxes= were given: as in the published code where no box is accepted, a defect is looked for in the centre, and the "
+    "map is weaker everywhere. Give a function, a JSON file, or a Grounding DINO by its folder or its name on the hub."
 )
 FILE = "model.safetensors"
 CONFIDENCE = 0.25  # lowest one of a box, and of a word in its phrase (FiLo's)
