@@ -23,7 +23,7 @@ from zsad.verification.reference import Reference
 
 WITHOUT_AUTHORS = {"compact"}  # methods of this project
 NO_METHODS = {"metrics"}
-LONG = {"adaclip", "april_gan", "clip_ad"}  # their proofs take more than two seconds
+LONG = {"adaclip", "anovl", "april_gan", "clip_ad"}  # their proofs take more than two seconds
 
 
 def test_every_method_has_a_proof() -> None:
