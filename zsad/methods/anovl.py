@@ -24,8 +24,8 @@ from torch import Tensor
 from zsad.alignment.attention import value_value
 from zsad.alignment.maps import neighbour_mean
 from zsad.alignment.similarity import text_logits
-from zsad.alignment.test_time import TokenAdapter, first_weights
 from zsad.alignment.tiles import cut_tiles, join_grids
+from zsad.alignment.token_adapter import TokenAdapter, first_weights
 from zsad.alignment.views import views_of
 from zsad.backbones.clip import CLIP
 from zsad.backbones.vit import LocalPath

@@ -14,7 +14,7 @@ from torch import Tensor
 from zsad.alignment.attention import value_value
 from zsad.alignment.maps import neighbour_mean
 from zsad.alignment.similarity import text_logits
-from zsad.alignment.test_time import NOISE, TokenAdapter
+from zsad.alignment.token_adapter import NOISE, TokenAdapter
 from zsad.alignment.views import views_of
 from zsad.backbones.vit import LocalPath
 from zsad.images.preprocessing import CLIP_MEAN, CLIP_STD
