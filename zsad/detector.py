@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -66,6 +67,10 @@ class Detector(nn.Module):
         References (for methods that take them) are in the context's banks and nowhere else, so that one can be taken out later.
         """
         raise NotImplementedError
+
+    def preprocess(self, rgb: np.ndarray[Any, Any]) -> Tensor:
+        """(H, W, 3) uint8 RGB of any size -> (3, H', W'), a row of what ``encode`` takes. By default the backbone's."""
+        return self.backbone.preprocess(rgb)
 
     def encode(self, images: Tensor) -> ImageFeatures:
         """(B, 3, H, W) preprocessed pictures -> everything that needs no context."""
