@@ -77,7 +77,7 @@ def clockwise(image: Tensor) -> Tensor:
 MISTAKES: dict[str, tuple[str, Callable[..., Any], str]] = {
     "the accumulator starts at nothing": ("zsad.methods.anovl.LocalPath", no_input, "zero_shot/grid"),
     "query-key attention": ("zsad.methods.anovl.value_value", query_key, "zero_shot/grid"),
-    "zeros around the grid": ("zsad.methods.anovl.neighbour_mean", zero_padded, "zero_shot/anomaly_map"),
+    "zeros around the grid": ("zsad.methods.anovl.mean_3x3", zero_padded, "zero_shot/anomaly_map"),
     "the other align_corners": ("zsad.alignment.tiles.upsample", not_corners, "zero_shot/anomaly_map"),
     "views turned the other way": ("zsad.methods.anovl.views_of", clockwise, "aug_probs"),
 }

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from zsad.alignment.attention import value_value
-from zsad.alignment.maps import neighbour_mean
+from zsad.alignment.maps import mean_3x3
 from zsad.alignment.similarity import text_logits
 from zsad.alignment.tiles import cut_tiles, join_grids
 from zsad.alignment.token_adapter import TokenAdapter, first_weights
@@ -131,7 +131,7 @@ class AnoVL(Detector):
         """Image score: mean over views or tiles. Map: of (adapted) patches, mean of neighbours, resized; tiles are joined."""
         (tap,), (views,) = features.streams["local"].values(), features.streams["views"].values()
         grids = text_logits(patches, self.text_of(context), 1.0).softmax(dim=-1)[..., 1].unflatten(1, (-1, *tap.grid))
-        means = neighbour_mean(grids.flatten(0, 1)).view_as(grids)  # (B, n, h, w)
+        means = mean_3x3(grids.flatten(0, 1)).view_as(grids)  # (B, n, h, w)
         score = text_logits(views.patches, self.text_of(context), 1.0).softmax(dim=-1)[..., 1].mean(dim=1)
         found = Prediction(score, join_grids(means[:, :, None], views.grid)[:, 0])
         return fuse_with_references(found, features.streams["local"], context.banks, align_corners=True)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from zsad.alignment.attention import value_value
-from zsad.alignment.maps import neighbour_mean
+from zsad.alignment.maps import mean_3x3
 from zsad.alignment.similarity import text_logits
 from zsad.alignment.token_adapter import NOISE, TokenAdapter
 from zsad.alignment.views import views_of
@@ -119,7 +119,7 @@ def zero_shot(check: Comparisons, detector: Any, features: list[ImageFeatures], 
         maps.append(found.anomaly_map)
     firsts = [classes.index(name) for name in check.reference.settings["class_names"]]
     check("maps", "zero_shot/grid", torch.cat(grids), tolerance=ZERO_SHOT)
-    check("maps", "zero_shot/grid_pooled", neighbour_mean(torch.cat(grids)), tolerance=ZERO_SHOT)
+    check("maps", "zero_shot/grid_pooled", mean_3x3(torch.cat(grids)), tolerance=ZERO_SHOT)
     check("maps", "zero_shot/anomaly_map", torch.cat([maps[index] for index in firsts]), tolerance=ZERO_SHOT)
     check("scores", "aug_probs", torch.cat(views), tolerance=ZERO_SHOT)
     check("scores", "zero_shot/image_score", torch.cat(scores), tolerance=ZERO_SHOT)
