@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zsad.alignment.losses import top_mean
+from zsad.alignment.losses import top_mean, zero_loss
 from zsad.alignment.maps import cut_gaussian, in_frame, upsample
 from zsad.alignment.prototypes import CrossBlock, PatchMLP, nearest_prototype, rebuild_groups, rebuilding_loss, start_small
 from zsad.backbones.patch_tokens import mean_of_groups, patch_width
@@ -130,8 +130,8 @@ class InpFormer(Detector):
         Gradients are enlarged relative to the mean of all pictures at hand, so they depend on how a step is cut into pieces.
         """
         normal = (batch.labels == 0).nonzero()[:, 0]
-        if not len(normal):  # nothing to learn from: zero, with gradients
-            return {"reconstruction": 0 * torch.stack([p.sum() for p in self.parameters() if p.requires_grad]).sum()}
+        if not len(normal):
+            return {"reconstruction": zero_loss(self.parameters())}
         features = each_tensor(self.features_of(batch), lambda tensor: tensor[normal])
         patches, prototypes = self.prototypes_of(features)
         pairs = zip(features.taps.values(), self.rebuilt(patches, prototypes), strict=True)
