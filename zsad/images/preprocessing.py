@@ -19,7 +19,7 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True)
 class Squash:
-    """Resizes to a square without keeping the aspect ratio (PIL bicubic, antialiased), scales and normalises.
+    """Resizes to a square without keeping the aspect ratio (PIL, antialiased, bicubic if not said otherwise), and normalises.
 
     This is what every method of the field does at test time (torchvision ``Resize((S, S), BICUBIC)``, ``ToTensor``,
     ``Normalize``).
@@ -28,11 +28,12 @@ class Squash:
     size: int
     mean: tuple[float, float, float] = CLIP_MEAN
     std: tuple[float, float, float] = CLIP_STD
+    resample: Image.Resampling = Image.Resampling.BICUBIC
 
     def __call__(self, rgb: np.ndarray[Any, Any]) -> Tensor:
         """(H, W, 3) uint8 -> (3, size, size) float32."""
         if rgb.shape[:2] != (self.size, self.size):
-            rgb = np.asarray(Image.fromarray(rgb).resize((self.size, self.size), Image.Resampling.BICUBIC))
+            rgb = np.asarray(Image.fromarray(rgb).resize((self.size, self.size), self.resample))
         pixels = torch.from_numpy(np.array(rgb, copy=True)).permute(2, 0, 1).float() / 255
         return (pixels - torch.tensor(self.mean)[:, None, None]) / torch.tensor(self.std)[:, None, None]
 

@@ -24,7 +24,6 @@ from zsad.alignment.maps import upsample
 from zsad.alignment.similarity import anomaly_probability, both
 from zsad.backbones.clip import CLIP
 from zsad.detector import Detector
-from zsad.errors import UsageError
 from zsad.prompts.prompt_set import PromptSet, encode_ensemble
 from zsad.references.memory_bank import nearest_cosine
 from zsad.references.set_scaling import needs_whole_set, score_within_set
@@ -127,10 +126,9 @@ class AprilGAN(Detector):
         Raises:
             UsageError: pictures without masks.
         """
-        if batch.masks is None:
-            raise UsageError("april_gan learns from masks; got a batch without. Give a mask per picture (all zero: normal).")
         losses: dict[str, Tensor] = {}
+        masks = self.masks_of(batch)
         for layer, margins in self.layer_margins(self.features_of(batch), context).items():
-            terms = map_terms(both(margins), batch.masks, normal=False)
+            terms = map_terms(both(margins), masks, normal=False)
             losses |= {f"{name} {layer}": term for name, term in terms.items()}
         return losses
