@@ -164,7 +164,7 @@ def _found(name: str, given: str | Path | None, ending: str) -> Path:
 def _read(path: Path) -> dict[str, Tensor]:
     """The arrays of an ``.npz`` as float32; pickles are refused."""
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
             return {key: torch.from_numpy(np.asarray(file[key])).float() for key in file.files}
     except (OSError, ValueError, EOFError, KeyError, AttributeError, TypeError, zipfile.BadZipFile) as error:
         raise CheckpointMismatch(f"{path.name} is no .npz file of arrays that can be read: {error}") from error

@@ -208,7 +208,7 @@ PROOF = Proof(
     "tipsomaly",
     "tipsomaly",
     run,
-    inputs=("input_uint8", "mask_112", "tokenizer_model", "train/grad/*"),
+    inputs=("input_uint8", "mask_112", "tokenizer_model", "token_ids/*", "train/grad/*"),
     full_only=("images_uint8",),
     left_out={
         "masks_uint8": "where the drawn defects are; mask_112 holds them resized",
