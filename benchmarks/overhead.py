@@ -28,7 +28,8 @@ METHODS = [name for name in zsad.list_methods() if name != "musc"]
 def backbone_of(method: str) -> str | None:
     """The recipe's architecture with random weights; a backbone that ships with zsad as it is."""
     name: str = zsad.registry.method_class(method).recipe.backbone
-    return None if name in zsad.list_backbones() else f"random:{name.partition('.')[0]}"
+    here = name in zsad.list_backbones() and not name.startswith("tips-")
+    return None if here else f"random:{name.partition('.')[0]}"
 
 
 def said(row: dict[str, Any], prefix: str) -> str:

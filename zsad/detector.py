@@ -140,6 +140,12 @@ class Detector(nn.Module):
             raise UsageError(f"{self.name} learns inside its towers: give it pictures, not features.")
         return batch.images
 
+    def masks_of(self, batch: Batch) -> Tensor:
+        """Masks (B, H, W) of a training batch. Raises ``UsageError`` where it has none."""
+        if batch.masks is None:
+            raise UsageError(f"{self.name} learns from masks; got a batch without. Give a mask per picture (all zero: normal).")
+        return batch.masks
+
     @contextmanager
     def adapting(self, features: ImageFeatures, context: Context) -> Iterator[tuple[ImageFeatures, Context]]:
         """For a loss at test time: gradients are on, whatever mode the caller is in, and the yielded copies can carry them.

@@ -22,7 +22,7 @@ class Squash:
     """Resizes to a square without keeping the aspect ratio (PIL, antialiased), scales and normalises.
 
     This is what every method of the field does at test time (torchvision ``Resize((S, S), BICUBIC)``, ``ToTensor``,
-    ``Normalize``); AnoVL alone resizes bilinearly.
+    ``Normalize``); AnoVL and Tipsomaly resize bilinearly.
     """
 
     size: int
