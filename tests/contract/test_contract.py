@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from checks import CHECKS
-from tiny_towers import on_tiny_tower
+from tiny_methods import on_tiny_tower
 
 import zsad
 

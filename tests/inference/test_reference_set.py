@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_towers import on_tiny_tower
+from tiny_methods import on_tiny_tower
 from typer.testing import CliRunner
 
 import zsad
