@@ -14,12 +14,13 @@ import zsad
 from zsad.alignment import maps
 from zsad.backbones import tips, tips_text
 from zsad.backbones.blocks import TowerShape
+from zsad.cli.convert import convert_checkpoint
 from zsad.errors import CheckpointMismatch, NotTrained, UsageError
 from zsad.types import Batch
 from zsad.verification.compare import Comparisons
 from zsad.verification.proofs import tipsomaly as proof
 from zsad.verification.reference import Reference, reference_folder
-from zsad.weights.checkpoints import load_index
+from zsad.weights.checkpoints import load_index, read_state_dict
 
 LINES = ["a bad photo of a nut.", "a photo of the damaged nut, twice."]
 
@@ -154,6 +155,15 @@ def test_both_layouts_and_wrong_files(tiny: Any, tmp_path: Path) -> None:
         zsad.create("tipsomaly.visa", backbone=tiny.backbone)
     with pytest.raises(UsageError, match="tipsomaly cannot run on the backbone 'tiny', which has no encode_tokens"):
         zsad.create("tipsomaly", backbone=zsad.load_backbone("tiny"))
+
+
+def test_conversion_needs_no_tower(tmp_path: Path) -> None:
+    source = tmp_path / "learnable_params_2.pth"
+    own = torch.nn.ParameterList([torch.nn.Parameter(torch.randn(8, 1024)) for _ in range(2)])
+    torch.save(own, source)
+    header = convert_checkpoint(source, "tipsomaly", tmp_path / "n.safetensors", trained_on="nuts", licence="MIT")
+    assert (header["backbone"]["name"], header["compared"], header["arguments"]["length"]) == ("tips-l14-hr", False, 8)
+    assert torch.equal(read_state_dict(tmp_path / "n.safetensors")["prefix.normal"], own[0])
 
 
 # ------------------------------------------------------------------ mistakes that the proof has to see

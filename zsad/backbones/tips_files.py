@@ -11,6 +11,7 @@ import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -28,12 +29,22 @@ __all__ = ["PUBLISHED", "listed", "load_tips", "load_tips_tiny"]
 
 ADDRESS = "https://storage.googleapis.com/tips_data/v1_0/checkpoints/"
 VISION, TEXT, TOKENIZER = "_vision.npz", "_text.npz", "tokenizer.model"  # endings of the files' names
-PUBLISHED = {  # name -> stem of its files, and about how many megabytes they have, by the authors' count of parameters
-    "tips-s14-hr": ("tips_oss_s14_highres_distilled", 221),
-    "tips-b14-hr": ("tips_oss_b14_highres_distilled", 781),
-    "tips-l14-hr": ("tips_oss_l14_highres_distilled", 1948),
-    "tips-so400m14-hr": ("tips_oss_so400m14_highres_largetext_distilled", 3443),
-    "tips-g14-hr": ("tips_oss_g14_highres", 5956),
+
+
+class Published(NamedTuple):
+    """A TIPS that its authors publish."""
+
+    stem: str  # of its files' names
+    megabytes: int  # about, by the authors' count of parameters
+    width: int  # of both towers
+
+
+PUBLISHED = {
+    "tips-s14-hr": Published("tips_oss_s14_highres_distilled", 221, 384),
+    "tips-b14-hr": Published("tips_oss_b14_highres_distilled", 781, 768),
+    "tips-l14-hr": Published("tips_oss_l14_highres_distilled", 1948, 1024),
+    "tips-so400m14-hr": Published("tips_oss_so400m14_highres_largetext_distilled", 3443, 1152),
+    "tips-g14-hr": Published("tips_oss_g14_highres", 5956, 1536),
 }
 ODD_WIDTHS = {1152: 16}  # width -> heads
 VISION_FILE = AuthorsFile(
@@ -135,10 +146,9 @@ def load_tips_tiny(
 
 def listed(name: str) -> dict[str, str]:
     """Size, whether it is here, licence and source of a published TIPS, as ``zsad list`` shows them."""
-    stem, megabytes = PUBLISHED[name]
-    here = all((plain_folder() / f"{stem}{ending}").is_file() for ending in (VISION, TEXT))
+    here = all((plain_folder() / f"{PUBLISHED[name].stem}{ending}").is_file() for ending in (VISION, TEXT))
     source = "google-deepmind/tips, downloaded when first used"
-    return {"size": f"{megabytes} MB", "here": "yes" if here else "no", "licence": "CC BY 4.0", "from": source}
+    return {"size": f"{PUBLISHED[name].megabytes} MB", "here": "yes" if here else "no", "licence": "CC BY 4.0", "from": source}
 
 
 def _found(name: str, given: str | Path | None, ending: str) -> Path:
@@ -150,7 +160,7 @@ def _found(name: str, given: str | Path | None, ending: str) -> Path:
     if name in PUBLISHED:
         if ending == TOKENIZER:
             return fetched_once(name, ADDRESS + TOKENIZER, f"tips_{TOKENIZER}")
-        return fetched_once(name, f"{ADDRESS}pytorch/{PUBLISHED[name][0]}{ending}")
+        return fetched_once(name, f"{ADDRESS}pytorch/{PUBLISHED[name].stem}{ending}")
     folder = Path(name.removeprefix("tips:"))
     found = sorted(folder.glob(f"*{ending}"))
     if len(found) != 1:
