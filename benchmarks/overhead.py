@@ -44,6 +44,7 @@ def main() -> None:
     parser.add_argument("--method", action="append", choices=METHODS)
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--no-memory", action="store_true", help="times alone; memory takes two processes per method")
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
@@ -51,7 +52,8 @@ def main() -> None:
     for method in given.method or METHODS:
         backbone = backbone_of(method)
         row = measure(method, backbone, 1, given.pairs)
-        row["memory_ratio"] = fresh_peak_mb(method, backbone, 1, False) / fresh_peak_mb(method, backbone, 1, True)
+        if not given.no_memory:
+            row["memory_ratio"] = fresh_peak_mb(method, backbone, 1, False) / fresh_peak_mb(method, backbone, 1, True)
         rows.append(row)
     if given.json:
         print(json.dumps(rows, indent=1))
@@ -61,7 +63,8 @@ def main() -> None:
     for row in rows:
         own, library = (said(row, prefix) for prefix in ("ratio", "open_clip_ratio"))
         where = f"{row['backbone'].removeprefix('random:')} | {row['image_size']}"
-        print(f"| {row['method']} | {where} | {library} | {own} | {row['memory_ratio']:.2f} | {row['prepare_seconds']:.1f} s |")
+        memory = f"{row['memory_ratio']:.2f}" if "memory_ratio" in row else "-"
+        print(f"| {row['method']} | {where} | {library} | {own} | {memory} | {row['prepare_seconds']:.1f} s |")
     print(f"\n{platform.machine()}, {given.threads} threads, torch {torch.__version__}, {given.pairs} interleaved pairs")
 
 
