@@ -13,6 +13,7 @@ from zsad.errors import MissingExtra, UsageError
 from zsad.types import Bank, ImageFeatures, References, Tap
 
 __all__ = [
+    "ANOMALOUS",
     "banks_of_sign",
     "faiss_index",
     "leave_out",
