@@ -35,13 +35,13 @@ def _filters(weight: Tensor, dim: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def convolve(maps: Tensor, kernel: SplitKernel) -> Tensor:
-    """(B, inputs, H, W), zero outside -> (B, H, W, outputs), as ``F.conv2d`` with its padding "same", without bias."""
-    height, width = maps.shape[2:]
+    """(B, H, W, inputs), zero outside -> (B, H, W, outputs), as ``F.conv2d`` with its padding "same", without bias."""
+    height, width = maps.shape[1:3]
     rows, columns = -(-height // 2), -(-width // 2)
     side = max(one[1][0] for one in kernel) * 2 - 1  # of the kernel
     border, behind = side // 2, side // 2 + 2
-    padded = F.pad(maps, (border, 2 * columns - width + behind, border, 2 * rows - height + behind))
-    parts = [part for one in _samples(padded, 2) for part in _samples(one, 3)]
+    padded = F.pad(maps, (0, 0, border, 2 * columns - width + behind, border, 2 * rows - height + behind))
+    parts = [part for one in _samples(padded, 1) for part in _samples(one, 2)]
     found = [_product(part, *own, rows, columns) for part, own in zip(parts, kernel, strict=True)]  # (B, rows, columns, O)
     whole = _interleaved([_interleaved(found[i : i + 3], 2) for i in (0, 3, 6)], 1)
     return whole[:, :height, :width]
@@ -56,8 +56,8 @@ def _samples(x: Tensor, dim: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _product(x: Tensor, kernel: Tensor, size: tuple[int, int], rows: int, columns: int) -> Tensor:
-    """One filter on (B, C, h, w), by its windows: (B, rows, columns, outputs)."""
-    cut = x[:, :, : rows + size[0] - 1, : columns + size[1] - 1].permute(0, 2, 3, 1)
+    """One filter on (B, h, w, C), by its windows: (B, rows, columns, outputs)."""
+    cut = x[:, : rows + size[0] - 1, : columns + size[1] - 1]
     windows = cut.unfold(1, size[0], 1).unfold(2, size[1], 1)  # (B, rows, columns, C, taps, taps)
     return windows.permute(0, 1, 2, 4, 5, 3).flatten(3) @ kernel
 

@@ -44,12 +44,15 @@ class MultiScaleConvolution(nn.Module):
 
     def forward(self, patches: Tensor, grid: tuple[int, int]) -> Tensor:
         """(B, h * w, inputs) -> (B, h * w, outputs)."""
-        maps = patches.transpose(1, 2).unflatten(2, grid)
         if torch.is_grad_enabled():
             weight, bias = self.merged()
-            return F.conv2d(maps, weight, bias, padding=WIDEST // 2).flatten(2).transpose(1, 2)
+            return (
+                F.conv2d(patches.transpose(1, 2).unflatten(2, grid), weight, bias, padding=WIDEST // 2)
+                .flatten(2)
+                .transpose(1, 2)
+            )
         kernel, bias = self._split_once()
-        return convolve(maps, kernel).flatten(1, 2) + bias
+        return convolve(patches.unflatten(1, grid), kernel).flatten(1, 2) + bias
 
     def _split_once(self) -> tuple[SplitKernel, Tensor]:
         state = tuple((p.data_ptr(), 0 if p.is_inference() else p._version, p.dtype, p.device) for p in self.parameters())
