@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -66,6 +67,10 @@ class Detector(nn.Module):
         References (for methods that take them) are in the context's banks and nowhere else, so that one can be taken out later.
         """
         raise NotImplementedError
+
+    def preprocess(self, rgb: np.ndarray[Any, Any]) -> Tensor:
+        """(H, W, 3) uint8 RGB of any size -> (3, H', W'), a row of what ``encode`` takes. By default the backbone's."""
+        return self.backbone.preprocess(rgb)
 
     def encode(self, images: Tensor) -> ImageFeatures:
         """(B, 3, H, W) preprocessed pictures -> everything that needs no context."""
@@ -134,6 +139,12 @@ class Detector(nn.Module):
         if not self.cacheable:
             raise UsageError(f"{self.name} learns inside its towers: give it pictures, not features.")
         return batch.images
+
+    def masks_of(self, batch: Batch) -> Tensor:
+        """Masks (B, H, W) of a training batch. Raises ``UsageError`` where it has none."""
+        if batch.masks is None:
+            raise UsageError(f"{self.name} learns from masks; got a batch without. Give a mask per picture (all zero: normal).")
+        return batch.masks
 
     @contextmanager
     def adapting(self, features: ImageFeatures, context: Context) -> Iterator[tuple[ImageFeatures, Context]]:

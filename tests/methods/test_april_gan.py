@@ -76,6 +76,14 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return zsad.create("april_gan", backbone=zsad.load_backbone("tiny"), prompts=str(own))
 
 
+@pytest.fixture(scope="module")
+def faithful(tiny: Any) -> Any:
+    """With the authors' image scores."""
+    detector = zsad.create("april_gan", backbone=tiny.backbone, prompts=tiny.prompts, faithful=True)
+    detector.load_state_dict(tiny.state_dict())
+    return detector
+
+
 def pictures(count: int = 3, seed: int = 2) -> torch.Tensor:
     return torch.randn(count, 3, 80, 80, generator=torch.Generator().manual_seed(seed))
 
@@ -119,35 +127,48 @@ class OnDisk:
         return self.detector.encode(self.images[index : index + 1])  # type: ignore[no-any-return]
 
 
-def test_the_set_is_read_twice_and_lazily(tiny: Any) -> None:
+def test_the_set_is_read_twice_and_lazily(faithful: Any) -> None:
     with torch.inference_mode():
-        context = tiny.prepare("nut", zsad.References(pictures(2, seed=9)))
-        lazy = OnDisk(tiny, pictures())
-        found = tiny.score_set(lazy, context)
+        context = faithful.prepare("nut", zsad.References(pictures(2, seed=9)))
+        lazy = OnDisk(faithful, pictures())
+        found = faithful.score_set(lazy, context)
         first = next(found)
         assert lazy.read == 4  # all three for the maxima, one for its answer
         rest = list(found)
         assert lazy.read == 6
-        texts = tiny.text_score(tiny.encode(pictures()), context)
+        texts = faithful.text_score(faithful.encode(pictures()), context)
     scores = torch.cat([one.pred_score for one in [first, *rest]])
     highest = torch.stack([one.anomaly_map.max() for one in [first, *rest]])
     by_hand = 0.5 * (texts + (highest - highest.min()) / (highest.max() - highest.min()))
     torch.testing.assert_close(scores, by_hand)
 
 
-def test_a_set_of_one_has_no_range(tiny: Any) -> None:
+def test_a_set_of_one_has_no_range(faithful: Any) -> None:
     with torch.inference_mode():
-        context, features = tiny.prepare("nut", zsad.References(pictures(1))), tiny.encode(pictures(1, seed=3))
-        [found] = tiny.score_set([features], context)
-    torch.testing.assert_close(found.pred_score, tiny.text_score(features, context) / 2)
+        context, features = faithful.prepare("nut", zsad.References(pictures(1))), faithful.encode(pictures(1, seed=3))
+        [found] = faithful.score_set([features], context)
+    torch.testing.assert_close(found.pred_score, faithful.text_score(features, context) / 2)
 
 
-def test_references_need_the_set(tiny: Any) -> None:
-    context = tiny.prepare("nut", zsad.References(pictures(1)))
-    assert tiny.needs_set(context)
-    assert not tiny.needs_set(tiny.prepare("nut"))
+def test_references_need_the_set(faithful: Any) -> None:
+    context = faithful.prepare("nut", zsad.References(pictures(1)))
+    assert faithful.needs_set(context)
+    assert not faithful.needs_set(faithful.prepare("nut"))
     with pytest.raises(NeedsSet, match=r"cannot score a picture by itself. Call score_set"):
-        tiny(pictures(), context)
+        faithful(pictures(), context)
+
+
+def test_by_default_a_score_is_the_pictures_own(tiny: Any, faithful: Any) -> None:
+    with torch.inference_mode():
+        context = tiny.prepare("nut", zsad.References(pictures(2, seed=9)))
+        together, alone = tiny(pictures(), context), tiny(pictures()[1:2], context)
+        texts = tiny.text_score(tiny.encode(pictures()), context)
+        authors = torch.cat(
+            [one.pred_score for one in faithful.score_set([faithful.encode(pictures())[i : i + 1] for i in range(3)], context)]
+        )
+    torch.testing.assert_close(alone.pred_score, together.pred_score[1:2], rtol=0, atol=1e-5)
+    torch.testing.assert_close(together.pred_score, (texts + together.anomaly_map.amax(dim=(1, 2)) / 8) / 2)
+    assert (together.pred_score - authors).abs().max() > 0.01
 
 
 def test_a_reference_is_at_zero_distance_of_itself(tiny: Any) -> None:

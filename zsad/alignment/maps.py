@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["average", "blur_3x3", "probability_maps", "scaled_within_set", "smooth", "upsample"]
+__all__ = ["average", "blur_3x3", "mean_3x3", "probability_maps", "scaled_within_set", "smooth", "upsample"]
 
 
 def upsample(grid: Tensor, size: int | tuple[int, int], *, align_corners: bool = False, mode: str = "bilinear") -> Tensor:
@@ -68,3 +68,8 @@ def scaled_within_set(values: Tensor) -> Tensor:
     """(N,) -> (N,) from 0 for the lowest to 1 for the highest; all 0 where none differs."""
     low, high = values.aminmax()
     return (values - low) / (high - low) if high > low else torch.zeros_like(values)
+
+
+def mean_3x3(grid: Tensor) -> Tensor:
+    """Mean of each place and its eight neighbours, (B, h, w); at the border the edge is repeated."""
+    return F.avg_pool2d(F.pad(grid[:, None], (1, 1, 1, 1), mode="replicate"), 3, stride=1)[:, 0]

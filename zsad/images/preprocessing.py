@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-__all__ = ["CLIP_MEAN", "CLIP_STD", "IMAGENET_MEAN", "IMAGENET_STD", "Squash"]
+__all__ = ["CLIP_MEAN", "CLIP_STD", "IMAGENET_MEAN", "IMAGENET_STD", "ShorterSide", "Squash"]
 
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -19,20 +19,26 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True)
 class Squash:
-    """Resizes to a square without keeping the aspect ratio (PIL bicubic, antialiased), scales and normalises.
+    """Resizes to a square without keeping the aspect ratio (PIL, antialiased), scales and normalises.
 
     This is what every method of the field does at test time (torchvision ``Resize((S, S), BICUBIC)``, ``ToTensor``,
-    ``Normalize``).
+    ``Normalize``); AnoVL and Tipsomaly resize bilinearly.
     """
 
     size: int
     mean: tuple[float, float, float] = CLIP_MEAN
     std: tuple[float, float, float] = CLIP_STD
+    resample: str = "bicubic"  # or "bilinear"
+
+    def target(self, height: int, width: int) -> tuple[int, int]:
+        """(height, width) of the resized picture."""
+        return self.size, self.size
 
     def __call__(self, rgb: np.ndarray[Any, Any]) -> Tensor:
         """(H, W, 3) uint8 -> (3, size, size) float32."""
-        if rgb.shape[:2] != (self.size, self.size):
-            rgb = np.asarray(Image.fromarray(rgb).resize((self.size, self.size), Image.Resampling.BICUBIC))
+        height, width = self.target(*rgb.shape[:2])
+        if rgb.shape[:2] != (height, width):
+            rgb = np.asarray(Image.fromarray(rgb).resize((width, height), Image.Resampling[self.resample.upper()]))
         pixels = torch.from_numpy(np.array(rgb, copy=True)).permute(2, 0, 1).float() / 255
         return (pixels - torch.tensor(self.mean)[:, None, None]) / torch.tensor(self.std)[:, None, None]
 
@@ -51,3 +57,13 @@ class Squash:
         if before.size != self.size:
             pixels = F.interpolate(pixels, size=self.size, mode="bicubic", antialias=True).clamp(0, 1)
         return (pixels - own[0]) / own[1]
+
+
+@dataclass(frozen=True)
+class ShorterSide(Squash):
+    """As ``Squash``, but the shorter side becomes ``size`` and the aspect ratio stays: (3, H', W')."""
+
+    def target(self, height: int, width: int) -> tuple[int, int]:
+        """(height, width) of the resized picture, fractions of a pixel dropped."""
+        short = min(height, width)
+        return self.size * height // short, self.size * width // short

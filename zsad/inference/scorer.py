@@ -123,16 +123,16 @@ class Scorer:
         """
         for group in self._groups(refs, keep_images):
             waiting: list[tuple[Read, int, Tensor | None]] = []
-            full = 0
+            full: list[torch.Size] = []
             for read in group:
                 if read.view is None:
                     waiting.append((read, -1, None))
                 for index, tensor in enumerate(read.tensors):
-                    waiting.append((read, index, tensor))
-                    full += 1
-                    if full == self.batch_size:
+                    if len(full) == self.batch_size or tensor.shape not in (full[-1:] or [tensor.shape]):
                         yield from self._encoded(waiting)
-                        waiting, full = [], 0
+                        waiting, full = [], []
+                    waiting.append((read, index, tensor))
+                    full.append(tensor.shape)
             yield from self._encoded(waiting)
 
     def _encoded(self, waiting: list[tuple[Read, int, Tensor | None]]) -> Iterator[tuple[Read, int, ImageFeatures | None]]:
@@ -177,8 +177,7 @@ class Scorer:
         crop = view.crop(picture.rgb)
 
         def tensor(place: Place) -> Tensor:
-            backbone = self.detector.backbone
-            return backbone.preprocess(piece(crop, view.corner, place, backbone.image_size))
+            return self.detector.preprocess(piece(crop, view.corner, place, self.detector.backbone.image_size))
 
         notes, kept = (*picture.notes, *blank_notes(picture.rgb)), picture.rgb if keep else None
         scored = Scored(ref.name, ref.path, size, notes=notes, image=kept, digest=digest_of(picture.rgb))
@@ -196,11 +195,11 @@ class Scorer:
                 continue
             waiting.append(picture := Opened(read.scored, len(read.places), Canvas(read.view)))
             for place, tensor in zip(read.places, read.tensors, strict=True):
-                batch.append((tensor, picture, place))
-                if len(batch) == self.batch_size:
+                if len(batch) == self.batch_size or (batch and tensor.shape != batch[-1][0].shape):  # only like pictures stack
                     self._run(batch)
                     batch = []
                     yield from _finished(waiting)
+                batch.append((tensor, picture, place))
         if batch:
             self._run(batch)
         yield from _finished(waiting)

@@ -5,8 +5,8 @@ Tracks 1&2", arXiv 2305.17382, sections 3.1 (zero-shot), 3.2 (few-shot). Authors
 
 Kept: exact GELU on OpenAI's QuickGELU weights (their factory rebuilds CLIP at other sizes than the native one; at the native
 size it does not, so pass a backbone with "quick_gelu" there); layers are summed, so the map lies in 0 to the number of layers;
-the Dice loss sees the anomalous half alone; with references the image score is half the text's and half the map's maximum
-scaled by the lowest and highest of the set, so it needs the set and depends on it.
+the Dice loss sees the anomalous half alone. Mended, theirs with ``faithful=True``: with references the image score is half the
+text's and half the map's maximum scaled by the lowest and highest of the set, so it depends on the other pictures.
 Dropped: float16 autocast; the attention maps that nothing uses. Decision: where all maxima of a set are equal, their half is 0
 (the published code divides by zero).
 """
@@ -24,7 +24,6 @@ from zsad.alignment.maps import upsample
 from zsad.alignment.similarity import anomaly_probability, both
 from zsad.backbones.clip import CLIP
 from zsad.detector import Detector
-from zsad.errors import UsageError
 from zsad.prompts.prompt_set import PromptSet, encode_ensemble
 from zsad.references.memory_bank import nearest_cosine
 from zsad.references.set_scaling import needs_whole_set, score_within_set
@@ -45,6 +44,7 @@ class AprilGAN(Detector):
         backbone: a CLIP ViT with text tower.
         taps: layers whose patches are scored and remembered, 1-based; None: 6, 12, 18, 24 of 24, and alike at other depths.
         prompts: name of a set in ``prompts/``, or the path of a TOML file, with classes "normal" and "anomalous".
+        faithful: with references, the authors' image score, whose half is scaled by the set's lowest and highest map.
     """
 
     own_references = True
@@ -55,9 +55,11 @@ class AprilGAN(Detector):
     authors_file = AuthorsFile({r"^fc\.": "projections."}, inside=("trainable_linearlayer",))
     backbone: CLIP
 
-    def __init__(self, backbone: CLIP, taps: tuple[int, ...] | None = None, prompts: str = "vand") -> None:
+    def __init__(
+        self, backbone: CLIP, taps: tuple[int, ...] | None = None, prompts: str = "vand", faithful: bool = False
+    ) -> None:
         super().__init__(backbone)
-        self.taps, self.prompts = taps, prompts
+        self.taps, self.prompts, self.faithful = taps, prompts, faithful
         self.layers = self.recipe.layers(backbone.depth, taps)
         self.map_range = (0.0, float(len(self.layers)))
         self.projections = nn.ModuleList([nn.Linear(*backbone.visual.proj.shape) for _ in self.layers])
@@ -106,20 +108,23 @@ class AprilGAN(Detector):
         return anomaly_probability(features.image, self.text_of(context), TEMPERATURE)
 
     def needs_set(self, context: Context) -> bool:
-        """True with references."""
-        return bool(context.banks)
+        """True with references and ``faithful``."""
+        return bool(context.banks) and self.faithful
 
     def scales_within_set(self, context: Context) -> str:
-        return "leave the references out" if context.banks else ""
+        return "leave faithful=True out" if self.needs_set(context) else ""
 
     def score(self, features: ImageFeatures, context: Context) -> Prediction:
-        """Image score: the class token's probability. Map: the sum of the layers' probabilities."""
+        """Image score: the class token's probability; with references, half of it and half of the map's share of its range."""
         if self.needs_set(context):
-            raise needs_whole_set("april_gan with references", "prepare it without references")
-        return Prediction(self.text_score(features, context), self.anomaly_map(features, context))
+            raise needs_whole_set("april_gan with references and faithful=True", "leave faithful=True out")
+        image, maps = self.text_score(features, context), self.anomaly_map(features, context)
+        if context.banks:  # each layer adds a probability and a distance of 0 to 1 (2 for opposite patches)
+            image = (image + maps.amax(dim=(1, 2)) / (2 * len(self.layers))) / 2
+        return Prediction(image, maps)
 
     def score_set(self, features: Sequence[ImageFeatures], context: Context) -> Iterator[Prediction]:
-        """With references: two passes over ``features``, one for the maxima of the maps, of which nothing else is kept."""
+        """Where ``needs_set``, two passes over ``features``; see ``score_within_set``."""
         return score_within_set(self, features, context) if self.needs_set(context) else super().score_set(features, context)
 
     def loss(self, batch: Batch, context: Context) -> dict[str, Tensor]:
@@ -128,7 +133,5 @@ class AprilGAN(Detector):
         Raises:
             UsageError: pictures without masks.
         """
-        if batch.masks is None:
-            raise UsageError("april_gan learns from masks; got a batch without. Give a mask per picture (all zero: normal).")
         margins = self.layer_margins(self.features_of(batch), context)
-        return layer_losses({layer: both(one) for layer, one in margins.items()}, batch.masks)
+        return layer_losses({layer: both(one) for layer, one in margins.items()}, self.masks_of(batch))

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zsad.errors import CheckpointMismatch, UsageError
+from zsad.references.mutual_scoring import neighbourhood_means
 
 __all__ = ["LabelledMemory", "cover", "covered_means", "joined", "neighbour_mean", "whole_keys"]
 
@@ -98,9 +99,7 @@ class LabelledMemory(nn.Module):
 
 def neighbour_mean(patches: Tensor, grid: tuple[int, int]) -> Tensor:
     """Mean of each patch's 1 x 1, 3 x 3 and 5 x 5 neighbourhoods, (B, L, C); zeros outside the grid count."""
-    x = patches.transpose(1, 2).unflatten(2, grid)  # (B, C, h, w)
-    pooled = [F.avg_pool2d(x, side, stride=1, padding=side // 2) for side in SIDES]
-    return torch.stack(pooled).mean(dim=0).flatten(2).transpose(1, 2)
+    return neighbourhood_means(patches.unflatten(1, grid), SIDES).mean(dim=0).flatten(1, 2)
 
 
 def whole_keys(images: Tensor, labels: Tensor) -> Labelled:

@@ -8,6 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from zsad.alignment.maps import scaled_within_set
 from zsad.errors import NeedsSet
 from zsad.types import Context, ImageFeatures, Prediction
 
@@ -46,9 +47,7 @@ def score_within_set(method: TextAndMap, features: Sequence[ImageFeatures], cont
         context: with references.
     """
     maxima = [method.anomaly_map(one, context).amax(dim=(1, 2)) for one in features]  # (B,) each, B = 1
-    low, high = torch.cat(maxima).aminmax()
-    for one, highest in zip(features, maxima, strict=True):
-        scaled = (highest - low) / (high - low) if high > low else torch.zeros_like(highest)
+    for one, scaled in zip(features, scaled_within_set(torch.cat(maxima)).split(1), strict=True):
         yield Prediction((method.text_score(one, context) + scaled) / 2, method.anomaly_map(one, context))
 
 

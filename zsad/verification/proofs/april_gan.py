@@ -51,7 +51,7 @@ def batch(reference: Reference) -> Batch:
 def run(reference: Reference, check: Comparisons, folder: Path) -> None:
     """Zero-shot, one and two references at two sizes; every step of the first picture; one step of training."""
     for prefix in SETTINGS:
-        detector, images = build(reference, folder, prefix), reference.pixels(f"{prefix}input_uint8")
+        detector, images = build(reference, folder, prefix, faithful=True), reference.pixels(f"{prefix}input_uint8")
         check("inputs", f"{prefix}input_first", images[:1])
         with torch.inference_mode():
             contexts = [detector.prepare(name) for name in reference.settings["class_names"]]
