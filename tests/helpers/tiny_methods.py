@@ -20,11 +20,13 @@ TRAINED_FORM = {"clip_ad": {"linear": True}, "mrad": {"projections": True}}  # a
 def has_own_tower(method: str) -> bool:
     """True where the method's tower ships with the package."""
     name: str = method_class(method).recipe.backbone
-    return name in zsad.list_backbones() and not name.startswith("tips-")
+    return name in zsad.list_backbones() and not name.startswith("tips-") and name != "pixels"
 
 
 def tiny_name(recipe: Recipe) -> str:
-    """The small tower in the place of a recipe's."""
+    """The small tower in the place of a recipe's; "pixels" is none, and the method's network has its own size."""
+    if recipe.backbone == "pixels":
+        return recipe.backbone
     return "tips-tiny" if recipe.backbone.startswith("tips-") else "tiny"
 
 
@@ -32,6 +34,8 @@ def tiny_tower(recipe: Recipe, image_size: int = SIDE) -> Any:
     """A tiny CLIP as the recipe asks, or a tiny TIPS, which reads multiples of 14 pixels."""
     if tiny_name(recipe) == "tips-tiny":
         return zsad.load_backbone("tips-tiny", image_size=round(image_size / 14) * 14)
+    if tiny_name(recipe) == "pixels":
+        return zsad.load_backbone("pixels", image_size=round(image_size / 32) * 32)
     options = {"activation": recipe.activation, "position_embedding": recipe.position_embedding}
     return zsad.load_backbone("tiny", image_size=image_size, **options)
 

@@ -22,6 +22,7 @@ __all__ = [
     "nearest_in_index",
     "nearest_value",
     "reference_banks",
+    "whole_pictures",
 ]
 
 TOGETHER = 8  # pictures per pass where references are encoded
@@ -166,6 +167,17 @@ def leave_out(bank: Bank, source: int) -> Bank:
     kept = bank.source != source
     left = bank.source[kept]
     return Bank(bank.rows[kept], left - (left > source).to(left.dtype), bank.sign)
+
+
+def whole_pictures(bank: Bank, patches: int) -> Tensor:
+    """The rows of a bank as the pictures that they come from: (K * L, C) -> (K, L, C), where a picture has L patches.
+
+    Raises:
+        UsageError: the bank is a coreset, from which pictures cannot be put together again.
+    """
+    if not len(bank.rows) or bool((bank.source.unique(return_counts=True)[1] % patches).any()):
+        raise UsageError("Pictures are compared with whole reference images here. Leave coreset out, or take another method.")
+    return bank.rows.unflatten(0, (-1, patches))
 
 
 def faiss_index(bank: Bank, cells: int = 0, probes: int = 8, seed: int = 0) -> Any:
