@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from zsad.errors import NeedsSet, NotTrained, UsageError
+from zsad.images.rotation import rotated_again
 from zsad.references.memory_bank import reference_banks
 from zsad.types import Backbone, Bank, Batch, Context, ImageFeatures, Prediction, Recipe, References, Schedule, Tap, each_tensor
 from zsad.weights import hub
@@ -46,6 +47,7 @@ class Detector(nn.Module):
     needs_references: ClassVar[int] = 0  # fewest normal references that it scores with; see ``require_references``
     takes_anomalous: ClassVar[bool] = False  # references may be anomalous, with masks; see ``banks``
     smallest_set: ClassVar[int] = 1  # fewest pictures of a batch whose pictures are compared with each other
+    reference_angles: tuple[float, ...] = ()  # degrees by which further copies of each reference are turned; see ``view_rows``
     map_range: tuple[float, float] = (0.0, 1.0)  # of the anomaly map: the ends of the fixed colour scale
     far_score: float | None = None  # a score that normal pictures do not reach, whatever the others score; None: not known
     # a region's defect word is suggested only where its similarity exceeds the second's by this; None: never
@@ -164,6 +166,14 @@ class Detector(nn.Module):
         A key such as "novelty.3" has a row per row of "3".
         """
         return {str(layer): tap.patches for layer, tap in self.reference_taps(features).items()}
+
+    def turned(self, images: Tensor, degrees: float) -> Tensor:
+        """Preprocessed pictures (B, 3, H, W), turned at the model's size."""
+        return rotated_again(images, self.backbone.preprocess, degrees)
+
+    def view_rows(self, features: ImageFeatures, view: int = 0) -> Mapping[str, Tensor]:
+        """``reference_rows`` of views of references: 0 the pictures, n their copies at ``reference_angles[n - 1]``."""
+        return self.reference_rows(features)
 
     def banks(self, references: References | None) -> dict[str, Bank]:
         """Memory banks of reference images, {} where there are none; see ``reference_banks``. Raises ``UsageError``."""

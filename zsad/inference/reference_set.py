@@ -29,6 +29,7 @@ from zsad.inference.reference_files import Reference, copy_rows, read_saved, row
 from zsad.inference.scorer import Scored, Scorer
 from zsad.references.coreset import blocks_of, counted, picked, streamed_coreset
 from zsad.references.memory_bank import leave_out
+from zsad.references.sum_banks import SUMS, joined, less
 from zsad.types import Bank, ImageFeatures
 
 __all__ = ["ReferenceSet"]
@@ -97,14 +98,17 @@ class ReferenceSet:
         added: list[str] = []
         rows: dict[str, list[Tensor]] = {}
         pieces: list[ImageFeatures] = []
+        scorer = replace(scorer, angles=scorer.detector.reference_angles)
         for read, index, features in scorer.encoded(refs, keep_images=True):
             if features is None or read.scored.image is None:
                 self.errors[read.scored.name] = str(read.scored.error)
                 continue
+            tiles = len(read.places) // (1 + len(scorer.angles))
             with torch.inference_mode():
-                for key, found in scorer.detector.reference_rows(features).items():
-                    rows.setdefault(key, []).append(found[0].cpu())  # (M, C) of a piece
-            pieces += [features] if len(self._encoded) < MOST else []
+                for key, found in scorer.detector.view_rows(features, index // tiles).items():
+                    parts = [*rows.get(key, ()), found[0].cpu()]  # (M, C) of each piece
+                    rows[key] = [joined(key, parts)] if key.startswith(SUMS) else parts
+            pieces += [features] if len(self._encoded) < MOST and index < tiles else []
             if index < len(read.places) - 1:
                 continue
             whole, rows = {key: torch.cat(parts).clone() for key, parts in rows.items()}, {}
@@ -161,7 +165,8 @@ class ReferenceSet:
         """What ``types.References`` takes; {} where there are no pictures.
 
         Args:
-            coreset: share of the rows that are kept, in (0, 1]; then few pictures are in memory at once.
+            coreset: share of the rows that are kept, in (0, 1]; then few pictures are in memory at once. Packed sums are
+                added up, so that they have the size of one picture's, whatever the share.
             without: digest of one picture that is left out.
             seed: of the coreset.
         """
@@ -170,6 +175,10 @@ class ReferenceSet:
         banks: dict[str, Bank] = {}
         positions: dict[str, Tensor] = {}
         for key in self.keys():
+            if key.startswith(SUMS):
+                whole = joined(key, self.rows(key, without))
+                banks[key] = Bank(whole, torch.zeros(len(whole), dtype=torch.int64))
+                continue
             leader = key.rpartition(".")[2]
             sizes: list[int] = []
             parts = counted(self.rows(key, without), sizes)
@@ -199,7 +208,13 @@ class ReferenceSet:
         if coreset < 1 or self._members.keys() <= {digest}:
             return self.banks(coreset, digest)
         number = sorted(self._members).index(digest)
-        return {key: leave_out(bank, number) for key, bank in whole.items()}
+        with safe_open(rows_file(self._folder, digest), framework="pt") as own:
+            return {
+                key: replace(bank, rows=less(bank.rows, own.get_tensor(key)).to(bank.rows.device))
+                if key.startswith(SUMS)
+                else leave_out(bank, number)
+                for key, bank in whole.items()
+            }
 
     def copy(self) -> ReferenceSet:
         """A set of its own with the same pictures."""
