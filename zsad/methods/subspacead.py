@@ -50,11 +50,10 @@ class SubspaceAD(Detector):
         rule: how a patch is scored, see ``Subspace.distance``.
         drop: components that are left out, the widest first.
         aggregation: of the map to the score, see ``picture_scores``.
-        rotations: turned copies of each reference at drawn angles, or their angles in degrees; 0: none.
+        rotations: turned copies of each reference at angles drawn with ``seed``, or their angles in degrees; 0: none.
         saliency_block: of DINOv2, 1-based (theirs: 7): the 15 % of patches that its registers attend to least are left out.
         over_all, faithful: see above.
         batch: the batch's patches count as normal beside the references'; without references they always do.
-        seed: of the angles.
     """
 
     recipe = Recipe("hf:facebook/dinov2-with-registers-giant", 672, depth=40, taps=(23, 24, 25, 26, 27, 28, 29))
