@@ -1,4 +1,4 @@
-"""``file:`` - a CLIP state dict on disk, in OpenAI's or open_clip's key layout, of any width and depth.
+"""``file:`` - a CLIP state dict on disk, in OpenAI's or open_clip's key layout, of any width and depth; or a DINOv2's.
 
 Everything is read off the shapes but three things that a state dict does not say: the activation (ask for it), the heads
 (width / 64 unless ``heads=`` says otherwise) and how positions are resized.
@@ -15,6 +15,8 @@ from torch import Tensor
 
 from zsad.backbones.blocks import TowerShape
 from zsad.backbones.clip import CLIP
+from zsad.backbones.dinov2 import DINOv2
+from zsad.backbones.dinov2_weights import build_dinov2, is_dinov2
 from zsad.errors import CheckpointMismatch, UnsupportedBackbone, UsageError
 from zsad.registry import register_backbone
 from zsad.weights.checkpoints import read_state_dict, sha256_of
@@ -36,8 +38,8 @@ def load_file(
     image_size: int | None = None,
     heads: int | None = None,
     text_heads: int | None = None,
-) -> CLIP:
-    """Loads ``"file:path"``.
+) -> CLIP | DINOv2:
+    """Loads ``"file:path"``; DINOv2's files are known by their names, see ``dinov2_weights.py``, and need no activation.
 
     Args:
         name: ``file:`` and a path.
@@ -52,12 +54,16 @@ def load_file(
         CheckpointMismatch, UnsupportedBackbone: no plain CLIP ViT.
     """
     path = name.removeprefix("file:")
+    raw = read_state_dict(path)
+    if is_dinov2(raw):
+        sha256 = sha256_of(path)
+        return build_dinov2(name, raw, sha256, heads=heads, position_embedding=position_embedding, image_size=image_size)
     if activation is None:
         raise UsageError(
             f"A state dict does not say its activation: pass activation='quick_gelu' (OpenAI's weights, open_clip's "
             f"*-quickgelu models) or activation='gelu' (open_clip's others) with {name!r}."
         )
-    state = clip_state(read_state_dict(path), name)
+    state = clip_state(raw, name)
     visual = [int(i) for i in _numbers(r"visual\.transformer\.resblocks\.(\d+)\.", state)]
     text = [int(i) for i in _numbers(r"transformer\.resblocks\.(\d+)\.", state)]
     width, text_width = state["visual.conv1.weight"].shape[0], state["ln_final.weight"].shape[0]

@@ -1,4 +1,4 @@
-"""``hf:`` - Hugging Face checkpoints through transformers: CLIP (renamed into the trunk) and DINOv2 (image only).
+"""``hf:`` - Hugging Face checkpoints: CLIP (renamed into the trunk) and DINOv2 (image only, see ``dinov2.py``).
 
 ``"hf:openai/clip-vit-large-patch14-336"`` or ``"hf:path/to/folder"``. Only safetensors are read, no code of a repository is
 run. A download is announced with its size.
@@ -6,25 +6,24 @@ run. A download is announced with its size.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from torch import Tensor, nn
+from torch import Tensor
 
 from zsad.backbones.blocks import TowerShape
 from zsad.backbones.clip import CLIP
+from zsad.backbones.dinov2 import DINOv2
+from zsad.backbones.dinov2_weights import build_dinov2
 from zsad.backbones.file import load_clip_state
-from zsad.errors import SizeMismatch, UnsupportedBackbone, UsageError, WeightsUnavailable
-from zsad.images.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Squash
+from zsad.errors import UnsupportedBackbone, WeightsUnavailable
 from zsad.registry import register_backbone
-from zsad.types import ImageFeatures, Tap
 from zsad.weights.checkpoints import sha256_of
 from zsad.weights.download import announce_download, cached_file, quiet_without_a_terminal
 
-__all__ = ["DINOv2", "load_huggingface"]
+__all__ = ["load_huggingface"]
 
 FILE = "model.safetensors"
 # Hugging Face's names inside a tower -> CLIP's
@@ -89,7 +88,14 @@ def load_huggingface(
     sha256 = sha256_of(file) if file else ""
     if kind == "clip":
         return _clip(name, config, model.state_dict(), sha256, activation, position_embedding, image_size)
-    return DINOv2(name, model, sha256, image_size)
+    return build_dinov2(
+        name,
+        model.state_dict(),
+        sha256,
+        heads=config.num_attention_heads,
+        position_embedding=position_embedding,
+        image_size=image_size,
+    )
 
 
 def _clip(
@@ -138,38 +144,3 @@ def rename_clip(state: dict[str, Tensor]) -> dict[str, Tensor]:
         elif not tower and not key.endswith("position_ids"):
             renamed[key] = tensor  # nothing is dropped in silence: a strict load will name it
     return renamed
-
-
-class DINOv2(nn.Module):
-    """A DINOv2 image tower (with or without registers); fulfils ``types.Backbone``, has no text.
-
-    Taps are raw block outputs without registers; ``image`` is the class token behind the final LayerNorm.
-    """
-
-    activation = "gelu"
-    position_embedding = "bicubic"  # transformers' own resize
-
-    def __init__(self, name: str, model: Any, sha256: str, image_size: int | None) -> None:
-        super().__init__()
-        self.name, self.model, self.weights_sha256 = name, model, sha256
-        self.patch_size, self.depth = int(model.config.patch_size), int(model.config.num_hidden_layers)
-        self.registers = int(getattr(model.config, "num_register_tokens", 0))
-        self.image_size = image_size or int(model.config.image_size)
-        if self.image_size % self.patch_size:
-            raise SizeMismatch(name, self.image_size, self.patch_size)
-        self.preprocess = Squash(self.image_size, IMAGENET_MEAN, IMAGENET_STD)
-
-    def norm(self, x: Tensor) -> Tensor:
-        """Raw states (..., C) of the last layer -> behind the final LayerNorm."""
-        normed: Tensor = self.model.layernorm(x)
-        return normed
-
-    def encode_image(self, images: Tensor, taps: Sequence[int] = ()) -> ImageFeatures:
-        """(B, 3, H, W) preprocessed -> ``.image`` (B, C) and raw hidden states of the tapped layers, 1-based."""
-        grid = images.shape[-2] // self.patch_size, images.shape[-1] // self.patch_size
-        if any(not 1 <= tap <= self.depth for tap in taps):
-            raise UsageError(f"taps={tuple(taps)} must lie in 1..{self.depth}, the layers of {self.name}.")
-        output = self.model(pixel_values=images, output_hidden_states=bool(taps))
-        states = output.hidden_states or ()
-        found = {tap: Tap(states[tap][:, 1 + self.registers :], grid, states[tap][:, 0]) for tap in taps}
-        return ImageFeatures(output.last_hidden_state[:, 0], found)

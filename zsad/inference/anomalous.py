@@ -75,9 +75,9 @@ def seen_mask(mask: NDArray[np.uint8], geometry: Geometry, index: int, side: int
     return torch.from_numpy(piece(white, view.corner, place, side)[..., 0].copy())
 
 
-def rows_of(detector: Detector, features: ImageFeatures, seen: Tensor | None = None) -> dict[str, Tensor]:
-    """What one piece (B = 1) leaves in the banks, (M, C) by key; with a mask the rows under it, which may be none."""
-    rows = {key: found[0].cpu() for key, found in detector.reference_rows(features).items()}
+def rows_of(detector: Detector, features: ImageFeatures, view: int = 0, seen: Tensor | None = None) -> dict[str, Tensor]:
+    """What one piece (B = 1) of a view leaves in the banks, (M, C) by key; with a mask the rows under it, which may be none."""
+    rows = {key: found[0].cpu() for key, found in detector.view_rows(features, view).items()}
     if seen is None:
         return rows
     if not bool((seen > 0).any()):

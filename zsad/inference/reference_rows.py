@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 from zsad.inference.reference_files import Reference, rows_file
 from zsad.references.coreset import blocks_of, counted, picked, streamed_coreset
 from zsad.references.memory_bank import ANOMALOUS, leave_out
+from zsad.references.sum_banks import SUMS, joined, less
 from zsad.types import Bank
 
 __all__ = ["StoredRows"]
@@ -48,7 +50,8 @@ class StoredRows:
         """What ``types.References`` takes; {} where there are no pictures.
 
         Args:
-            coreset: share of the rows that are kept, in (0, 1]; then few pictures are in memory at once.
+            coreset: share of the rows that are kept, in (0, 1]; then few pictures are in memory at once. Packed sums are
+                added up, so that they have the size of one picture's, whatever the share.
             without: digest of one picture that is left out.
             seed: of the coreset.
         """
@@ -57,6 +60,10 @@ class StoredRows:
         banks: dict[str, Bank] = {}
         positions: dict[str, Tensor] = {}
         for key in self.keys():
+            if key.startswith(SUMS):
+                whole = joined(key, self.rows(key, without))
+                banks[key] = Bank(whole, torch.zeros(len(whole), dtype=torch.int64))
+                continue
             leader = key.rpartition(".")[2]
             sizes: list[int] = []
             parts = counted(self.rows(key, without), sizes)
@@ -95,4 +102,10 @@ class StoredRows:
         if coreset < 1 or self._members.keys() <= {digest}:
             return self.banks(coreset, digest)
         number = sorted(self._members).index(digest)
-        return {key: leave_out(bank, number) for key, bank in whole.items()}
+        with safe_open(rows_file(self._folder, digest), framework="pt") as own:
+            return {
+                key: replace(bank, rows=less(bank.rows, own.get_tensor(key)).to(bank.rows.device))
+                if key.startswith(SUMS)
+                else leave_out(bank, number)
+                for key, bank in whole.items()
+            }

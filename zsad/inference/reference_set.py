@@ -28,6 +28,7 @@ from zsad.inference.feature_store import save_features
 from zsad.inference.reference_files import Reference, copy_rows, read_saved, rows_file, write_saved
 from zsad.inference.reference_rows import StoredRows
 from zsad.inference.scorer import Scored, Scorer
+from zsad.references.sum_banks import SUMS, joined
 from zsad.types import ImageFeatures
 
 __all__ = ["ReferenceSet"]
@@ -113,21 +114,23 @@ class ReferenceSet(StoredRows):
         rows: dict[str, list[Tensor]] = {}
         pieces: list[ImageFeatures] = []
         own = self._members if masks is None else self._shown
+        scorer = replace(scorer, angles=scorer.detector.reference_angles if masks is None else ())
         for read, index, features in scorer.encoded(refs, keep_images=True):
             if features is None or read.scored.image is None:
                 self.errors[read.scored.name] = str(read.scored.error)
                 continue
-            last = index == len(read.places) - 1
+            tiles = len(read.places) // (1 + len(scorer.angles))
             try:
                 seen = None if masks is None else self._seen(scorer, masks, read.scored, index)
             except (MaskError, UsageError) as error:
                 self.errors[read.scored.name] = str(error)
                 continue
             with torch.inference_mode():
-                for key, found in rows_of(scorer.detector, features, seen).items():
-                    rows.setdefault(key, []).append(found)  # (M, C) of a piece
-            pieces += [features] if masks is None and len(self._encoded) < MOST else []
-            if not last:
+                for key, found in rows_of(scorer.detector, features, index // tiles, seen).items():
+                    parts = [*rows.get(key, ()), found]  # (M, C) of each piece
+                    rows[key] = [joined(key, parts)] if key.startswith(SUMS) else parts
+            pieces += [features] if masks is None and len(self._encoded) < MOST and index < tiles else []
+            if index < len(read.places) - 1:
                 continue
             whole, rows = {key: torch.cat(parts).clone() for key, parts in rows.items()}, {}
             digest = read.scored.digest

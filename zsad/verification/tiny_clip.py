@@ -25,7 +25,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["described_tensors", "fingerprint", "random_tensor", "tiny_clip_state_dict", "unit_noise"]
+__all__ = ["described_tensors", "fingerprint", "half_exact", "random_tensor", "tiny_clip_state_dict", "unit_noise"]
 
 # a rule of a fixture's settings, such as random_tensor(seed, 'name', (4, 128), 0.5, mean=0.0)
 RULE = re.compile(r"random_tensor\(seed, '([^']+)', \(([\d, ]+)\), ([\d.e-]+)(?:, mean=([\d.e-]+))?\)")
@@ -54,6 +54,11 @@ def _tensor(values: NDArray[Any], half_exact: bool = True) -> Tensor:
     """float32, by way of float16 where every value has to be one that float16 holds."""
     rounded = values.astype(np.float16) if half_exact else values
     return torch.from_numpy(np.ascontiguousarray(rounded.astype(np.float32)))
+
+
+def half_exact(values: NDArray[np.float64]) -> Tensor:
+    """float32 tensor of the nearest values that float16 holds."""
+    return _tensor(values)
 
 
 def random_tensor(seed: int, name: str, shape: Sequence[int], std: float, mean: float = 0.0) -> Tensor:
