@@ -8,7 +8,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["average", "blur_3x3", "mean_3x3", "probability_maps", "scaled_within_set", "smooth", "upsample"]
+__all__ = [
+    *(
+        "average",
+        "blur_3x3",
+        "cut_gaussian",
+        "gaussian_kernel",
+        "in_frame",
+        "mean_3x3",
+        "probability_maps",
+        "scaled_within_set",
+        "smooth",
+    ),
+    "upsample",
+]
 
 
 def upsample(grid: Tensor, size: int | tuple[int, int], *, align_corners: bool = False, mode: str = "bilinear") -> Tensor:
@@ -73,3 +86,33 @@ def scaled_within_set(values: Tensor) -> Tensor:
 def mean_3x3(grid: Tensor) -> Tensor:
     """Mean of each place and its eight neighbours, (B, h, w); at the border the edge is repeated."""
     return F.avg_pool2d(F.pad(grid[:, None], (1, 1, 1, 1), mode="replicate"), 3, stride=1)[:, 0]
+
+
+def gaussian_kernel(side: int, sigma: float) -> Tensor:
+    """(side, side) Gaussian of sum 1, cut off at its sides."""
+    taps = torch.exp(-0.5 * ((torch.arange(side, dtype=torch.float64) - (side - 1) / 2) / sigma) ** 2)
+    taps = taps / taps.sum()
+    return (taps[:, None] * taps).float()
+
+
+def cut_gaussian(maps: Tensor, side: int, sigma: float, *, zeros: bool) -> Tensor:
+    """(B, H, W) smoothed by ``gaussian_kernel``, of which a side shorter than sigma makes almost a window mean.
+
+    ``zeros`` stand outside the map, which draws its border down (INP-Former), else its mirror image without the border itself.
+    """
+    around = (side // 2,) * 4
+    padded = F.pad(maps[:, None], around) if zeros else F.pad(maps[:, None], around, mode="reflect")
+    return F.conv2d(padded, gaussian_kernel(side, sigma).to(maps)[None, None])[:, 0]
+
+
+def in_frame(maps: Tensor, size: int, part: float) -> Tensor:
+    """Maps of the middle of a square, (B, H, W), in the whole square, (B, size, size), 0 around it.
+
+    Args:
+        maps: of the middle.
+        size: side of the square.
+        part: side of the middle as a part of it; 1: there is nothing around.
+    """
+    inner = round(size * part)
+    before = (size - inner) // 2
+    return F.pad(upsample(maps, inner), (before, size - inner - before) * 2)

@@ -29,7 +29,7 @@ from zsad.types import Tap
 
 __all__ = ["LocalPath", "Prompts", "States", "VisionTransformer", "resize_positions"]
 
-POSITION_MODES = ("bilinear", "bicubic", "bicubic_antialias")
+POSITION_MODES = ("bilinear", "bicubic", "bicubic_antialias", "bicubic_offset")
 
 
 @dataclass(frozen=True)
@@ -61,15 +61,19 @@ class Prompts(Protocol):
 def resize_positions(embedding: Tensor, grid: tuple[int, int], mode: str) -> Tensor:
     """Resizes (1 + n * n, C) position embeddings of a square grid to another grid; the class token's stays.
 
-    ``mode``: "bilinear", "bicubic" (both without antialiasing) or "bicubic_antialias"; align_corners is off in all.
+    ``mode``: "bilinear", "bicubic" (both without antialiasing), "bicubic_antialias", or "bicubic_offset": by the scale factor
+    (n + 0.1) / native in place of n / native (facebookresearch's DINOv2); align_corners is off in all.
     """
     cls, patches = embedding[:1], embedding[1:]
     side = math.isqrt(patches.shape[0])
     if grid == (side, side):
         return embedding
     square = patches.unflatten(0, (side, side)).permute(2, 0, 1)[None]
-    name, _, antialias = mode.partition("_")
-    resized = F.interpolate(square, size=grid, mode=name, align_corners=False, antialias=bool(antialias))
+    name, _, how = mode.partition("_")
+    if how == "offset":
+        resized = F.interpolate(square, scale_factor=((grid[0] + 0.1) / side, (grid[1] + 0.1) / side), mode=name)
+    else:
+        resized = F.interpolate(square, size=grid, mode=name, align_corners=False, antialias=bool(how))
     return torch.cat([cls, resized[0].permute(1, 2, 0).flatten(0, 1)])
 
 

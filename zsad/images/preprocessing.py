@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-__all__ = ["CLIP_MEAN", "CLIP_STD", "IMAGENET_MEAN", "IMAGENET_STD", "CornerSquash", "ShorterSide", "Squash"]
+__all__ = ["CLIP_MEAN", "CLIP_STD", "IMAGENET_MEAN", "IMAGENET_STD", "CornerSquash", "ShorterSide", "Squash", "squashed_middle"]
 
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -78,3 +78,16 @@ class ShorterSide(Squash):
         """(height, width) of the resized picture, fractions of a pixel dropped."""
         short = min(height, width)
         return self.size * height // short, self.size * width // short
+
+
+def squashed_middle(rgb: np.ndarray[Any, Any], like: Squash, part: float) -> Tensor:
+    """The middle of a picture that was resized bilinearly to a square; (H, W, 3) uint8 -> (3, size, size).
+
+    Args:
+        rgb: of any size.
+        like: size of the middle, mean and deviation.
+        part: side of the middle as a part of the square's; 1: the whole picture.
+    """
+    whole = Squash(round(like.size / part), like.mean, like.std, "bilinear")(rgb)
+    first = (whole.shape[1] - like.size) // 2
+    return whole[:, first : first + like.size, first : first + like.size]
