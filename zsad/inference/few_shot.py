@@ -92,7 +92,7 @@ class WithReferences:
         for digest, entry in sorted(entries.items()) if len(entries) >= FEWEST else ():
             other, one = self.left_out(digest), Encoded(self.geometry, {})
             one.entries.append(entry)
-            yield from answers(other._scorer(other.context), one)
+            yield from answers(other._scoring(other.context), one)
 
     @property
     def far_score(self) -> float | None:
@@ -114,8 +114,12 @@ class WithReferences:
         vars(other).update(changed)
         return other
 
-    def _scorer(self, context: Context) -> Scorer:
+    def _scoring(self, context: Context) -> Scorer:
+        """A scorer that is to score, not to encode alone: a method may need references for it."""
         self.detector.require_references(context)
+        return self._scorer(context)
+
+    def _scorer(self, context: Context) -> Scorer:
         how = (self.batch_size, self.workers, self.value_range, self.precision, self.geometry)
         return Scorer(self.detector, context, self.device, *how)
 

@@ -162,7 +162,7 @@ class Inspector(WithReferences):
         Where the method compares pictures with each other, features go to disk (``folder``, or a temporary one) and the
         scores come after the last picture.
         """
-        scorer = self._scorer(self.context)
+        scorer = self._scoring(self.context)
         if self.needs_set:
             found = answers(scorer, encode_pictures(scorer, refs, folder), keep_images=keep_images)
         else:
@@ -194,7 +194,7 @@ class Inspector(WithReferences):
         """
         encoded.check(self._encoder())
         own = self.over(len(encoded))
-        scorer = own._scorer(self.context if target is None else self._prepared(check_target(target)))
+        scorer = own._scoring(self.context if target is None else self._prepared(check_target(target)))
         for scored in self._with_notes(answers(scorer, encoded, keep_images=True)):
             yield result_of(scored, scorer, self.thresholds, self.calibration)
 
@@ -207,7 +207,7 @@ class Inspector(WithReferences):
             encoded: from ``encode``.
             marks: corrections that act on every score; see ``references/corrections.py``.
         """
-        yield from self._with_notes(answers(self.over(len(encoded))._scorer(self.context), encoded, marks=marks))
+        yield from self._with_notes(answers(self.over(len(encoded))._scoring(self.context), encoded, marks=marks))
 
     def fork(self) -> Inspector:
         """The same model with references, thresholds and a calibration of its own, so that users do not meet in them."""
