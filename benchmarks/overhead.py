@@ -28,7 +28,8 @@ METHODS = [name for name in zsad.list_methods() if name != "musc"]
 def backbone_of(method: str) -> str | None:
     """The recipe's architecture with random weights; a backbone that ships with zsad as it is."""
     name: str = zsad.registry.method_class(method).recipe.backbone
-    return None if name in zsad.list_backbones() else f"random:{name.partition('.')[0]}"
+    here = name in zsad.list_backbones() and not name.startswith("tips-")
+    return None if here else f"random:{name.partition('.')[0]}"
 
 
 def said(row: dict[str, Any], prefix: str) -> str:
@@ -43,6 +44,7 @@ def main() -> None:
     parser.add_argument("--method", action="append", choices=METHODS)
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--no-memory", action="store_true", help="times alone; memory takes two processes per method")
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
@@ -50,7 +52,8 @@ def main() -> None:
     for method in given.method or METHODS:
         backbone = backbone_of(method)
         row = measure(method, backbone, 1, given.pairs)
-        row["memory_ratio"] = fresh_peak_mb(method, backbone, 1, False) / fresh_peak_mb(method, backbone, 1, True)
+        if not given.no_memory:
+            row["memory_ratio"] = fresh_peak_mb(method, backbone, 1, False) / fresh_peak_mb(method, backbone, 1, True)
         rows.append(row)
     if given.json:
         print(json.dumps(rows, indent=1))
@@ -60,7 +63,8 @@ def main() -> None:
     for row in rows:
         own, library = (said(row, prefix) for prefix in ("ratio", "open_clip_ratio"))
         where = f"{row['backbone'].removeprefix('random:')} | {row['image_size']}"
-        print(f"| {row['method']} | {where} | {library} | {own} | {row['memory_ratio']:.2f} | {row['prepare_seconds']:.1f} s |")
+        memory = f"{row['memory_ratio']:.2f}" if "memory_ratio" in row else "-"
+        print(f"| {row['method']} | {where} | {library} | {own} | {memory} | {row['prepare_seconds']:.1f} s |")
     print(f"\n{platform.machine()}, {given.threads} threads, torch {torch.__version__}, {given.pairs} interleaved pairs")
 
 

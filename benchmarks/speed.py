@@ -32,6 +32,9 @@ def build(method: str, backbone: str | None, **arguments: Any) -> Any:
     if backbone and backbone.startswith("random:"):
         architecture = backbone.removeprefix("random:")
         recipe = zsad.registry.method_class(method).recipe
+        if architecture.startswith("tips-"):  # of the size of L/14
+            tips = zsad.load_backbone("tips-tiny", image_size=recipe.image_size, width=1024, layers=24, side=32)
+            return zsad.create(method, backbone=tips)
         torch.manual_seed(0)
         size, patch = recipe.image_size, openclip_patch(architecture)
         built = openclip.build(
@@ -60,7 +63,7 @@ def timed(call: Callable[[], Any]) -> float:
 
 def library_encoder(backbone: str | None, size: int) -> Callable[[torch.Tensor], Any] | None:
     """open_clip's own image encoder of the same architecture and size; None where there is none."""
-    if not backbone or not backbone.startswith("random:"):
+    if not backbone or not backbone.startswith("random:") or backbone.startswith("random:tips-"):
         return None
     import open_clip
 

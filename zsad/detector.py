@@ -2,63 +2,52 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from zsad.errors import NeedsSet, NotTrained, UsageError
+from zsad.errors import NeedsSet, UsageError
+from zsad.images.rotation import rotated_again
 from zsad.references.memory_bank import reference_banks
 from zsad.types import Backbone, Bank, Batch, Context, ImageFeatures, Prediction, Recipe, References, Schedule, Tap, each_tensor
-from zsad.weights import hub
-from zsad.weights import learned as weights
-from zsad.weights.checkpoints import AuthorsFile
+from zsad.weights.with_weights import WithWeights
 
 __all__ = ["Detector"]
 
 
-class Detector(nn.Module):
+class Detector(WithWeights):
     """A zero- or few-shot anomaly detector: ``prepare`` a category, ``encode`` pictures, ``score`` them.
 
     A subclass stores its keywords in the constructor and does nothing else there but build its modules; the keywords'
     defaults are the paper's values. In evaluation mode no method writes anything on ``self``.
     """
 
-    name: ClassVar[str]  # in the registry
     recipe: ClassVar[Recipe]  # encoder and input settings of the paper
-    # further frozen encoders by constructor keyword, such as {"attention": Recipe("hf:org/dinov2", 518)}; ``create`` takes a
-    # name or a built one for each and hands the built one to the constructor, as it does with the backbone
-    encoders: ClassVar[Mapping[str, Recipe]] = {}
     needs: ClassVar[tuple[str, ...]] = ()  # attributes that the backbone must have
     cacheable: ClassVar[bool] = True  # False: ``encode`` runs learned weights, so training may not cache its output
-    learned: bool = False  # True: must not score before weights were trained or loaded
-    optional_weights: ClassVar[bool] = False  # True: scores without learned weights; a constructor may set ``learned``
     schedule: ClassVar[Schedule] = Schedule()  # of the paper's training; the defaults of ``zsad.train``
     train_mode: ClassVar[tuple[str, ...]] = ()  # own modules that learn in training mode: batch statistics, dropout
     remembers: ClassVar[bool] = False  # True: training begins with ``remember``, one pass over all pictures
-    authors_file: ClassVar[AuthorsFile] = AuthorsFile()  # layout of the authors' checkpoints
     own_references: ClassVar[bool] = False  # normal references by the paper's own rule, not by ``references/fusion.py``
-    not_saved: ClassVar[tuple[str, ...]] = ()  # keywords that say what to score with and are no part of learned weights
     needs_references: ClassVar[int] = 0  # fewest normal references that it scores with; see ``require_references``
+    most_references: ClassVar[int | None] = None  # most of them; None: any number
     takes_anomalous: ClassVar[bool] = False  # references may be anomalous, with masks; see ``banks``
     smallest_set: ClassVar[int] = 1  # fewest pictures of a batch whose pictures are compared with each other
+    reference_angles: tuple[float, ...] = ()  # degrees by which further copies of each reference are turned; see ``view_rows``
     map_range: tuple[float, float] = (0.0, 1.0)  # of the anomaly map: the ends of the fixed colour scale
     far_score: float | None = None  # a score that normal pictures do not reach, whatever the others score; None: not known
     # a region's defect word is suggested only where its similarity exceeds the second's by this; None: never
     word_margin: float | None = None
-    backbone: Any  # an nn.Module with the attributes of types.Backbone
 
     def __init__(self, backbone: Backbone) -> None:
         super().__init__()
         self.backbone = backbone
         self.trained = not self.learned
-        self.weights_sha256 = ""  # of the learned weights' file
-        self.header: dict[str, Any] = {}  # of the learned weights' file
+        self.weights_sha256, self.header = "", {}
 
     # ------------------------------------------------------------------ the two-step contract
     def prepare(self, name: str = "object", references: References | None = None) -> Context:
@@ -140,6 +129,12 @@ class Detector(nn.Module):
             raise UsageError(f"{self.name} learns inside its towers: give it pictures, not features.")
         return batch.images
 
+    def masks_of(self, batch: Batch) -> Tensor:
+        """Masks (B, H, W) of a training batch. Raises ``UsageError`` where it has none."""
+        if batch.masks is None:
+            raise UsageError(f"{self.name} learns from masks; got a batch without. Give a mask per picture (all zero: normal).")
+        return batch.masks
+
     @contextmanager
     def adapting(self, features: ImageFeatures, context: Context) -> Iterator[tuple[ImageFeatures, Context]]:
         """For a loss at test time: gradients are on, whatever mode the caller is in, and the yielded copies can carry them.
@@ -170,6 +165,14 @@ class Detector(nn.Module):
         """
         return {str(layer): tap.patches for layer, tap in self.reference_taps(features).items()}
 
+    def turned(self, images: Tensor, degrees: float) -> Tensor:
+        """Preprocessed pictures (B, 3, H, W), turned at the model's size."""
+        return rotated_again(images, self.backbone.preprocess, degrees)
+
+    def view_rows(self, features: ImageFeatures, view: int = 0) -> Mapping[str, Tensor]:
+        """``reference_rows`` of views of references: 0 the pictures, n their copies at ``reference_angles[n - 1]``."""
+        return self.reference_rows(features)
+
     def banks(self, references: References | None) -> dict[str, Bank]:
         """Memory banks of reference images, {} where there are none; see ``reference_banks``. Raises ``UsageError``."""
         if references is None:
@@ -178,65 +181,3 @@ class Detector(nn.Module):
         if given and not self.takes_anomalous:
             raise UsageError(f"{self.name} takes normal references only; leave the anomalous ones out.")
         return reference_banks(self, references)
-
-    # ------------------------------------------------------------------ arguments and learned weights (zsad.weights)
-    def arguments(self) -> dict[str, Any]:
-        """The constructor's keywords and their values: with the encoders' names, they are the method's configuration."""
-        keys = list(inspect.signature(type(self).__init__).parameters)[2:]
-        return {key: getattr(self, key) for key in keys if key not in self.encoders}
-
-    def frozen_encoders(self) -> dict[str, Any]:
-        """The backbone and the further ``encoders`` that are in use, by keyword."""
-        return {key: one for key in ("backbone", *self.encoders) if (one := getattr(self, key)) is not None}
-
-    def learned_state(self) -> dict[str, Tensor]:
-        """The method's own tensors, without the encoders'."""
-        frozen = tuple(f"{key}." for key in self.frozen_encoders())
-        return {key: tensor for key, tensor in self.state_dict().items() if not key.startswith(frozen)}
-
-    def foreign_state(self, state: dict[str, Any]) -> dict[str, Tensor]:
-        """The tensors of the authors' file under own names, by ``authors_file``."""
-        return self.authors_file.own_names(state)
-
-    @classmethod
-    def implied_arguments(cls, state: Mapping[str, Any]) -> dict[str, Any]:
-        """Constructor keywords that the shapes in the authors' file imply; ``state`` has own names already."""
-        return {}
-
-    @classmethod
-    def stored_arguments(cls, checkpoint: str | Path | None, tag: str | None) -> dict[str, Any]:
-        """Constructor keywords that a checkpoint was saved with, or that its shapes imply."""
-        return weights.stored_arguments(cls, checkpoint, tag)
-
-    def load_learned(self, tensors: Mapping[str, Tensor], origin: str = "the given tensors") -> None:
-        """Loads the method's own tensors. Raises ``CheckpointMismatch`` unless every key and shape fits."""
-        weights.load_strictly(self, tensors, origin)
-
-    def restore(self, checkpoint: str | Path | None = None, tag: str | None = None) -> None:
-        """Loads learned weights by path, or by the tag of ``checkpoints/index.toml``; does nothing where neither is given."""
-        weights.restore(self, checkpoint, tag)
-
-    def load(self, path: str | Path) -> None:
-        """Loads what ``save`` wrote or the authors published; see ``zsad.weights.learned.load``."""
-        weights.load(self, path)
-
-    def save(self, path: str | Path, **about: Any) -> dict[str, Any]:
-        """Writes the learned weights as safetensors with a header, which it returns; ``about`` goes into it."""
-        return weights.save(self, path, **about)
-
-    def push_to_hub(self, target: str | Path, *, figures: Mapping[str, Any] | None = None, private: bool = False) -> str:
-        """Publishes the learned weights with a model card; see ``zsad.weights.hub.publish``."""
-        return hub.push_to_hub(self, target, figures=figures, private=private)
-
-    def require_trained(self) -> None:
-        """Raises ``NotTrained`` where the method has no learned weights yet."""
-        if not self.trained:
-            raise NotTrained(
-                f"{self.name} has no learned weights yet, and its scores would be noise. Pass checkpoint='path/to/file', "
-                f"or name one: create('{self.name}.tag'); `zsad list` shows what there is."
-            )
-
-    @property
-    def device(self) -> torch.device:
-        """Where the weights are."""
-        return next(self.parameters()).device

@@ -14,6 +14,7 @@ from zsad_demo.checkpoints import Checkpoint
 CAPACITY = 4  # inspectors in memory
 DEFAULT = "compact"
 # keywords of a method in the demo; musc runs on the backbone that ships, so that it needs no download
+SHIPPED = {"tipsomaly": "tipsomaly.mvtec"}  # learned weights that come with zsad
 KEYWORDS: dict[str, dict[str, Any]] = {"musc": {"backbone": "compact"}}
 
 
@@ -51,4 +52,4 @@ class InspectorCache:
         words: dict[str, Any] = {"words": key.words} if key.words else {}
         if key.method in self._checkpoints:
             return self._checkpoints[key.method].inspector(key.target, words)
-        return zsad.Inspector(key.method, key.target, **KEYWORDS.get(key.method, {}), **words)
+        return zsad.Inspector(SHIPPED.get(key.method, key.method), key.target, **KEYWORDS.get(key.method, {}), **words)

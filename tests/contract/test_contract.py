@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from checks import CHECKS
+from tiny_methods import on_tiny_tower
 
 import zsad
 
@@ -16,11 +17,7 @@ import zsad
 def build(name: str) -> Any:
     """A method on a tiny backbone; one that has a backbone of its own runs on that."""
     torch.manual_seed(0)  # of weights that are not learned yet
-    recipe = zsad.registry.method_class(name).recipe
-    if recipe.backbone in zsad.list_backbones():
-        return zsad.create(name)
-    options = {"activation": recipe.activation, "position_embedding": recipe.position_embedding}
-    return zsad.create(name, backbone=zsad.load_backbone("tiny", image_size=112, **options))
+    return on_tiny_tower(name, 112)
 
 
 @pytest.mark.slow

@@ -346,3 +346,18 @@ def test_features_change_tensor_by_tensor() -> None:
     assert len(features[:1]) == 1
     assert features[:1].taps[1].grid == (2, 2)
     assert features.to(torch.float64).taps[1].cls.dtype == torch.float64
+
+
+def test_a_method_that_needs_references_says_how_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    detector = build("visual_adapter")
+    monkeypatch.setattr(type(detector), "needs_references", 2)
+    monkeypatch.setattr(detector, "trained", True)
+    picture = torch.zeros(SIDE, SIDE, 3, dtype=torch.uint8).numpy()
+    inspector = zsad.Inspector(detector, "nut")
+    with pytest.raises(UsageError, match=r"compares pictures with normal references and needs 2 or more; got 0. Give some"):
+        list(inspector([picture]))
+    inspector.add_references([picture, picture + 9])
+    assert [one.error for one in inspector([picture])] == [None]
+    inspector.remove_references(inspector.references.names[0])
+    with pytest.raises(UsageError, match="needs 2 or more; got 1"):
+        list(inspector([picture]))

@@ -1,4 +1,4 @@
-"""Every registered method on a small encoder, so that a test over the registry covers the next method without a change."""
+"""Every registered method on a tower with small random weights, so that a test over the registry covers the next method."""
 
 from __future__ import annotations
 
@@ -8,35 +8,61 @@ from typing import Any
 import torch
 
 import zsad
+from zsad.registry import method_class
+from zsad.types import Recipe
 
-SIDE = 80  # pixels of the tiny backbone
+__all__ = ["SIDE", "TRAINED_FORM", "has_own_tower", "on_tiny_tower", "options_of", "tiny_method", "tiny_tower"]
+
+SIDE = 80  # pixels of the tiny CLIP; TIPS takes the nearest multiple of 14
 TRAINED_FORM = {"clip_ad": {"linear": True}, "mrad": {"projections": True}}  # arguments of what has something to train
 
 
-def tiny_backbone_of(method: str) -> Any:
-    """A small encoder as the method's paper sets it up; the method's own where that ships with the package."""
-    recipe = zsad.registry.method_class(method).recipe
-    if recipe.backbone in zsad.list_backbones():
-        return zsad.load_backbone(recipe.backbone)
-    options = {"activation": recipe.activation, "position_embedding": recipe.position_embedding, "image_size": SIDE}
-    return zsad.load_backbone("tiny", **options)
+def has_own_tower(method: str) -> bool:
+    """True where the method's tower ships with the package."""
+    name: str = method_class(method).recipe.backbone
+    return name in zsad.list_backbones() and not name.startswith("tips-") and name != "pixels"
 
 
-def tiny_method(method: str, backbone: Any = None, seed: int = 0, **arguments: Any) -> Any:
+def tiny_name(recipe: Recipe) -> str:
+    """The small tower in the place of a recipe's; "pixels" is none, and the method's network has its own size."""
+    if recipe.backbone == "pixels":
+        return recipe.backbone
+    return "tips-tiny" if recipe.backbone.startswith("tips-") else "tiny"
+
+
+def tiny_tower(recipe: Recipe, image_size: int = SIDE) -> Any:
+    """A tiny CLIP as the recipe asks, or a tiny TIPS, which reads multiples of 14 pixels."""
+    if tiny_name(recipe) == "tips-tiny":
+        return zsad.load_backbone("tips-tiny", image_size=round(image_size / 14) * 14)
+    if tiny_name(recipe) == "pixels":
+        return zsad.load_backbone("pixels", image_size=round(image_size / 32) * 32)
+    options = {"activation": recipe.activation, "position_embedding": recipe.position_embedding}
+    return zsad.load_backbone("tiny", image_size=image_size, **options)
+
+
+def on_tiny_tower(method: str, image_size: int = SIDE, **arguments: Any) -> Any:
+    """A method on a tiny tower, untrained; one whose own tower ships with zsad runs on that."""
+    tower = None if has_own_tower(method) else tiny_tower(method_class(method).recipe, image_size)
+    return zsad.create(method, backbone=tower, **arguments)
+
+
+def tiny_method(method: str, **arguments: Any) -> Any:
     """The method with seeded first weights, marked as trained."""
+    recipe = method_class(method).recipe
+    tower = zsad.load_backbone(recipe.backbone) if has_own_tower(method) else tiny_tower(recipe)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        detector = zsad.registry.method_class(method)(backbone or tiny_backbone_of(method), **arguments)
+        torch.manual_seed(0)
+        detector = method_class(method)(tower, **arguments)  # ``create`` would draw from another generator
     detector.trained = True
     return detector.eval()
 
 
 def options_of(method: str, folder: Path) -> list[str]:
-    """Options of a command for the method on its small encoder, its weights written to ``folder`` where it has any."""
-    cls = zsad.registry.method_class(method)
-    if cls.recipe.backbone in zsad.list_backbones():
+    """Options of a command for the method on its small tower, its weights written to ``folder`` where it has any."""
+    cls = method_class(method)
+    if has_own_tower(method):
         return ["--method", method]
-    options = ["--method", method, "--backbone", tiny_backbone_of(method).name]
+    options = ["--method", method, "--backbone", tiny_name(cls.recipe)]
     if cls.learned:
         path = folder / f"{method}.safetensors"
         tiny_method(method).save(path, trained_on="nothing")

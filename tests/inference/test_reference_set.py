@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tiny_methods import on_tiny_tower
 from typer.testing import CliRunner
 
 import zsad
@@ -61,11 +62,8 @@ def scores(inspector: Inspector, *pictures: np.ndarray[Any, Any]) -> list[float]
 @pytest.mark.slow
 @pytest.mark.parametrize("method", zsad.list_methods())
 def test_every_method_takes_references(method: str, good: Path) -> None:
-    recipe = zsad.registry.method_class(method).recipe
-    options = {"activation": recipe.activation, "position_embedding": recipe.position_embedding, "image_size": 80}
-    own = recipe.backbone in zsad.list_backbones()
     torch.manual_seed(0)
-    detector = zsad.create(method) if own else zsad.create(method, backbone=zsad.load_backbone("tiny", **options))
+    detector = on_tiny_tower(method, 80)
     detector.trained = True
     with_references = Inspector(detector, "gasket", references=good)
     pictures = [texture(seed, seed % 5 == 1) for seed in range(10, 16)]

@@ -310,7 +310,8 @@ def test_pictures_of_any_shape_through_an_inspector(arguments: dict[str, Any]) -
     shapes = ((60, 90), (60, 90), (90, 60), (40, 120))
     pictures = [rng.integers(0, 256, (*shape, 3), dtype=np.uint8) for shape in shapes]
     backbone = zsad.load_backbone("tiny", image_size=80)
-    inspector = zsad.Inspector("anovl", backbone=backbone, target="nut", batch_size=4, device="cpu", **arguments)
+    few = {"prompts": "adaclip", **arguments}  # 48 sentences
+    inspector = zsad.Inspector("anovl", backbone=backbone, target="nut", batch_size=4, device="cpu", **few)
     found = list(inspector(pictures))
     assert [one.anomaly_map.shape for one in found] == list(shapes)
     assert all(one.error is None for one in found)

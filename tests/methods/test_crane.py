@@ -121,7 +121,7 @@ def test_dinov2_s_patches_are_behind_its_last_norm(tmp_path: Path) -> None:
     images = torch.randn(1, 3, 64, 64)
     with torch.inference_mode():
         own = encoder.preprocess.again(images, before)
-        expected = encoder.model(pixel_values=own).last_hidden_state[:, 3:]  # behind class token and registers
+        expected = model.eval()(pixel_values=own).last_hidden_state[:, 3:]  # behind class token and registers
         torch.testing.assert_close(aligned_patches(encoder, images, before, (4, 4)), expected)
 
 

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 
 import zsad
 from zsad.alignment import maps as pixel_maps
+from zsad.alignment.fast_convolution import convolve, split_kernel
 from zsad.alignment.multi_scale import SHAPES, MultiScaleConvolution
 from zsad.backbones.grounding import GroundingBoxes
 from zsad.errors import CheckpointMismatch, SourceNotFound, UsageError, WeightsUnavailable
@@ -178,12 +179,23 @@ def test_six_convolutions_are_one() -> None:
         ]
         expected = torch.stack(single).sum(0).flatten(2).transpose(1, 2)
         torch.testing.assert_close(module(patches, (5, 3)), expected)
-        kept = module._kept["merged"][1]
+        kept = module._kept["kernel"][1]
         module(patches, (5, 3))
-        assert module._kept["merged"][1] is kept
+        assert module._kept["kernel"][1] is kept
+    torch.testing.assert_close(module(patches, (5, 3)), expected)  # with gradients
     with torch.no_grad():
         module.kernels["33"].weight.add_(1)  # type: ignore[operator]
         assert (module(patches, (5, 3)) - expected).abs().max() > 0.1  # made anew
+
+
+@pytest.mark.parametrize("side", [3, 5, 7])
+def test_the_fast_convolution_is_the_direct_one(side: int) -> None:
+    generator = torch.Generator().manual_seed(side)
+    for height, width in ((1, 1), (4, 4), (5, 8), (9, 3)):
+        maps = torch.randn(2, 6, height, width, generator=generator, dtype=torch.float64)
+        weight = torch.randn(4, 6, side, side, generator=generator, dtype=torch.float64)
+        direct = F.conv2d(maps, weight, padding=side // 2).permute(0, 2, 3, 1)
+        torch.testing.assert_close(convolve(maps.permute(0, 2, 3, 1), split_kernel(weight)), direct)
 
 
 def test_blur_is_torchvisions() -> None:

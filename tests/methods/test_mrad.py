@@ -272,8 +272,12 @@ def temperature(patch: pytest.MonkeyPatch) -> None:
 
 
 def padding_left_out(patch: pytest.MonkeyPatch) -> None:
-    plain = F.avg_pool2d
-    patch.setattr(F, "avg_pool2d", lambda x, *rest, **more: plain(x, *rest, **more, count_include_pad=False))
+    def inside(patches: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
+        x = patches.transpose(1, 2).unflatten(2, grid)
+        pooled = [F.avg_pool2d(x, side, 1, side // 2, count_include_pad=False) for side in (1, 3, 5)]
+        return torch.stack(pooled).mean(dim=0).flatten(2).transpose(1, 2)
+
+    patch.setattr("zsad.methods.mrad.neighbour_mean", inside)
 
 
 def corners_aligned(patch: pytest.MonkeyPatch) -> None:

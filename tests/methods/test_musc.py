@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 
 import zsad
-from zsad.backbones.huggingface import DINOv2
+from zsad.backbones.dinov2_weights import build_dinov2
 from zsad.errors import NeedsSet, UsageError
 from zsad.metrics import image_auroc
 from zsad.references import mutual_scoring
@@ -263,7 +263,7 @@ def test_dinov2() -> None:
     config = transformers.Dinov2Config(
         hidden_size=32, num_hidden_layers=4, num_attention_heads=2, mlp_ratio=2, image_size=56, patch_size=14
     )
-    backbone = DINOv2("hf:seeded", transformers.Dinov2Model(config).eval(), "", 56)
+    backbone = build_dinov2("hf:seeded", transformers.Dinov2Model(config).state_dict(), heads=2, image_size=56).eval()
     detector = zsad.create("musc", backbone=backbone)
     assert detector.layers == (1, 2, 3, 4)
     found = run(detector, encoded(detector, 6))

@@ -13,12 +13,19 @@ import torch.nn.functional as F
 import zsad
 from zsad.alignment import maps
 from zsad.alignment.windows import join_windows, split_windows
-from zsad.backbones import blocks, window_adapter
+from zsad.backbones import blocks, openclip, window_adapter
 from zsad.errors import CheckpointMismatch, NeedsSet, NotTrained, UsageError
 from zsad.types import Batch
 from zsad.verification.compare import Comparisons
 from zsad.verification.proofs import sowa as proof
 from zsad.verification.reference import Reference, reference_folder
+
+COPIES = (
+    "net.clip_model",
+    "net.text_encoder",
+    "net.prompt_learner.clip_model",
+    "net.visual_encoder.clip_model",
+)  # of the frozen CLIP
 
 
 @pytest.fixture(scope="module")
@@ -184,6 +191,22 @@ def test_wrong_files_are_refused(reference: Reference, tower: Any, tmp_path: Pat
     refused(good, r"unexpected: adapters\.2\.", taps=(12, 24))
     refused(good | {"net.prompt_learner.token_prefix_pos": torch.zeros(1, 1, 1, 128)}, "the start token differs")
     refused({"fc.weight": torch.zeros(2, 2)}, "missing: adapters.*unexpected: fc.weight")
+
+
+@pytest.mark.slow
+def test_shapes_of_the_real_files(reference: Reference) -> None:
+    """The authors' names and shapes load on a ViT-L/14-336, whose weights are not needed for it."""
+    recipe = zsad.registry.method_class("sowa").recipe
+    with torch.device("meta"):
+        tower = openclip.build(recipe.backbone, "ViT-L-14-336", activation="quick_gelu", image_size=336)
+    detector = zsad.create("sowa", backbone=tower.eval().requires_grad_(False))
+    shapes = reference.settings["checkpoint_schema"]["top"]["state_dict"]
+    state = {key: torch.zeros(()).expand(shape) for key, shape in shapes.items()}
+    state |= {f"{copy}.ln_final.weight": torch.zeros(768) for copy in COPIES}
+    found = detector.foreign_state(state)
+    detector.load_learned(found)
+    assert set(found) == set(detector.learned_state())
+    assert type(detector).implied_arguments(found) == {"context": 12, "heads": 8}
 
 
 def test_untrained_adapters_do_not_score_outside_tests(tiny: Any) -> None:

@@ -9,15 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 __all__ = [
-    "dice",
-    "focal",
-    "layer_losses",
-    "likeness_terms",
-    "map_terms",
-    "picture_term",
-    "sigmoid_focal",
-    "top_mean",
-    "zero_loss",
+    *("dice", "focal", "layer_losses", "likeness_terms", "lookup_losses", "map_terms", "picture_term", "sigmoid_focal"),
+    *("top_mean", "zero_loss"),
 ]
 
 SMOOTH = 1e-5  # of the one-hot target and inside the logarithm, as in the published code
@@ -141,6 +134,27 @@ def top_mean(maps: Tensor, part: float) -> Tensor:
     """(B, ...) -> (B,): the mean of each picture's highest ``part`` of places, at least one place."""
     flat = maps.flatten(1)
     return flat.topk(max(1, round(part * flat.shape[1])), dim=1).values.mean(1)
+
+
+def lookup_losses(distances: Tensor, masks: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """How far normal patches are from what a dictionary of normal ones has for them, and how much farther than anomalous ones.
+
+    Both are means over pictures, summed over the maps (DictAS). A patch whose mask is one half counts for neither side.
+
+    Args:
+        distances: (M, B, L) of M maps.
+        masks: (B, H, W), 1 = defect; resized to the grid.
+        grid: on which the L patches lie.
+
+    Returns:
+        Mean distance of normal patches; the mean of what it exceeds that of anomalous patches by, over pictures where it does.
+    """
+    masks = F.interpolate(masks.float()[:, None], grid, mode="bilinear", align_corners=True).flatten(1)  # (B, L)
+    normal, anomalous = (side.float() for side in (masks < 0.5, masks > 0.5))
+    near, far = ((distances * side).sum(-1) / side.sum(-1).clamp(min=1) for side in (normal, anomalous))  # (M, B)
+    there, both = normal.any(-1), normal.any(-1) & anomalous.any(-1)
+    above = ((near - far) * both).clamp(min=0)
+    return near.sum() / there.sum().clamp(min=1), (above.sum(1) / (above > 0).sum(1).clamp(min=1)).sum()
 
 
 def zero_loss(parameters: Iterable[Tensor]) -> Tensor:

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from zsad.alignment.fast_convolution import SplitKernel, convolve, split_kernel
+
 __all__ = ["MultiScaleConvolution", "PatchDecoders"]
 
 SHAPES = ((1, 1), (3, 3), (5, 5), (7, 7), (1, 5), (5, 1))
@@ -18,7 +20,7 @@ WIDEST = 7
 class MultiScaleConvolution(nn.Module):
     """Six convolutions with zero padding, summed. Their kernels lie in one of 7 x 7, so a single convolution computes them.
 
-    That kernel is made anew only when a weight has changed; with gradients it is made in every call.
+    Without gradients it is ``fast_convolution``'s, whose kernel is made anew only when a weight has changed.
 
     Args:
         inputs: channels of a patch.
@@ -28,7 +30,7 @@ class MultiScaleConvolution(nn.Module):
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
         self.kernels = nn.ModuleDict({f"{h}{w}": nn.Conv2d(inputs, outputs, (h, w)) for h, w in SHAPES})
-        self._kept: dict[str, tuple[object, Tensor, Tensor]] = {}  # state of the weights, and what was made of it
+        self._kept: dict[str, tuple[object, SplitKernel, Tensor]] = {}  # state of the weights, and what was made of it
 
     def merged(self) -> tuple[Tensor, Tensor]:
         """The kernel (outputs, inputs, 7, 7) and the bias of the sum."""
@@ -42,15 +44,22 @@ class MultiScaleConvolution(nn.Module):
 
     def forward(self, patches: Tensor, grid: tuple[int, int]) -> Tensor:
         """(B, h * w, inputs) -> (B, h * w, outputs)."""
-        weight, bias = self.merged() if torch.is_grad_enabled() else self._merged_once()
-        maps = F.conv2d(patches.transpose(1, 2).unflatten(2, grid), weight, bias, padding=WIDEST // 2)
-        return maps.flatten(2).transpose(1, 2)
+        if torch.is_grad_enabled():
+            weight, bias = self.merged()
+            return (
+                F.conv2d(patches.transpose(1, 2).unflatten(2, grid), weight, bias, padding=WIDEST // 2)
+                .flatten(2)
+                .transpose(1, 2)
+            )
+        kernel, bias = self._split_once()
+        return convolve(patches.unflatten(1, grid), kernel).flatten(1, 2) + bias
 
-    def _merged_once(self) -> tuple[Tensor, Tensor]:
+    def _split_once(self) -> tuple[SplitKernel, Tensor]:
         state = tuple((p.data_ptr(), 0 if p.is_inference() else p._version, p.dtype, p.device) for p in self.parameters())
-        if "merged" not in self._kept or self._kept["merged"][0] != state:
-            self._kept["merged"] = (state, *self.merged())
-        return self._kept["merged"][1:]
+        if "kernel" not in self._kept or self._kept["kernel"][0] != state:
+            weight, bias = self.merged()
+            self._kept["kernel"] = (state, split_kernel(weight), bias)
+        return self._kept["kernel"][1:]
 
 
 class PatchDecoders(nn.Module):

@@ -41,8 +41,8 @@ MEAN, STD = (127 / 255,) * 3, (128 / 255,) * 3  # (x - 127) / 128, what the weig
 class SameConv(nn.Conv2d):
     """A convolution with TensorFlow's "same" padding: at stride 2 the odd row and column go to the end."""
 
-    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> None:
-        super().__init__(inputs, outputs, kernel, stride, kernel // 2 if stride == 1 else 0, groups=groups)
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1, *, bias: bool = True) -> None:
+        super().__init__(inputs, outputs, kernel, stride, kernel // 2 if stride == 1 else 0, groups=groups, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, h, w) -> (B, C', ceil(h / stride), ceil(w / stride))."""

@@ -39,4 +39,4 @@ def mean_of_groups(taps: Mapping[int, Tap], layers: Sequence[int], groups: int) 
     """Mean patches of as many groups of successive ``layers``, each as a tap of the group's last layer."""
     size = len(layers) // groups
     parts = [layers[start : start + size] for start in range(0, groups * size, size)]
-    return {part[-1]: merged({layer: taps[layer] for layer in part}, "mean") for part in parts}
+    return {part[-1]: merged([taps[layer] for layer in part], "mean") for part in parts}

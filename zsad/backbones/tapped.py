@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -53,14 +53,14 @@ def salient(features: ImageFeatures, background: float) -> Tensor | None:
     return saliency >= saliency.quantile(background, dim=1, keepdim=True)
 
 
-def merged(taps: Mapping[int, Tap], how: Literal["mean", "concat"]) -> Tap:
-    """Taps of several layers as one: their mean, or side by side; grids are resized to the finest, bilinear.
+def merged(taps: Sequence[Tap], how: Literal["mean", "concat"]) -> Tap:
+    """Taps of several layers as one: their mean, or side by side in this order; grids are resized to the finest, bilinear.
 
     Raises:
         UsageError: the mean of layers with other channels.
     """
-    grid = max((tap.grid for tap in taps.values()), key=lambda sides: sides[0] * sides[1])
-    parts = [tap.patches if tap.grid == grid else _resized(tap, grid) for tap in taps.values()]
+    grid = max((tap.grid for tap in taps), key=lambda sides: sides[0] * sides[1])
+    parts = [tap.patches if tap.grid == grid else _resized(tap, grid) for tap in taps]
     if how == "concat":
         return Tap(torch.cat(parts, dim=-1), grid)
     if len({part.shape[-1] for part in parts}) > 1:

@@ -12,6 +12,8 @@ import typer
 from zsad.cli.app import EXIT_CODES, app, sentence_on_error
 from zsad.cli.console import print_json, progress, report_unreadable
 from zsad.cli.options import (
+    Anomalous,
+    AnomalousMasks,
     Backbone,
     BatchSize,
     Checkpoint,
@@ -66,6 +68,8 @@ def calibrate(
     checkpoint: Checkpoint = None,
     word: Words = None,
     references: References = None,
+    anomalous: Anomalous = None,
+    anomalous_masks: AnomalousMasks = None,
     coreset: Coreset = 1.0,
     set_: Sets = None,
     max_false_alarms: Annotated[float, typer.Option(help="Share of normal pictures that may be called anomalous.")] = 0.05,
@@ -93,7 +97,7 @@ def calibrate(
 
     The levels can be chosen anew at every predict, without scoring anything again.
     """
-    settings = inspector_settings(dict(locals()), "references", "coreset")
+    settings = inspector_settings(dict(locals()), "references", "anomalous", "anomalous_masks", "coreset")
     if leave_one_out == (normal is not None) or (leave_one_out and references is None):
         raise UsageError("Give --normal DIR, or --references DIR with --leave-one-out: where do the normal pictures come from?")
     source = normal if normal is not None else str(references)

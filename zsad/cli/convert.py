@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import torch
 import typer
 
-from zsad.backbones import openclip
+from zsad.backbones import openclip, tips_files
 from zsad.cli.app import EXIT_CODES, app, sentence_on_error
 from zsad.cli.console import print_json
 from zsad.cli.options import Backbone, Json, Replace, Sets, method_arguments
@@ -113,7 +113,11 @@ def convert_checkpoint(
 
 
 def _tower(cls: Any, name: str) -> tuple[Any, bool]:
-    """The backbone by the method's recipe, and whether it has weights; an open_clip name that is not here has shapes alone."""
+    """The backbone by the method's recipe, and whether it has weights; a published one that is not here has shapes alone."""
+    if name in tips_files.PUBLISHED and tips_files.listed(name)["here"] == "no":
+        width, size = tips_files.PUBLISHED[name].width, cls.recipe.image_size
+        with torch.device("meta"):  # one block, since a method learns nothing inside the towers
+            return tips_files.load_tips_tiny(name, image_size=size, width=width, layers=1).eval().requires_grad_(False), False
     if name in list_backbones() or ":" in name or openclip.cached(name):
         return load_by_recipe(cls.name, cls.recipe, name), True
     options = {key: getattr(cls.recipe, key) for key in ("activation", "position_embedding", "image_size")}

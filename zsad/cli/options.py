@@ -25,6 +25,12 @@ Sets = Annotated[list[str] | None, typer.Option("--set", help="key=value of the 
 References = Annotated[
     str | None, typer.Option(help="Normal pictures to compare with: a folder, a pattern, or what zsad references saved.")
 ]
+Anomalous = Annotated[
+    str | None, typer.Option(help="Anomalous pictures as examples of defects, for methods that take them (zsad list).")
+]
+AnomalousMasks = Annotated[
+    Path | None, typer.Option(help="Folder with masks of the defects in --anomalous, named like the pictures.")
+]
 Coreset = Annotated[float, typer.Option(help="Share of the references' patches that are kept, for very many references.")]
 # ------------------------------------------------------------------ the encoder and its pictures
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps or xpu.")]

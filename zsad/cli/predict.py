@@ -19,6 +19,8 @@ from zsad.cli.console import log_to_stderr, progress, report_unreadable
 from zsad.cli.dry_run import plan_of, show_plan
 from zsad.cli.options import (
     AllowUrls,
+    Anomalous,
+    AnomalousMasks,
     Backbone,
     Batch,
     BatchSize,
@@ -85,6 +87,8 @@ def predict(
     checkpoint: Checkpoint = None,
     word: Words = None,
     references: References = None,
+    anomalous: Anomalous = None,
+    anomalous_masks: AnomalousMasks = None,
     coreset: Coreset = 1.0,
     set_: Sets = None,
     threshold: Threshold = None,
@@ -138,7 +142,7 @@ def predict(
     and needs at least 8.
     """
     given = dict(locals())
-    settings = inspector_settings(given, "references", "coreset", *LEVELS)
+    settings = inspector_settings(given, "references", "anomalous", "anomalous_masks", "coreset", *LEVELS)
     settings |= {} if batch is None else {"batch": batch}
     check_out(out)
     pictures = Source(source, null=null, skip_masks=skip_masks, every=every, allow_urls=allow_urls)

@@ -10,6 +10,7 @@ import typer
 from zsad.cli.app import app, sentence_on_error
 from zsad.cli.console import print_json
 from zsad.cli.options import Json
+from zsad.errors import MissingExtra
 
 if TYPE_CHECKING:
     from zsad.verification import Verification
@@ -34,7 +35,13 @@ def verify(
 
     found = []
     for name in [method] if method else list_proofs():
-        found.append(run(name, references))
+        try:
+            found.append(run(name, references))
+        except MissingExtra as error:
+            if method:
+                raise
+            typer.echo(f"{name:12} not run: {error}", err=True)
+            continue
         if not as_json:
             typer.echo(_line(found[-1]))
     passed = all(one.passed for one in found)

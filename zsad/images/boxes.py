@@ -22,6 +22,7 @@ __all__ = [
     "BoxFinder",
     "BoxesOfFile",
     "accepted",
+    "corners",
     "found_in",
     "inside",
     "nowhere",
@@ -81,11 +82,17 @@ def inside(boxes: Iterable[Box], size: int, *, cut: bool = True) -> Tensor:
             does, so that such a box marks nothing (the published code of FiLo).
     """
     mask = torch.zeros(size, size, dtype=torch.bool)
-    for x, y, width, height in (box.place for box in boxes):
-        corners = [(x - width / 2) * size, (y - height / 2) * size, (x + width / 2) * size, (y + height / 2) * size]
-        left, top, right, bottom = (max(0, int(one)) if cut else int(one) for one in corners)
+    for row in corners(boxes, size).tolist():
+        left, top, right, bottom = (max(0, int(one)) if cut else int(one) for one in row)
         mask[top:bottom, left:right] = True
     return mask
+
+
+def corners(boxes: Iterable[Box], size: int) -> Tensor:
+    """Left, top, right and bottom of each box in pixels, (N, 4) float32, rounded as Grounding DINO's programs round."""
+    pixels = torch.tensor([box.place for box in boxes]).view(-1, 4) * size
+    first = pixels[:, :2] - pixels[:, 2:] / 2
+    return torch.cat([first, pixels[:, 2:] + first], dim=1)
 
 
 def picture_key(rgb: NDArray[np.uint8]) -> str:

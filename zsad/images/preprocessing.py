@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-__all__ = ["CLIP_MEAN", "CLIP_STD", "IMAGENET_MEAN", "IMAGENET_STD", "ShorterSide", "Squash", "squashed_middle"]
+__all__ = ["CLIP_MEAN", "CLIP_STD", "IMAGENET_MEAN", "IMAGENET_STD", "CornerSquash", "ShorterSide", "Squash", "squashed_middle"]
 
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -22,7 +22,7 @@ class Squash:
     """Resizes to a square without keeping the aspect ratio (PIL, antialiased), scales and normalises.
 
     This is what every method of the field does at test time (torchvision ``Resize((S, S), BICUBIC)``, ``ToTensor``,
-    ``Normalize``); AnoVL alone resizes bilinearly.
+    ``Normalize``); AnoVL and Tipsomaly resize bilinearly.
     """
 
     size: int
@@ -57,6 +57,17 @@ class Squash:
         if before.size != self.size:
             pixels = F.interpolate(pixels, size=self.size, mode="bicubic", antialias=True).clamp(0, 1)
         return (pixels - own[0]) / own[1]
+
+
+@dataclass(frozen=True)
+class CornerSquash(Squash):
+    """As ``Squash``, but of floating-point pixels, bilinear, with corners aligned and without antialias (MetaUAS)."""
+
+    def __call__(self, rgb: np.ndarray[Any, Any]) -> Tensor:
+        """(H, W, 3) uint8 -> (3, size, size) float32."""
+        pixels = torch.from_numpy(np.array(rgb, copy=True)).permute(2, 0, 1).float() / 255
+        pixels = F.interpolate(pixels[None], size=(self.size, self.size), mode="bilinear", align_corners=True)[0]
+        return (pixels - torch.tensor(self.mean)[:, None, None]) / torch.tensor(self.std)[:, None, None]
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,14 @@ import os
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from zsad.errors import ImageError
 from zsad.images.reading import ImageRef, load_raw
 
-__all__ = ["SideMasks", "find_masks", "is_black_and_white"]
+__all__ = ["SideMasks", "find_masks", "is_black_and_white", "picture_stem"]
 
 _ENDING = re.compile(r"(?i)[_\-. ](mask|gt|ground[_\- ]?truth|label|seg|segmentation|annotation|defect[_\- ]?mask)s?\d*$")
 _NEAR = 0.1  # of a mask's range: values so near to its ends count as black or white, for those that JPEG blurs
@@ -61,6 +62,11 @@ def find_masks(listed: Callable[[], Iterable[ImageRef]]) -> SideMasks:
                 doubtful.add(mask.name)
     complete = bool(masks) and len(set(masks.values()) - masks.keys()) == total - len(masks)
     return SideMasks(frozenset(masks), frozenset(doubtful), complete)
+
+
+def picture_stem(name: str) -> str:
+    """Name of the picture that a mask's file belongs to, without endings: "a" for "a.png" and for "a_mask.png"."""
+    return _ENDING.sub("", Path(name).stem)
 
 
 def _stem(ref: ImageRef) -> str:

@@ -16,6 +16,7 @@ from zsad.detector import Detector
 from zsad.errors import UsageError
 from zsad.images.reading import list_images
 from zsad.images.tiling import Geometry
+from zsad.inference.anomalous import mask_reader
 from zsad.inference.encoded import Encoded, answers
 from zsad.inference.reference_files import is_saved
 from zsad.inference.reference_set import ReferenceSet
@@ -52,6 +53,28 @@ class WithReferences:
             UsageError: the method takes no references.
         """
         added = self.references.add(self._scorer(self.context), list_images(source))
+        self.context = self._prepared()
+        return added
+
+    def add_anomalous(self, source: Any, masks: Any = None) -> list[str]:
+        """Adds anomalous pictures as examples of defects; returns the names of those that were new.
+
+        Args:
+            source: whatever ``list_images`` takes.
+            masks: where the defects are: a folder whose files are named like the pictures, or arrays (H, W), above 0 where they
+                are; None: all of each picture is an example.
+
+        Raises:
+            UsageError: the method takes normal references alone, or masks that do not fit.
+        """
+        if not self.detector.takes_anomalous:
+            raise UsageError(f"{self.detector.name} takes normal references only; leave the anomalous ones out.")
+        if source is None:
+            raise UsageError(
+                "Masks of anomalous references were given without the pictures. Give them too: anomalous=, --anomalous."
+            )
+        refs = list(list_images(source))
+        added = self.references.add(self._scorer(self.context), refs, mask_reader(masks, refs))
         self.context = self._prepared()
         return added
 
@@ -92,7 +115,7 @@ class WithReferences:
         for digest, entry in sorted(entries.items()) if len(entries) >= FEWEST else ():
             other, one = self.left_out(digest), Encoded(self.geometry, {})
             one.entries.append(entry)
-            yield from answers(other._scorer(other.context), one)
+            yield from answers(other._scoring(other.context), one)
 
     @property
     def far_score(self) -> float | None:
@@ -114,8 +137,12 @@ class WithReferences:
         vars(other).update(changed)
         return other
 
-    def _scorer(self, context: Context) -> Scorer:
+    def _scoring(self, context: Context) -> Scorer:
+        """``_scorer``, where there are the references that the method needs."""
         self.detector.require_references(context)
+        return self._scorer(context)
+
+    def _scorer(self, context: Context) -> Scorer:
         how = (self.batch_size, self.workers, self.value_range, self.precision, self.geometry)
         return Scorer(self.detector, context, self.device, *how)
 

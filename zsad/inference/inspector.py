@@ -51,6 +51,8 @@ class Inspector(WithReferences):
         checkpoint: path of learned weights.
         references: normal pictures of the category: whatever ``list_images`` takes, a folder that ``save_references`` wrote,
             or a ``ReferenceSet``.
+        anomalous: anomalous pictures of the category, for methods that learn from examples of defects.
+        anomalous_masks: where the defects in them are; see ``add_anomalous``.
         coreset: share of the references' rows that are kept, in (0, 1]; for very many references.
         threshold: raw score from which on a picture is anomalous; None gives no labels.
         review_at: raw score from which on a picture is for review.
@@ -85,6 +87,8 @@ class Inspector(WithReferences):
         backbone: Any = None,
         checkpoint: str | Path | None = None,
         references: Any = None,
+        anomalous: Any = None,
+        anomalous_masks: Any = None,
         coreset: float = 1.0,
         threshold: float | None = None,
         review_at: float | None = None,
@@ -121,6 +125,8 @@ class Inspector(WithReferences):
         encoder, scorer = self._encoder(), self._scorer(Context())
         self.references = ReferenceSet(encoder) if references is None else open_references(references, scorer, encoder)
         self.context = self._prepared()
+        if anomalous is not None or anomalous_masks is not None:
+            self.add_anomalous(anomalous, anomalous_masks)
         if self.batch == "on":
             self.detector = compared(self.detector, self.context)
         if self.calibration is not None:
@@ -162,7 +168,7 @@ class Inspector(WithReferences):
         Where the method compares pictures with each other, features go to disk (``folder``, or a temporary one) and the
         scores come after the last picture.
         """
-        scorer = self._scorer(self.context)
+        scorer = self._scoring(self.context)
         if self.needs_set:
             found = answers(scorer, encode_pictures(scorer, refs, folder), keep_images=keep_images)
         else:
@@ -194,7 +200,7 @@ class Inspector(WithReferences):
         """
         encoded.check(self._encoder())
         own = self.over(len(encoded))
-        scorer = own._scorer(self.context if target is None else self._prepared(check_target(target)))
+        scorer = own._scoring(self.context if target is None else self._prepared(check_target(target)))
         for scored in self._with_notes(answers(scorer, encoded, keep_images=True)):
             yield result_of(scored, scorer, self.thresholds, self.calibration)
 
@@ -207,7 +213,7 @@ class Inspector(WithReferences):
             encoded: from ``encode``.
             marks: corrections that act on every score; see ``references/corrections.py``.
         """
-        yield from self._with_notes(answers(self.over(len(encoded))._scorer(self.context), encoded, marks=marks))
+        yield from self._with_notes(answers(self.over(len(encoded))._scoring(self.context), encoded, marks=marks))
 
     def fork(self) -> Inspector:
         """The same model with references, thresholds and a calibration of its own, so that users do not meet in them."""
@@ -222,7 +228,8 @@ class Inspector(WithReferences):
 
     def describe(self) -> dict[str, Any]:
         """The detector and everything else that a score depends on, as a JSON object."""
-        kept = self.references.describe() | {"coreset": self.coreset} if len(self.references) else None
+        there = self.references.names or self.references.anomalous_names
+        kept = self.references.describe() | {"coreset": self.coreset} if there else None
         return {
             **describe_encoder(self._scorer(self.context)),
             "target": self.target,

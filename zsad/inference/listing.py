@@ -33,6 +33,7 @@ PREFIX = {"size": "", "here": "", "licence": "its own", "from": "a file, a folde
 OWN = {
     "compact": {"size": "12 MB", "here": "yes", "licence": "Apache-2.0", "from": "zsad"},
     "tiny": {"size": "0 MB", "here": "yes", "licence": "Apache-2.0", "from": "zsad (random weights, for tests)"},
+    "tips-tiny": {"size": "0 MB", "here": "yes", "licence": "Apache-2.0", "from": "zsad (random weights, for tests)"},
 }
 
 
@@ -85,9 +86,10 @@ def _weights_of(method: str) -> str:
 
 
 def _backbones(everything: bool) -> list[dict[str, Any]]:
-    from zsad.backbones import openclip
+    from zsad.backbones import openclip, tips_files
 
-    own = [{"name": f"{name}..." if name.endswith(":") else name, **OWN.get(name, PREFIX)} for name in list_backbones()]
+    known = OWN | {name: tips_files.listed(name) for name in tips_files.PUBLISHED}
+    own = [{"name": f"{name}..." if name.endswith(":") else name, **known.get(name, PREFIX)} for name in list_backbones()]
     names = openclip.plain_models() if everything else SELECTION
     return own + [
         {

@@ -21,7 +21,7 @@ from zsad.errors import UsageError
 
 __all__ = ["Reference", "copy_rows", "is_saved", "read_saved", "rows_file", "write_saved"]
 
-FORMAT = "zsad references 1"
+FORMATS = {False: "zsad references 1", True: "zsad references 2"}  # by whether there are anomalous pictures
 INDEX = "references.json"
 
 
@@ -31,6 +31,7 @@ class Reference:
 
     name: str
     digest: str  # of the pixels
+    anomalous: bool = False  # an example of a defect; its rows are those of the defect
 
 
 def is_saved(source: Any) -> bool:
@@ -58,15 +59,17 @@ def write_saved(place: Path, detector: Mapping[str, Any], members: Iterable[Refe
     if place.exists() and not (place / INDEX).is_file() and (not place.is_dir() or any(place.iterdir())):
         raise UsageError(f"{str(place)!r} holds something that is no set of references. Give another folder.")
     place.mkdir(parents=True, exist_ok=True)
-    names = {one.digest: one.name for one in members}
-    for digest in names:
+    kept = {one.digest: one for one in members}
+    for digest in kept:
         if not (target := rows_file(place, digest)).exists():
             write_atomically(target, rows_file(rows, digest).read_bytes())
-    listed = [{"name": name, "sha256": digest} for digest, name in names.items()]
-    index = {"format": FORMAT, "detector": dict(detector), "references": listed}
+    listed = [
+        {"name": one.name, "sha256": one.digest} | ({"anomalous": True} if one.anomalous else {}) for one in kept.values()
+    ]
+    index = {"format": FORMATS[any(one.anomalous for one in kept.values())], "detector": dict(detector), "references": listed}
     write_atomically(place / INDEX, json.dumps(index, indent=1).encode())
     for stale in place.glob("*.safetensors"):
-        if stale.stem not in names:
+        if stale.stem not in kept:
             stale.unlink()
 
 
@@ -78,8 +81,9 @@ def read_saved(place: Path) -> tuple[dict[str, Any], list[Reference]]:
     """
     try:
         index = current_names(json.loads((place / INDEX).read_text(encoding="utf-8")))
-        detector, known = current_names(index["detector"]), index["format"] == FORMAT
-        members = [Reference(str(row["name"]), str(row["sha256"])) for row in index["references"]]
+        detector, known = current_names(index["detector"]), index["format"] in FORMATS.values()
+        rows = index["references"]
+        members = [Reference(str(row["name"]), str(row["sha256"]), row.get("anomalous") is True) for row in rows]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(f"{str(place)!r} is no folder of saved references ({error}). Give pictures instead.") from error
     if not known or not all(len(one.digest) == 64 and one.digest.isalnum() for one in members):

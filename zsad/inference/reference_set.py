@@ -1,4 +1,4 @@
-"""Reference images: normal pictures of a category, kept as the rows of the memory banks that the method makes of them.
+"""Reference images of a category, kept as the rows of the memory banks that the method makes of them.
 
 They can be added, removed, saved and read back without a refit; see ``reference_files.py``.
 """
@@ -7,33 +7,32 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from zsad.common.atomic_files import scratch_folder
 from zsad.common.output_folder import differences
 from zsad.decision.reference_rule import MOST
-from zsad.errors import UsageError
+from zsad.errors import MaskError, UsageError
 from zsad.images.reading import ImageRef
+from zsad.inference.anomalous import MaskOf, rows_of, seen_mask
 from zsad.inference.encoded import Entry
 from zsad.inference.feature_store import save_features
 from zsad.inference.reference_files import Reference, copy_rows, read_saved, rows_file, write_saved
+from zsad.inference.reference_rows import StoredRows
 from zsad.inference.scorer import Scored, Scorer
-from zsad.references.coreset import blocks_of, counted, picked, streamed_coreset
-from zsad.references.memory_bank import leave_out
-from zsad.types import Bank, ImageFeatures
+from zsad.references.sum_banks import SUMS, joined
+from zsad.types import ImageFeatures
 
 __all__ = ["ReferenceSet"]
 
-BLOCK = 4  # pictures whose rows are thinned out together
 # of Inspector.describe(): what rows depend on
 ENCODER = (
     *("method", "arguments", "backbone", "backbone_sha256", "weights_sha256", "image_size"),
@@ -41,7 +40,7 @@ ENCODER = (
 )
 
 
-class ReferenceSet:
+class ReferenceSet(StoredRows):
     """Reference images that one detector has encoded; they grow by ``add``, or come from ``load``.
 
     Args:
@@ -53,13 +52,14 @@ class ReferenceSet:
         errors: name and reason of every picture that could not be read.
     """
 
-    def __init__(self, detector: Mapping[str, Any], members: Iterable[Reference] = ()) -> None:
+    def __init__(self, detector: Mapping[str, Any], members: Sequence[Reference] = ()) -> None:
         self.detector = {key: detector.get(key) for key in ENCODER}
         self._folder = scratch_folder(self)
-        self._members = {one.digest: one for one in members}
+        self._members = {one.digest: one for one in members if not one.anomalous}
+        self._shown = {one.digest: one for one in members if one.anomalous}  # anomalous ones
         self._encoded: dict[str, Entry] = {}  # by digest; of those that were added, not read from a folder
         self.errors: dict[str, str] = {}
-        self._chosen: dict[Hashable, Tensor] = {}  # of blocks of pictures: positions of the coreset's rows
+        self._chosen = {}
 
     def __len__(self) -> int:
         return len(self._members)
@@ -70,14 +70,25 @@ class ReferenceSet:
         return tuple(one.name for one in self._members.values())
 
     @property
+    def anomalous_names(self) -> tuple[str, ...]:
+        """Names of the anomalous pictures, in the order in which they came."""
+        return tuple(one.name for one in self._shown.values())
+
+    @property
     def digests(self) -> frozenset[str]:
         """``Scored.digest`` of every picture."""
         return frozenset(self._members)
 
     def describe(self) -> dict[str, Any]:
-        """How many there are, and a digest that does not depend on their order."""
-        whole = hashlib.sha256("".join(sorted(self._members)).encode()).hexdigest()
-        return {"count": len(self), "sha256": whole}
+        """How many there are, and a digest that does not depend on their order; the anomalous ones by themselves."""
+        parts = [
+            {"count": len(one), "sha256": hashlib.sha256("".join(sorted(one)).encode()).hexdigest()} for one in self._kinds
+        ]
+        return parts[0] | ({"anomalous": parts[1]} if self._shown else {})
+
+    def _all(self) -> list[Reference]:
+        """The pictures, normal ones first."""
+        return [*self._members.values(), *self._shown.values()]
 
     def check(self, detector: Mapping[str, Any]) -> None:
         """Raises ``UsageError`` where another detector encoded the set, and names what differs."""
@@ -88,8 +99,13 @@ class ReferenceSet:
             )
 
     # ------------------------------------------------------------------ members
-    def add(self, scorer: Scorer, refs: Iterable[ImageRef]) -> list[str]:
+    def add(self, scorer: Scorer, refs: Iterable[ImageRef], masks: MaskOf | None = None) -> list[str]:
         """Encodes pictures and adds them; one that is there already is left out, one that cannot be read is in ``errors``.
+
+        Args:
+            scorer: encodes them.
+            refs: the pictures, normal ones, or with ``masks`` anomalous ones.
+            masks: where in an anomalous picture the defect is.
 
         Returns:
             The names of those that were added.
@@ -97,26 +113,41 @@ class ReferenceSet:
         added: list[str] = []
         rows: dict[str, list[Tensor]] = {}
         pieces: list[ImageFeatures] = []
+        own = self._members if masks is None else self._shown
+        scorer = replace(scorer, angles=scorer.detector.reference_angles if masks is None else ())
         for read, index, features in scorer.encoded(refs, keep_images=True):
             if features is None or read.scored.image is None:
                 self.errors[read.scored.name] = str(read.scored.error)
                 continue
+            tiles = len(read.places) // (1 + len(scorer.angles))
+            try:
+                seen = None if masks is None else self._seen(scorer, masks, read.scored, index)
+            except (MaskError, UsageError) as error:
+                self.errors[read.scored.name] = str(error)
+                continue
             with torch.inference_mode():
-                for key, found in scorer.detector.reference_rows(features).items():
-                    rows.setdefault(key, []).append(found[0].cpu())  # (M, C) of a piece
-            pieces += [features] if len(self._encoded) < MOST else []
+                for key, found in rows_of(scorer.detector, features, index // tiles, seen).items():
+                    parts = [*rows.get(key, ()), found]  # (M, C) of each piece
+                    rows[key] = [joined(key, parts)] if key.startswith(SUMS) else parts
+            pieces += [features] if masks is None and len(self._encoded) < MOST and index < tiles else []
             if index < len(read.places) - 1:
                 continue
             whole, rows = {key: torch.cat(parts).clone() for key, parts in rows.items()}, {}
             digest = read.scored.digest
-            if digest not in self._members:
+            if not self._members.keys() | self._shown.keys() >= {digest}:
                 save_file(whole, rows_file(self._folder, digest))
-                self._members[digest] = Reference(self._free(read.scored.name), digest)
-                added.append(self._members[digest].name)
+                own[digest] = Reference(self._free(read.scored.name), digest, masks is not None)
+                added.append(own[digest].name)
                 if pieces:
                     self._keep(digest, replace(read.scored, image=None), pieces)
             pieces = []
         return added
+
+    @staticmethod
+    def _seen(scorer: Scorer, masks: MaskOf, scored: Scored, index: int) -> Tensor | None:
+        """The mask of a picture as the method sees it in one piece; None where all of the picture is an example."""
+        mask = None if scored.size is None else masks(ImageRef(scored.name, scored.path), scored.size)
+        return None if mask is None else seen_mask(mask, scorer.geometry, index, scorer.detector.backbone.image_size)
 
     def _keep(self, digest: str, scored: Scored, pieces: Sequence[ImageFeatures]) -> None:
         """Keeps the features of a picture, so that it can be scored by the others."""
@@ -131,7 +162,7 @@ class ReferenceSet:
 
     def _free(self, name: str) -> str:
         """The name, or with a number behind it where another picture has it: names are what ``remove`` goes by."""
-        taken = set(self.names)
+        taken = {*self.names, *self.anomalous_names}
         return next(one for one in chain([name], (f"{name} ({n})" for n in count(2))) if one not in taken)
 
     def remove(self, names: Iterable[str]) -> None:
@@ -140,71 +171,15 @@ class ReferenceSet:
         Raises:
             UsageError: a name that is not there.
         """
-        wanted = set(names)
-        if unknown := sorted(wanted - set(self.names)):
-            raise UsageError(f"{unknown[0]!r} is no reference. There are: {', '.join(self.names) or 'none'}.")
-        self._members = {digest: one for digest, one in self._members.items() if one.name not in wanted}
-
-    def rows(self, key: str, without: str | None = None) -> Iterator[Tensor]:
-        """(M, C) per picture, one at a time, in an order that does not depend on that of adding."""
-        for digest in sorted(self._members):
-            if digest != without:
-                with safe_open(rows_file(self._folder, digest), framework="pt") as file:
-                    yield file.get_tensor(key)
-
-    def keys(self) -> list[str]:
-        """Names of the banks; one of the form "novelty.3" has a row per row of "3" and comes behind it."""
-        with safe_open(rows_file(self._folder, next(iter(self._members))), framework="pt") as file:
-            return sorted(file.keys(), key=lambda key: ("." in key, key))
-
-    def banks(self, coreset: float = 1.0, without: str | None = None, seed: int = 0) -> dict[str, Bank]:
-        """What ``types.References`` takes; {} where there are no pictures.
-
-        Args:
-            coreset: share of the rows that are kept, in (0, 1]; then few pictures are in memory at once.
-            without: digest of one picture that is left out.
-            seed: of the coreset.
-        """
-        if not self._members.keys() - {without}:
-            return {}
-        banks: dict[str, Bank] = {}
-        positions: dict[str, Tensor] = {}
-        for key in self.keys():
-            leader = key.rpartition(".")[2]
-            sizes: list[int] = []
-            parts = counted(self.rows(key, without), sizes)
-            if coreset == 1:
-                rows = torch.cat(list(parts))
-                chosen = torch.arange(len(rows))
-            elif key == leader:
-                names = ((key, coreset, seed, *block) for block in self._blocks(without))
-                rows, chosen = streamed_coreset(blocks_of(parts, BLOCK), coreset, seed, known=self._chosen, names=names)
-                positions[key] = chosen
-            else:
-                rows, chosen = picked(parts, positions[leader]), positions[leader]
-            source = torch.bucketize(chosen, torch.tensor(sizes).cumsum(0), right=True)
-            banks[key] = Bank(rows, source)
-        return banks
-
-    def _blocks(self, without: str | None) -> list[list[str]]:
-        left = [digest for digest in sorted(self._members) if digest != without]
-        return [left[start : start + BLOCK] for start in range(0, len(left), BLOCK)]
-
-    def banks_without(self, digest: str, whole: Mapping[str, Bank], coreset: float = 1.0) -> dict[str, Bank]:
-        """What ``banks(coreset, digest)`` gives, from the banks of the ``whole`` set, without reading it again.
-
-        Only of a coreset the others' rows are read and chosen again: which were kept depends on the picture that is left out.
-        Blocks without it that were seen before are not chosen again, so of N pictures all leave-outs choose in 3 N / 2 blocks.
-        """
-        if coreset < 1 or self._members.keys() <= {digest}:
-            return self.banks(coreset, digest)
-        number = sorted(self._members).index(digest)
-        return {key: leave_out(bank, number) for key, bank in whole.items()}
+        wanted, there = set(names), (*self.names, *self.anomalous_names)
+        if unknown := sorted(wanted - set(there)):
+            raise UsageError(f"{unknown[0]!r} is no reference. There are: {', '.join(there) or 'none'}.")
+        self._members, self._shown = ({d: one for d, one in kind.items() if one.name not in wanted} for kind in self._kinds)
 
     def copy(self) -> ReferenceSet:
         """A set of its own with the same pictures."""
-        other = ReferenceSet(self.detector, self._members.values())
-        copy_rows(self._folder, self._members, other._folder)
+        other = ReferenceSet(self.detector, self._all())
+        copy_rows(self._folder, [one.digest for one in self._all()], other._folder)
         for digest, entry in self.entries().items():
             files = tuple(Path(shutil.copy(file, other._folder)) for file in entry.files)
             other._encoded[digest] = replace(entry, files=files)
@@ -217,7 +192,7 @@ class ReferenceSet:
         Raises:
             UsageError: the folder holds something else.
         """
-        write_saved(Path(folder), self.detector, self._members.values(), self._folder)
+        write_saved(Path(folder), self.detector, self._all(), self._folder)
 
     @classmethod
     def load(cls, folder: str | Path) -> ReferenceSet:
@@ -228,5 +203,5 @@ class ReferenceSet:
         """
         detector, members = read_saved(Path(folder))
         made = cls(detector, members)
-        copy_rows(Path(folder), made._members, made._folder)
+        copy_rows(Path(folder), [one.digest for one in members], made._folder)
         return made

@@ -19,6 +19,7 @@ from zsad.errors import ImageError, UsageError
 from zsad.images.content import blank_notes, is_blank
 from zsad.images.reading import ImageRef, digest_of, load_image
 from zsad.images.roi import Window
+from zsad.images.rotation import rotated
 from zsad.images.stitching import Canvas
 from zsad.images.tiling import Geometry, Place, piece
 from zsad.inference.result import shortest
@@ -104,6 +105,7 @@ class Scorer:
     value_range: tuple[float, float] | None
     precision: str = "fp32"  # of the encoder: a key of PRECISIONS
     geometry: Geometry = field(default_factory=Geometry)
+    angles: tuple[float, ...] = ()  # degrees by which further copies of every piece are turned
 
     def __call__(self, refs: Iterable[ImageRef], *, keep_images: bool = False) -> Iterator[Scored]:
         """Scores and maps in order.
@@ -141,11 +143,8 @@ class Scorer:
             features = self.encode(torch.stack(tensors)) if tensors else None
         row = 0
         for read, index, tensor in waiting:
-            if tensor is None or features is None:
-                yield read, index, None
-                continue
-            yield read, index, features[row : row + 1]
-            row += 1
+            yield read, index, None if tensor is None or features is None else features[row : row + 1]
+            row += tensor is not None
 
     def _groups(self, refs: Iterable[ImageRef], keep: bool) -> Iterator[Iterator[Read]]:
         def read(ref: ImageRef) -> Read:
@@ -176,14 +175,16 @@ class Scorer:
             return Read(Scored(ref.name, ref.path, error=str(error)))
         crop = view.crop(picture.rgb)
 
-        def tensor(place: Place) -> Tensor:
-            return self.detector.preprocess(piece(crop, view.corner, place, self.detector.backbone.image_size))
+        def tensor(view_of: tuple[float, Place]) -> Tensor:
+            cut = piece(crop, view.corner, view_of[1], self.detector.backbone.image_size)
+            return self.detector.preprocess(rotated(cut, view_of[0]))
 
         notes, kept = (*picture.notes, *blank_notes(picture.rgb)), picture.rgb if keep else None
         scored = Scored(ref.name, ref.path, size, notes=notes, image=kept, digest=digest_of(picture.rgb))
-        if len(places) == 1:  # here and now, so that the pixels need not wait
-            return Read(scored, view, places, [tensor(places[0])])
-        return Read(scored, view, places, ahead(places, tensor, self.workers, self.batch_size))
+        views = [(angle, place) for angle in (0.0, *self.angles) for place in places]
+        if len(views) == 1:  # here and now, so that the pixels need not wait
+            return Read(scored, view, places, [tensor(views[0])])
+        return Read(scored, view, [place for _, place in views], ahead(views, tensor, self.workers, self.batch_size))
 
     def _answers(self, group: Iterable[Read]) -> Iterator[Scored]:
         """Pieces through the model as they come; a picture is answered once all of its pieces and its predecessors are."""

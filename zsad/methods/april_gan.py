@@ -24,7 +24,6 @@ from zsad.alignment.maps import upsample
 from zsad.alignment.similarity import anomaly_probability, both
 from zsad.backbones.clip import CLIP
 from zsad.detector import Detector
-from zsad.errors import UsageError
 from zsad.prompts.prompt_set import PromptSet, encode_ensemble
 from zsad.references.memory_bank import nearest_cosine
 from zsad.references.set_scaling import needs_whole_set, score_within_set
@@ -134,7 +133,5 @@ class AprilGAN(Detector):
         Raises:
             UsageError: pictures without masks.
         """
-        if batch.masks is None:
-            raise UsageError("april_gan learns from masks; got a batch without. Give a mask per picture (all zero: normal).")
         margins = self.layer_margins(self.features_of(batch), context)
-        return layer_losses({layer: both(one) for layer, one in margins.items()}, batch.masks)
+        return layer_losses({layer: both(one) for layer, one in margins.items()}, self.masks_of(batch))

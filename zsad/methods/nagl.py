@@ -1,7 +1,6 @@
 """NAGL: normal and anomalous references; what defects have beyond normal patches is looked for in the picture.
 
-Paper: "Normal-Abnormal Guided Generalist Anomaly Detection", NeurIPS 2025, arXiv 2510.00495. Authors' code: JasonKyng/NAGL
-(MIT), read at 5466edf.
+Paper: "Normal-Abnormal Guided Generalist Anomaly Detection", NeurIPS 2025, arXiv 2510.00495. Code: JasonKyng/NAGL 5466edf (MIT).
 
 Kept: the nearest normal patch by raw product; windows of the mask that begin one pixel early; marked patches do not advance the
 position code. Quirks with a switch: in a training step of several pictures half of the heads see another picture's mask
@@ -36,7 +35,10 @@ from zsad.weights.checkpoints import AuthorsFile
 __all__ = ["NAGL"]
 
 HIGHEST, TOP, SIGMA = 20, 0.01, 4.0  # patches that are the score in training; part of them that is it else; of the map
-MARKS = "marks" + ANOMALOUS  # bank with the marked patches of each anomalous reference
+PROXIES, MARKS = (
+    "guide.learnable_proxies.weight",
+    "marks" + ANOMALOUS,
+)  # the second: bank with the marked patches of each anomalous reference
 
 
 @register("nagl")
@@ -53,7 +55,7 @@ class NAGL(Detector):
     recipe = Recipe("hf:facebook/dinov2-small", 448, "gelu", "bicubic_offset", depth=12)
     learned = own_references = takes_anomalous = True
     needs_references = 1
-    phases = (Phase(10, {"": 1e-5}), Phase(5, {"": 1e-6}), Phase(5, {"": 1e-7}))
+    phases = Phase(10, {"": 1e-5}), Phase(5, {"": 1e-6}), Phase(5, {"": 1e-7})
     schedule = Schedule("adamw", 1e-5, 20, 8, weight_decay=0.01, phases=phases, references=1)
     authors_file = AuthorsFile({r"^(learnable_|rm_|afl_)": r"guide.\1", r"\.(multihead|self)_attn\.": ".attention."})
 
@@ -78,9 +80,8 @@ class NAGL(Detector):
 
     def marked(self, patches: Tensor, masks: Tensor | None) -> Tensor:
         """Which of the patches (R, L, C) of anomalous pictures their masks mark, (R, L) bool; all without masks."""
-        if masks is None:
-            return torch.ones(patches.shape[:2], dtype=torch.bool, device=patches.device)
-        return marked_patches(masks, patch_side(self.backbone)).flatten(1)
+        whole = torch.ones_like(patches[..., 0], dtype=torch.bool)
+        return whole if masks is None else marked_patches(masks, patch_side(self.backbone)).flatten(1)
 
     def banks(self, references: References | None) -> dict[str, Bank]:
         """Normal patches; anomalous ones under their masks, and the masks. Raises ``UsageError``."""
@@ -88,8 +89,8 @@ class NAGL(Detector):
             return super().banks(references)
         shown, masks, count = references.anomalous, references.masks, 0 if references.normal is None else len(references.normal)
         check_masks(masks, shown)
-        own = super().banks(replace(references, anomalous=None, masks=None)) if count else {}
-        return own | self.defects(shown, masks, count)
+        normal = super().banks(replace(references, anomalous=None, masks=None)) if count else {}
+        return normal | self.defects(shown, masks, count)
 
     def defects(self, images: Tensor, masks: Tensor | None, first: int) -> dict[str, Bank]:
         """Banks of anomalous references, numbered from ``first`` on; where that is 0, their unmarked patches are normal."""
@@ -112,8 +113,8 @@ class NAGL(Detector):
         normal, residuals = beyond_normal(tap.patches, rows)
         if not shown:
             return normal, 1 - normal
-        mined = self.guide.mine(shown, self.faithful)
-        return normal, mean_likeness(tap.patches, self.guide.find(mined, tap.patches, residuals, tap.grid))
+        found = self.guide.find(self.guide.mine(shown, self.faithful), tap.patches, residuals, tap.grid)
+        return normal, mean_likeness(tap.patches, found)
 
     def patch_scores(self, tap: Tap, banks: Mapping[str, Bank]) -> Tensor:
         """(B, h, w) in [0, 1]."""
@@ -132,7 +133,7 @@ class NAGL(Detector):
     def loss(self, batch: Batch, context: Context) -> dict[str, Tensor]:
         """Cross-entropy of the mean of the 20 highest patches; focal and Dice losses of both likenesses' maps."""
         if batch.references is None:
-            raise UsageError("nagl learns from pictures beside normal references. Give the batch references.")
+            raise UsageError("nagl learns beside normal references. Give the batch some.")
         tap, normal = self.features_of(batch).taps[self.layer], self.patches_of(batch.references)
         rows = normal.reshape(len(tap.patches), -1, normal.shape[2])
         shown = self.shown_in(batch, tap, rows)
@@ -148,10 +149,10 @@ class NAGL(Detector):
         patches, masks = tap.patches, batch.anomalous_masks
         if batch.anomalous is not None:
             patches = self.patches_of(batch.anomalous)
-        else:
-            if (chosen := next_anomalous(batch.labels)) is None:
-                return None
+        elif (chosen := next_anomalous(batch.labels)) is not None:
             patches, masks = patches[chosen], None if batch.masks is None else batch.masks[chosen]
+        else:
+            return None
         marked = self.marked(patches, masks).unflatten(0, (len(rows), -1))  # (B, a, L)
         tokens = patches.reshape(len(rows), -1, patches.shape[2])
         codes = torch.stack([self.guide.codes(one, tap.grid, self.aliased_positions).flatten(0, 1) for one in marked])
@@ -160,5 +161,4 @@ class NAGL(Detector):
     @classmethod
     def implied_arguments(cls, state: Mapping[str, Any]) -> dict[str, Any]:
         """``proxies``."""
-        learned = state.get("guide.learnable_proxies.weight")
-        return {} if learned is None else {"proxies": len(learned)}
+        return {"proxies": len(state[PROXIES])} if PROXIES in state else {}

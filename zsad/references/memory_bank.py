@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -10,9 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from zsad.errors import MissingExtra, UsageError
+from zsad.references.sum_banks import joined
 from zsad.types import Bank, ImageFeatures, References, Tap
 
 __all__ = [
+    "ANOMALOUS",
     "banks_of_sign",
     "faiss_index",
     "leave_out",
@@ -21,6 +23,7 @@ __all__ = [
     "nearest_in_index",
     "nearest_value",
     "reference_banks",
+    "whole_pictures",
 ]
 
 TOGETHER = 8  # pictures per pass where references are encoded
@@ -33,10 +36,15 @@ BLOCK = 16_000_000  # cosines that are in memory at once: 64 MB
 class Encoder(Protocol):
     """The parts of a ``Detector`` that make rows of pictures."""
 
+    reference_angles: tuple[float, ...]
+
+    def turned(self, images: Tensor, degrees: float) -> Tensor:
+        """(B, 3, H, W) -> copies at an angle."""
+
     def encode(self, images: Tensor) -> ImageFeatures:
         """(B, 3, H, W) -> features."""
 
-    def reference_rows(self, features: ImageFeatures) -> Mapping[str, Tensor]:
+    def view_rows(self, features: ImageFeatures, view: int) -> Mapping[str, Tensor]:
         """(B, M, C) by key."""
 
     def reference_taps(self, features: ImageFeatures) -> Mapping[int, Tap]:
@@ -63,7 +71,7 @@ def reference_banks(encoder: Encoder, references: References) -> dict[str, Bank]
         raise UsageError("References without a picture were given. Leave them out, or give at least one normal picture.")
     found: dict[str, Bank] = {}
     if normal is not None and count:
-        found |= {key: _bank(rows) for key, (rows, _) in _rows(encoder, normal).items()}
+        found |= {key: _bank(rows) for key, (rows, _) in _rows(encoder, normal, encoder.reference_angles).items()}
     if anomalous is None or not len(anomalous):
         return found
     if masks is not None and (masks.shape[0] != len(anomalous) or not bool((masks > 0).flatten(1).any(1).all())):
@@ -77,15 +85,22 @@ def reference_banks(encoder: Encoder, references: References) -> dict[str, Bank]
     return found
 
 
-def _rows(encoder: Encoder, images: Tensor) -> dict[str, tuple[Tensor, tuple[int, int] | None]]:
-    """(K, 3, H, W) -> by key, rows (K, M, C) and the grid that they lie on; None where ``reference_taps`` has none."""
+def _rows(encoder: Encoder, images: Tensor, angles: Sequence[float] = ()) -> dict[str, tuple[Tensor, tuple[int, int] | None]]:
+    """(K, 3, H, W) -> by key, rows (K, M, C) and the grid that they lie on; None where ``reference_taps`` has none.
+
+    The rows of turned copies, at ``angles``, are those of their picture too.
+    """
     parts: dict[str, list[Tensor]] = {}
     grids: dict[str, tuple[int, int]] = {}
     for some in images.split(TOGETHER):
-        features = encoder.encode(some)
-        for key, rows in encoder.reference_rows(features).items():
+        views: dict[str, Tensor] = {}
+        for view, angle in enumerate((0.0, *angles)):
+            features = encoder.encode(encoder.turned(some, angle) if angle else some)
+            for key, rows in encoder.view_rows(features, view).items():
+                views[key] = joined(key, [views[key], rows], dim=1) if key in views else rows
+            grids = {str(layer): tap.grid for layer, tap in encoder.reference_taps(features).items()}
+        for key, rows in views.items():
             parts.setdefault(key, []).append(rows)
-        grids = {str(layer): tap.grid for layer, tap in encoder.reference_taps(features).items()}
     return {key: (torch.cat(pieces), grids.get(key.rpartition(".")[2])) for key, pieces in parts.items()}
 
 
@@ -165,6 +180,17 @@ def leave_out(bank: Bank, source: int) -> Bank:
     kept = bank.source != source
     left = bank.source[kept]
     return Bank(bank.rows[kept], left - (left > source).to(left.dtype), bank.sign)
+
+
+def whole_pictures(bank: Bank, patches: int) -> Tensor:
+    """The rows of a bank as the pictures that they come from: (K * L, C) -> (K, L, C), where a picture has L patches.
+
+    Raises:
+        UsageError: the bank is a coreset, from which pictures cannot be put together again.
+    """
+    if not len(bank.rows) or bool((bank.source.unique(return_counts=True)[1] % patches).any()):
+        raise UsageError("Pictures are compared with whole reference images here. Leave coreset out, or take another method.")
+    return bank.rows.unflatten(0, (-1, patches))
 
 
 def faiss_index(bank: Bank, cells: int = 0, probes: int = 8, seed: int = 0) -> Any:

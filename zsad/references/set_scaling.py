@@ -12,7 +12,9 @@ from zsad.alignment.maps import scaled_within_set
 from zsad.errors import NeedsSet
 from zsad.types import Context, ImageFeatures, Prediction
 
-__all__ = ["needs_whole_set", "score_within_set"]
+__all__ = ["mix_within_set", "needs_whole_set", "score_within_set"]
+
+TINY = 1e-6  # added to the range of the scores where both halves are scaled
 
 
 def needs_whole_set(detector: str, instead: str) -> NeedsSet:
@@ -47,3 +49,26 @@ def score_within_set(method: TextAndMap, features: Sequence[ImageFeatures], cont
     maxima = [method.anomaly_map(one, context).amax(dim=(1, 2)) for one in features]  # (B,) each, B = 1
     for one, scaled in zip(features, scaled_within_set(torch.cat(maxima)).split(1), strict=True):
         yield Prediction((method.text_score(one, context) + scaled) / 2, method.anomaly_map(one, context))
+
+
+def mix_within_set(
+    method: TextAndMap, features: Sequence[ImageFeatures], context: Context, share: float
+) -> Iterator[Prediction]:
+    """``share`` of the text's score and the rest of the map's maximum, both scaled to 0 to 1 over the set (DictAS).
+
+    Two passes, one of them for both numbers, of which nothing else is kept.
+
+    Args:
+        method: has both parts.
+        features: one picture each; may live on disk.
+        context: with references.
+        share: of the text, 0 to 1.
+    """
+    found = [(method.text_score(one, context), method.anomaly_map(one, context).amax(dim=(1, 2))) for one in features]
+    scaled = []
+    for parts in zip(*found, strict=True):
+        values = torch.cat(parts)
+        scaled.append((values - values.min()) / (values.max() - values.min() + TINY))
+    scores = share * scaled[0] + (1 - share) * scaled[1]
+    for one, score in zip(features, scores, strict=True):
+        yield Prediction(score[None], method.anomaly_map(one, context))

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
@@ -25,7 +24,7 @@ from zsad.decision.calibration import FALSE_ALARMS, Calibration
 from zsad.decision.thresholds import Thresholds, decide, fixed
 from zsad.errors import ImageError, UsageError
 from zsad.images.reading import ImageRef, list_images, load_image
-from zsad.images.tiling import piece
+from zsad.inference.anomalous import seen_mask
 from zsad.inference.encoded import Encoded
 from zsad.inference.feature_store import load_features
 from zsad.inference.inspector import Inspector
@@ -186,12 +185,9 @@ class Session:
         return size
 
     def _mark(self, number: int, drawn: NDArray[np.uint8], sign: int, box: list[int]) -> None:
-        entry, geometry = self._pictures[number], self.inspector.geometry
-        view, place = geometry.window(drawn.shape), geometry.places(drawn.shape)[0]
-        white = view.crop(np.repeat(drawn[..., None], 3, axis=2)) * np.uint8(255)  # so that what is shrunk stays above 0
-        seen = piece(white, view.corner, place, self.inspector.detector.backbone.image_size)[..., 0]
-        features = load_features(entry.files[0])
-        self.marks.append(mark_of(features, torch.from_numpy(seen.copy()), sign, entry.scored.name))
+        entry, features = self._pictures[number], load_features(self._pictures[number].files[0])
+        seen = seen_mask(drawn, self.inspector.geometry, 0, self.inspector.detector.backbone.image_size)
+        self.marks.append(mark_of(features, seen, sign, entry.scored.name))
         self._note("correction", picture=entry.scored.name, kind=_KINDS[sign], box=box)
         self.rescore()
 

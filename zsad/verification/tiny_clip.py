@@ -70,13 +70,19 @@ def random_tensor(seed: int, name: str, shape: Sequence[int], std: float, mean: 
 
 
 def described_tensors(settings: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Learned tensors of a fixture by the authors' names: those for which ``extra_tensors`` has a rule of this form."""
+    """Learned tensors of a fixture by the authors' names: those for which ``extra_tensors`` has a rule of this form, or a sum
+    of such rules."""
     found = {}
     for key, rule in settings["extra_tensors"].items():
-        if hit := RULE.fullmatch(rule):
-            shape = [int(side) for side in hit[2].split(",") if side.strip()]
-            found[key] = random_tensor(settings["seed"], hit[1], shape, float(hit[3]), mean=float(hit[4] or 0))
+        terms = [RULE.fullmatch(term) for term in rule.split(" + ")]
+        if all(terms):
+            found[key] = torch.stack([_by_rule(settings["seed"], hit) for hit in terms if hit]).sum(dim=0)
     return found
+
+
+def _by_rule(seed: int, rule: re.Match[str]) -> Tensor:
+    shape = [int(side) for side in rule[2].split(",") if side.strip()]
+    return random_tensor(seed, rule[1], shape, float(rule[3]), mean=float(rule[4] or 0))
 
 
 def tiny_clip_state_dict(

@@ -22,6 +22,7 @@ from torch import Tensor
 from zsad.common.assets import asset
 from zsad.errors import CheckpointMismatch, SourceNotFound, UnknownName, UnsafeCheckpoint, WeightsError
 from zsad.weights.common_forms import flattened, no_weights, unwrapped
+from zsad.weights.parameter_lists import read_parameter_lists
 
 __all__ = [
     "AuthorsFile",
@@ -156,7 +157,8 @@ def sha256_of(path: str | Path) -> str:
 def read_state_dict(path: str | Path) -> dict[str, Any]:
     """Reads safetensors, a torch file or a TorchScript archive's weights, never running code from the file.
 
-    Wrappers ("state_dict", "model") and ``module.`` before the names are taken off; see ``unwrapped``.
+    Wrappers ("state_dict", "model") and ``module.`` before the names are taken off; see ``unwrapped``. A ``ParameterList`` is
+    read too; see ``read_parameter_lists``.
 
     Raises:
         SourceNotFound: no such file.
@@ -174,6 +176,8 @@ def read_state_dict(path: str | Path) -> dict[str, Any]:
         with warnings.catch_warnings(action="ignore"):  # torch on old pickle protocols and on TorchScript's age
             loaded = _load(path)
     except pickle.UnpicklingError as error:
+        if (lists := read_parameter_lists(path)) is not None:
+            return lists
         raise UnsafeCheckpoint(
             f"{path.name} is a pickle with more than tensors in it, and loading it could run code, so it was not loaded. "
             "Ask its author for safetensors, or for torch.save of a plain state dict."

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from zsad.alignment.maps import blur_3x3
 from zsad.backbones.vit import resize_positions
-from zsad.images.boxes import Box, accepted
+from zsad.images.boxes import Box, accepted, corners
 from zsad.prompts.positions import POSITIONS, places_of, region
 from zsad.registry import create
 from zsad.types import Batch, Context, ImageFeatures, Phase
@@ -139,6 +139,11 @@ def _outputs(check: Comparisons, detector: Any, features: ImageFeatures, context
     boxes = accepted(boxes_of(reference.settings, f"img{index}"), context.sentences["boxes"])
     places, tokens = places_of(boxes, gaps=True), detector.tokens
     text = detector.text(image, context, [places])
+    for size in (reference.settings["image_size"], 518):  # rejected boxes stay shares of the side there
+        key, rows = f"{stem}boxes_px_{size}", [box in boxes for box in boxes_of(reference.settings, f"img{index}")]
+        stored = reference[key][rows]
+        check.equal("sentences", key, corners(boxes, size).tolist(), stored.tolist())
+        check.used(key)
     check("features", f"{stem}cls_projected", features.image, tolerance=FEATURES)
     check("features", f"{stem}image_feature", image)
     for theirs, side in (("normal", tokens.normal), ("abnormal", tokens.anomalous)):
@@ -226,11 +231,10 @@ PROOF = Proof(
     "filo",
     "filo",
     run,
-    inputs=("input_uint8", "train_main/gt", "region/*"),
+    inputs=("input_uint8", "train_main/gt", "region/*", "*boxes_px_*"),
     left_out={
         "images_uint8": "the pictures before they are resized",
         "masks_uint8": "where the drawn defects are; train_main/gt holds one resized",
         "*boxes_cxcywh": "inputs, in the settings too",
-        "*boxes_px_*": "on the way to the maps, which are compared",
     },
 )
