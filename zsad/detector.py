@@ -12,7 +12,7 @@ from torch import Tensor
 
 from zsad.errors import NeedsSet, UsageError
 from zsad.images.rotation import rotated_again
-from zsad.references.memory_bank import reference_banks
+from zsad.references.memory_bank import marked_rows, reference_banks
 from zsad.types import Backbone, Bank, Batch, Context, ImageFeatures, Prediction, Recipe, References, Schedule, Tap, each_tensor
 from zsad.weights.with_weights import WithWeights
 
@@ -172,6 +172,10 @@ class Detector(WithWeights):
     def view_rows(self, features: ImageFeatures, view: int = 0) -> Mapping[str, Tensor]:
         """``reference_rows`` of views of references: 0 the pictures, n their copies at ``reference_angles[n - 1]``."""
         return self.reference_rows(features)
+
+    def marked_rows(self, masks: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Which patches masks (K, H, W) of anomalous references choose, 1 = defect: (K, h * w) bool, at least one of each."""
+        return marked_rows(masks, grid)
 
     def banks(self, references: References | None) -> dict[str, Bank]:
         """Memory banks of reference images, {} where there are none; see ``reference_banks``. Raises ``UsageError``."""

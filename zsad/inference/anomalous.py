@@ -17,7 +17,6 @@ from zsad.errors import UsageError
 from zsad.images.reading import ImageRef
 from zsad.images.side_masks import picture_stem
 from zsad.images.tiling import Geometry, piece
-from zsad.references.memory_bank import marked_rows
 from zsad.types import ImageFeatures
 
 __all__ = ["MaskOf", "mask_reader", "rows_of", "seen_mask"]
@@ -84,4 +83,6 @@ def rows_of(detector: Detector, features: ImageFeatures, view: int = 0, seen: Te
         return {key: one[:0] for key, one in rows.items()}
     grids = {str(layer): tap.grid for layer, tap in detector.reference_taps(features).items()}
     kept = {key: grids.get(key.rpartition(".")[2]) for key in rows}
-    return {key: one if (grid := kept[key]) is None else one[marked_rows(seen[None], grid)[0]] for key, one in rows.items()}
+    return {
+        key: one if (grid := kept[key]) is None else one[detector.marked_rows(seen[None], grid)[0]] for key, one in rows.items()
+    }

@@ -1,6 +1,7 @@
 """NAGL: normal and anomalous references; what defects have beyond normal patches is looked for in the picture.
 
-Paper: "Normal-Abnormal Guided Generalist Anomaly Detection", NeurIPS 2025, arXiv 2510.00495. Code: JasonKyng/NAGL 5466edf (MIT).
+Paper: "Normal-Abnormal Guided Generalist Anomaly Detection", NeurIPS 2025, arXiv 2510.00495. Code: JasonKyng/NAGL, MIT,
+read at 5466edf.
 
 Kept: the nearest normal patch by raw product; windows of the mask that begin one pixel early; marked patches do not advance the
 position code. Quirks with a switch: in a training step of several pictures half of the heads see another picture's mask
@@ -13,7 +14,6 @@ takes each picture's next one with a defect in the batch (its own where there is
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -22,12 +22,12 @@ from torch import Tensor
 from zsad.alignment.losses import likeness_terms, picture_term, zero_loss
 from zsad.alignment.maps import smooth, upsample
 from zsad.alignment.residual_proxies import ResidualProxies, Shown, mean_likeness
-from zsad.backbones.patch_tokens import final_norm, patch_side, patch_width
+from zsad.backbones.patch_tokens import final_norm, patch_width
 from zsad.backbones.tapped import tapped
 from zsad.detector import Detector
 from zsad.errors import UsageError
-from zsad.references.memory_bank import ANOMALOUS, TOGETHER
-from zsad.references.residuals import anomalous_banks, beyond_normal, check_masks, kept_patches, marked_patches, next_anomalous
+from zsad.references.memory_bank import banks_of_sign
+from zsad.references.residuals import beyond_normal, marked_patches, next_anomalous
 from zsad.registry import register
 from zsad.types import Backbone, Bank, Batch, Context, ImageFeatures, Phase, Prediction, Recipe, References, Schedule, Tap
 from zsad.weights.checkpoints import AuthorsFile
@@ -35,10 +35,7 @@ from zsad.weights.checkpoints import AuthorsFile
 __all__ = ["NAGL"]
 
 HIGHEST, TOP, SIGMA = 20, 0.01, 4.0  # patches that are the score in training; part of them that is it else; of the map
-PROXIES, MARKS = (
-    "guide.learnable_proxies.weight",
-    "marks" + ANOMALOUS,
-)  # the second: bank with the marked patches of each anomalous reference
+PROXIES, PLACE = "guide.learnable_proxies.weight", "place"  # the second: bank with the places of another's rows
 
 
 @register("nagl")
@@ -78,35 +75,29 @@ class NAGL(Detector):
         """(B, L, C) of pictures or of their features."""
         return (self.encode(images) if isinstance(images, Tensor) else images).taps[self.layer].patches
 
-    def marked(self, patches: Tensor, masks: Tensor | None) -> Tensor:
-        """Which of the patches (R, L, C) of anomalous pictures their masks mark, (R, L) bool; all without masks."""
-        whole = torch.ones_like(patches[..., 0], dtype=torch.bool)
-        return whole if masks is None else marked_patches(masks, patch_side(self.backbone)).flatten(1)
+    def reference_rows(self, features: ImageFeatures) -> Mapping[str, Tensor]:
+        """Patches (B, L, C), and the number of each on the grid (B, L, 1)."""
+        patches = self.patches_of(features)
+        places = torch.arange(patches.shape[1], dtype=torch.float32, device=patches.device)
+        return {str(self.layer): patches, f"{PLACE}.{self.layer}": places[:, None].expand(len(patches), -1, -1)}
 
-    def banks(self, references: References | None) -> dict[str, Bank]:
-        """Normal patches; anomalous ones under their masks, and the masks. Raises ``UsageError``."""
-        if references is None or references.banks or references.anomalous is None or not len(references.anomalous):
-            return super().banks(references)
-        shown, masks, count = references.anomalous, references.masks, 0 if references.normal is None else len(references.normal)
-        check_masks(masks, shown)
-        normal = super().banks(replace(references, anomalous=None, masks=None)) if count else {}
-        return normal | self.defects(shown, masks, count)
+    def marked_rows(self, masks: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Patches with any marked pixel, by the published windows; all where these see none."""
+        marked = marked_patches(masks, grid, self.backbone.image_size // grid[1]).flatten(1)
+        return marked | ~marked.any(dim=1, keepdim=True)
 
-    def defects(self, images: Tensor, masks: Tensor | None, first: int) -> dict[str, Bank]:
-        """Banks of anomalous references, numbered from ``first`` on; where that is 0, their unmarked patches are normal."""
-        patches = torch.cat([self.patches_of(some) for some in images.split(TOGETHER)])
-        marked = self.marked(patches, masks)
-        banks = anomalous_banks(patches, marked, first, str(self.layer) + ANOMALOUS, MARKS)
-        source = banks[MARKS].source[:, None].expand(marked.shape)[~marked]
-        return banks if first else banks | {str(self.layer): Bank(patches[~marked], source)}
-
-    def shown(self, banks: Mapping[str, Bank], grid: tuple[int, int]) -> Shown:
-        """What banks with anomalous references show."""
-        marked, tokens = banks[MARKS].rows.bool(), banks[str(self.layer) + ANOMALOUS].rows[None]
-        kept = kept_patches(marked)
+    def shown(self, banks: Mapping[str, Bank], grid: tuple[int, int]) -> Shown | None:
+        """What banks with anomalous references show; None where they have none."""
+        bad = banks_of_sign(banks, -1)
+        if not bad:
+            return None
+        tokens, number = bad[str(self.layer)].rows[None], bad[str(self.layer)].source.unique(return_inverse=True)[1]
+        places = bad[f"{PLACE}.{self.layer}"].rows[:, 0].long()
+        marked = torch.zeros(int(number.max()) + 1, grid[0] * grid[1], dtype=torch.bool, device=tokens.device)
+        marked[number, places] = True
+        codes = self.guide.codes(marked, grid, self.aliased_positions)[number, places][None]
         residuals = beyond_normal(tokens, banks[str(self.layer)].rows[None])[1]
-        codes = self.guide.codes(marked, grid, self.aliased_positions)
-        return Shown(tokens, residuals, codes[kept][None], ~marked[kept][None])
+        return Shown(tokens, residuals, codes, torch.zeros_like(tokens[..., 0], dtype=torch.bool))
 
     def likeness(self, tap: Tap, rows: Tensor, shown: Shown | None) -> tuple[Tensor, Tensor]:
         """To normal patches (1 or B, M, C) and to the shown defects, (B, L) in [0, 1] each."""
@@ -118,10 +109,8 @@ class NAGL(Detector):
 
     def patch_scores(self, tap: Tap, banks: Mapping[str, Bank]) -> Tensor:
         """(B, h, w) in [0, 1]."""
-        shown, rows = self.shown(banks, tap.grid) if MARKS in banks else None, banks[str(self.layer)]
-        normal, anomalous = self.likeness(tap, rows.rows[None], shown)
-        alone = shown is not None and bool((rows.source >= banks[MARKS].source.min()).all())  # without normal references
-        return (anomalous if alone else (anomalous + 1 - normal) / 2).unflatten(1, tap.grid)
+        normal, anomalous = self.likeness(tap, banks[str(self.layer)].rows[None], self.shown(banks, tap.grid))
+        return ((anomalous + 1 - normal) / 2).unflatten(1, tap.grid)
 
     def score(self, features: ImageFeatures, context: Context) -> Prediction:
         """Map: scores of patches, resized and smoothed. Image score: the mean of their highest hundredth."""
@@ -153,7 +142,10 @@ class NAGL(Detector):
             patches, masks = patches[chosen], None if batch.masks is None else batch.masks[chosen]
         else:
             return None
-        marked = self.marked(patches, masks).unflatten(0, (len(rows), -1))  # (B, a, L)
+        marked = torch.ones_like(patches[..., 0], dtype=torch.bool)
+        if masks is not None:
+            marked = marked_patches(masks, tap.grid, self.backbone.image_size // tap.grid[1]).flatten(1)
+        marked = marked.unflatten(0, (len(rows), -1))  # (B, a, L)
         tokens = patches.reshape(len(rows), -1, patches.shape[2])
         codes = torch.stack([self.guide.codes(one, tap.grid, self.aliased_positions).flatten(0, 1) for one in marked])
         return Shown(tokens, beyond_normal(tokens, rows)[1], codes, ~marked.flatten(1))

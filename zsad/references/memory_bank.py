@@ -50,6 +50,9 @@ class Encoder(Protocol):
     def reference_taps(self, features: ImageFeatures) -> Mapping[int, Tap]:
         """Layers, for the grids of the rows."""
 
+    def marked_rows(self, masks: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Patches that masks choose."""
+
 
 def reference_banks(encoder: Encoder, references: References) -> dict[str, Bank]:
     """Memory banks of reference images by the keys of ``reference_rows``; those of anomalous ones have a sign of -1.
@@ -80,7 +83,7 @@ def reference_banks(encoder: Encoder, references: References) -> dict[str, Bank]
             "(1 = defect). Leave the masks out where all of each picture is an example."
         )
     for key, (rows, grid) in _rows(encoder, anomalous).items():
-        kept = None if masks is None or grid is None else marked_rows(masks.to(rows.device), grid)
+        kept = None if masks is None or grid is None else encoder.marked_rows(masks.to(rows.device), grid)
         found[key + ANOMALOUS] = _bank(rows, first=count, kept=kept, sign=-1)
     return found
 

@@ -1,4 +1,4 @@
-"""What a patch has beyond the nearest normal patch, and banks of anomalous patches with the masks that chose them (NAGL).
+"""What a patch has beyond the nearest normal patch, and which patches of a picture have a defect (NAGL).
 
 Letters: B pictures, L patches, M rows of a bank, R references, C channels.
 """
@@ -9,10 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from zsad.errors import UsageError
-from zsad.types import Bank
-
-__all__ = ["anomalous_banks", "beyond_normal", "check_masks", "kept_patches", "marked_patches", "next_anomalous"]
+__all__ = ["beyond_normal", "marked_patches", "next_anomalous"]
 
 KEPT = 4096  # rows of a bank at a time
 
@@ -46,46 +43,21 @@ def beyond_normal(patches: Tensor, rows: Tensor, kept: int = KEPT) -> tuple[Tens
     return (1 + cosine) / 2, patches - nearest
 
 
-def marked_patches(masks: Tensor, patch_size: int) -> Tensor:
-    """Patches with any marked pixel: (R, H, W), above 0 a defect, -> (R, h, w) bool.
+def marked_patches(masks: Tensor, grid: tuple[int, int], side: int) -> Tensor:
+    """Patches with any marked pixel.
 
     The windows begin one pixel before the patches, as published, so the last row and column of pixels are never seen.
-    """
-    return F.max_pool2d((masks > 0).float()[:, None], patch_size, patch_size, padding=1)[:, 0] > 0
-
-
-def kept_patches(marked: Tensor) -> Tensor:
-    """(R, L) -> (R, L): the marked patches of each reference, or all where none is."""
-    return marked | ~marked.any(dim=1, keepdim=True)
-
-
-def anomalous_banks(patches: Tensor, marked: Tensor, first: int, key: str, marks: str) -> dict[str, Bank]:
-    """Banks of sign -1 of anomalous references: ``key``, their ``kept_patches``; ``marks``, one row of L numbers each.
 
     Args:
-        patches: (R, L, C).
-        marked: (R, L) bool.
-        first: number of the first of these references.
-        key: name of the first bank.
-        marks: name of the second.
+        masks: (R, H, W), above 0 a defect; resized to the model's input by the nearest pixel.
+        grid: (h, w) of the patches.
+        side: of a patch, in pixels of the input.
+
+    Returns:
+        (R, h, w) bool.
     """
-    source = torch.arange(first, first + len(patches), device=patches.device)
-    kept = kept_patches(marked)
-    rows = Bank(patches[kept], source[:, None].expand(kept.shape)[kept], -1)
-    return {key: rows, marks: Bank(marked.to(patches.dtype), source, -1)}
-
-
-def check_masks(masks: Tensor | None, pictures: Tensor) -> None:
-    """Raises ``UsageError`` unless there is a mask (H, W) of the size of each picture (3, H, W), with a marked pixel."""
-    if masks is None:
-        return
-    wanted, empty = (len(pictures), *pictures.shape[2:]), [i for i, mask in enumerate(masks) if not bool((mask > 0).any())]
-    if tuple(masks.shape) != wanted or empty:
-        what = f"masks {empty} mark nothing" if empty else f"got {tuple(masks.shape)} of {wanted}"
-        raise UsageError(
-            f"Each anomalous reference needs a mask of its size that marks a defect (1 = defect): {what}. Leave the masks out "
-            "where all of each picture is an example."
-        )
+    marked = F.interpolate((masks > 0).float()[:, None], size=(grid[0] * side, grid[1] * side), mode="nearest")
+    return F.max_pool2d(marked, side, side, padding=1)[:, 0] > 0
 
 
 def next_anomalous(labels: Tensor) -> Tensor | None:

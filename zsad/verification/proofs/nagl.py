@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from zsad.alignment.maps import smooth, upsample
-from zsad.alignment.residual_proxies import sine_code
+from zsad.alignment.residual_proxies import Shown, sine_code
 from zsad.images.preprocessing import IMAGENET_MEAN, IMAGENET_STD
-from zsad.methods.nagl import MARKS
+from zsad.methods.nagl import PLACE
 from zsad.references.residuals import beyond_normal, marked_patches
 from zsad.registry import create
 from zsad.types import Bank, Context, ImageFeatures, References, Tap
@@ -107,9 +107,9 @@ def outputs(check: Comparisons, detector: Any, images: Tensor, features: ImageFe
     """Everything that was stored of one combination of references, by the names of the arrays."""
     about = check.reference.settings["references"][prefix]
     good, bad = about["normal"], about["anomalous"]
-    banks = detector.banks(
-        References(images[good] if good else None, images[bad] if bad else None, masks[bad] if bad else None)
-    )
+    if not good:
+        return alone(check, detector, features, bad, masks[bad], prefix)
+    banks = detector.banks(References(images[good], images[bad] if bad else None, masks[bad] if bad else None))
     whole = features.taps[detector.layer]
     tap = Tap(whole.patches[: tested(check)], whole.grid)
     found = values(detector, tap, banks)
@@ -131,7 +131,7 @@ def values(detector: Any, tap: Tap, banks: Mapping[str, Bank]) -> dict[str, tupl
     scores = detector.patch_scores(tap, banks)
     raw = upsample(scores, (150, 110))  # of the pictures before they were resized
     prediction = detector.score(ImageFeatures(tap.patches[:, 0], {detector.layer: tap}), Context(banks=banks))
-    shown = detector.shown(banks, grid) if MARKS in banks else None
+    shown = detector.shown(banks, grid)
     normal, anomalous = detector.likeness(tap, rows, shown)
     residuals = beyond_normal(tap.patches, rows)[1]
     found = {
@@ -158,7 +158,7 @@ def values(detector: Any, tap: Tap, banks: Mapping[str, Bank]) -> dict[str, tupl
 
 def references(detector: Any, tap: Tap, banks: Mapping[str, Bank]) -> dict[str, tuple[str, Tensor, float]]:
     """Of the anomalous references, by the arrays' names: kind, array, tolerance."""
-    marked, normal = banks[MARKS].rows.bool(), banks[str(detector.layer)].rows[None]
+    marked, normal = marks(detector, tap, banks), banks[str(detector.layer)].rows[None]
     return {
         "support_mask_patch": ("sentences", marked, 0.0),
         "support_res_feat": ("features", beyond_normal(tap.patches, normal)[1], TOKENS),
@@ -169,30 +169,60 @@ def references(detector: Any, tap: Tap, banks: Mapping[str, Bank]) -> dict[str, 
 
 def attention(detector: Any, tap: Tap, banks: Mapping[str, Bank]) -> Tensor:
     """Weights of all patches of the references, (M, R * L); those that the banks leave out have none."""
-    shown, marked = detector.shown(banks, tap.grid), banks[MARKS].rows.bool()
-    start = detector.guide.learnable_proxies.weight[None]
-    weights = detector.guide.rm_ca.weighed(start, shown.tokens + shown.codes, shown.residuals, shown.hidden)[1][0]
+    shown, marked = detector.shown(banks, tap.grid), marks(detector, tap, banks)
+    weights = weighed(detector, shown)
     whole = weights.new_zeros(len(weights), marked.numel())
-    whole[:, (marked | ~marked.any(1, keepdim=True)).flatten()] = weights
+    whole[:, marked.flatten()] = weights
     return whole
+
+
+def weighed(detector: Any, shown: Shown) -> Tensor:
+    """Attention of the learned proxies to what is shown, (M, L)."""
+    start = detector.guide.learnable_proxies.weight[None]
+    found: Tensor = detector.guide.rm_ca.weighed(start, shown.tokens + shown.codes, shown.residuals, shown.hidden)[1][0]
+    return found
+
+
+def marks(detector: Any, tap: Tap, banks: Mapping[str, Bank]) -> Tensor:
+    """The references' patches (R, L) that the banks have."""
+    places = banks[f"{PLACE}.{detector.layer} anomalous"]
+    marked = torch.zeros(tap.patches.shape[:2], dtype=torch.bool)
+    marked[places.source - places.source.min(), places.rows[:, 0].long()] = True
+    return marked
+
+
+def alone(check: Comparisons, detector: Any, features: ImageFeatures, bad: list[int], masks: Tensor, prefix: str) -> None:
+    """Anomalous references alone, for which this package asks a normal one: their other patches are normal, s_n is 1 - s_a."""
+    whole = features.taps[detector.layer]
+    marked, patches = detector.marked_rows(masks, whole.grid), whole.patches[bad]
+    normal, tap = patches[~marked][None], Tap(whole.patches[: tested(check)], whole.grid)
+    score = detector.likeness(tap, normal, shown_by(detector, patches, marked, normal, whole.grid))[1]
+    check("scores", f"{prefix}patch_score", score.unflatten(1, whole.grid), tolerance=SCORES)
+
+
+def shown_by(detector: Any, patches: Tensor, marked: Tensor, normal: Tensor, grid: tuple[int, int]) -> Shown:
+    """All patches (R, L, C) of references, those that are not marked (R, L) hidden."""
+    codes = detector.guide.codes(marked, grid, detector.aliased_positions)
+    tokens = patches.flatten(0, 1)[None]
+    return Shown(tokens, beyond_normal(tokens, normal)[1], codes.flatten(0, 1)[None], ~marked.flatten()[None])
 
 
 def constructed(check: Comparisons, detector: Any, images: Tensor, features: ImageFeatures) -> None:
     """Masks on the edges of windows, and one that marks nothing."""
     reference, about = check.reference, check.reference.settings["references"]["n1a1/"]
     masks, whole = reference.tensor("maskgrid/masks").float(), features.taps[detector.layer]
-    check("sentences", "maskgrid/patches", marked_patches(masks, detector.backbone.patch_size))
-    own = detector.banks(References(images[about["normal"]]))
-    for key in [key for key in reference if re.match(r"maskgrid/patch_score|n1a1_empty_mask/", key)]:
-        hit = re.search(r"with_mask(\d+)", key)
-        mask = masks[int(hit[1]) : int(hit[1]) + 1] if hit else torch.zeros_like(masks[:1])
-        banks = own | detector.defects(images[about["anomalous"]], mask, len(about["normal"]))
-        if key.endswith("rm_attention"):
-            tap = Tap(whole.patches[about["anomalous"]], whole.grid)
-            check("features", key, attention(detector, tap, banks), tolerance=CODES)
-        else:
-            tap = Tap(whole.patches[numbered(key)], whole.grid)
-            check("scores", key, detector.patch_scores(tap, banks), tolerance=SCORES)
+    check("sentences", "maskgrid/patches", marked_patches(masks, whole.grid, detector.backbone.patch_size))
+    good, bad, grid = about["normal"], about["anomalous"], whole.grid
+    for key in [key for key in reference if key.startswith("maskgrid/patch_score")]:
+        number = int(key.rpartition("mask")[2])
+        banks = detector.banks(References(images[good], images[bad], masks[number : number + 1]))
+        check("scores", key, detector.patch_scores(Tap(whole.patches[numbered(key)], grid), banks), tolerance=SCORES)
+    normal = whole.patches[good].flatten(0, 1)[None]
+    shown = shown_by(detector, whole.patches[bad], torch.zeros_like(whole.patches[bad][..., 0], dtype=torch.bool), normal, grid)
+    check("features", "n1a1_empty_mask/rm_attention", weighed(detector, shown), tolerance=CODES)
+    for key in [key for key in reference if key.startswith("n1a1_empty_mask/patch_score")]:
+        alike, unlike = detector.likeness(Tap(whole.patches[numbered(key)], grid), normal, shown)
+        check("scores", key, ((unlike + 1 - alike) / 2).unflatten(1, grid), tolerance=SCORES)
 
 
 def other_size(check: Comparisons, folder: Path) -> None:
