@@ -220,6 +220,8 @@ class Batch:
     names: Sequence[str]  # category of each picture
     kinds: Sequence[str] = ()  # what each picture's defect is called, "" where it is normal or unknown; (): nothing is known
     references: Tensor | ImageFeatures | None = None  # normal pictures, ``Schedule.references`` per picture in its order
+    anomalous: Tensor | ImageFeatures | None = None  # pictures with a defect, as many for each picture, in its order
+    anomalous_masks: Tensor | None = None  # (B', H, W) of these, 1 = defect
 
 
 class Backbone(Protocol):

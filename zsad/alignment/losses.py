@@ -8,7 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["dice", "focal", "layer_losses", "lookup_losses", "map_terms", "sigmoid_focal", "top_mean", "zero_loss"]
+__all__ = [
+    *("dice", "focal", "layer_losses", "likeness_terms", "lookup_losses", "map_terms", "picture_term", "sigmoid_focal"),
+    *("top_mean", "zero_loss"),
+]
 
 SMOOTH = 1e-5  # of the one-hot target and inside the logarithm, as in the published code
 GAMMA = 2.0
@@ -96,6 +99,35 @@ def layer_losses(layers: Mapping[int, Tensor], masks: Tensor, *, rows: bool = Fa
             terms["dice"] = dice(probability[:, 1].flatten(0, 1), masks.flatten(0, 1))
         losses |= {f"{name} {layer}": term for name, term in terms.items()}
     return losses
+
+
+def likeness_terms(maps: Tensor, masks: Tensor) -> dict[str, Tensor]:
+    """Losses of two likenesses, to what is normal and to what is not (NAGL).
+
+    Args:
+        maps: (B, 2, H, W), normal first; taken for logits.
+        masks: (B, H, W), 1 = defect.
+
+    Returns:
+        "focal", of both as they are, and "dice", the sum of both behind a softmax; scalars.
+    """
+    target, soft = torch.stack([1 - masks.float(), masks.float()], dim=1), maps.softmax(dim=1)
+    return {
+        "focal": sigmoid_focal(maps, target),
+        "dice": dice(soft[:, 0], target[:, 0]) + dice(soft[:, 1], target[:, 1]),
+    }
+
+
+def picture_term(scores: Tensor, labels: Tensor, highest: int) -> Tensor:
+    """Cross-entropy of pictures by the mean t of their highest patches: the logits are 1 - t and t (NAGL).
+
+    Args:
+        scores: of patches, (B, L) in [0, 1].
+        labels: (B,), 1 = anomalous.
+        highest: how many patches.
+    """
+    mean = scores.topk(min(highest, scores.shape[1]), dim=1).values.mean(dim=1)
+    return F.cross_entropy(torch.stack([1 - mean, mean], dim=1), labels.long())
 
 
 def top_mean(maps: Tensor, part: float) -> Tensor:

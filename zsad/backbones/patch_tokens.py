@@ -12,7 +12,7 @@ from zsad.backbones.tapped import merged
 from zsad.errors import UnsupportedBackbone
 from zsad.types import Tap
 
-__all__ = ["final_norm", "mean_of_groups", "patch_width"]
+__all__ = ["final_norm", "mean_of_groups", "patch_side", "patch_width"]
 
 
 def patch_width(backbone: Any) -> int:
@@ -22,6 +22,11 @@ def patch_width(backbone: Any) -> int:
     if hasattr(backbone, "visual"):
         return int(backbone.visual.proj.shape[0])
     raise UnsupportedBackbone(f"The width of {backbone.name!r} is not known. Take a DINOv2 or a CLIP ViT.")
+
+
+def patch_side(backbone: Any) -> int:
+    """Side of a transformer's patches in pixels."""
+    return int(backbone.patch_size if isinstance(backbone, DINOv2) else backbone.visual.patch_size)
 
 
 def final_norm(backbone: Any, x: Tensor) -> Tensor:

@@ -1,0 +1,164 @@
+"""NAGL: normal and anomalous references; what defects have beyond normal patches is looked for in the picture.
+
+Paper: "Normal-Abnormal Guided Generalist Anomaly Detection", NeurIPS 2025, arXiv 2510.00495. Code: JasonKyng/NAGL 5466edf (MIT).
+
+Kept: the nearest normal patch by raw product; windows of the mask that begin one pixel early; marked patches do not advance the
+position code. Quirks with a switch: in a training step of several pictures half of the heads see another picture's mask
+(``faithful``; proxies differ by up to 3.1, gradients by up to 80 %); several anomalous references get each other's position
+codes, so their order counts (``aliased_positions``; scores move by up to 6e-3). Dropped: anomalous references that are tested
+too, or drawn anew for each good picture. Maps are smoothed at the model's size. A training step without anomalous references
+takes each picture's next one with a defect in the batch (its own where there is no other).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zsad.alignment.losses import likeness_terms, picture_term, zero_loss
+from zsad.alignment.maps import smooth, upsample
+from zsad.alignment.residual_proxies import ResidualProxies, Shown, mean_likeness
+from zsad.backbones.patch_tokens import final_norm, patch_side, patch_width
+from zsad.backbones.tapped import tapped
+from zsad.detector import Detector
+from zsad.errors import UsageError
+from zsad.references.memory_bank import ANOMALOUS, TOGETHER
+from zsad.references.residuals import anomalous_banks, beyond_normal, check_masks, kept_patches, marked_patches, next_anomalous
+from zsad.registry import register
+from zsad.types import Backbone, Bank, Batch, Context, ImageFeatures, Phase, Prediction, Recipe, References, Schedule, Tap
+from zsad.weights.checkpoints import AuthorsFile
+
+__all__ = ["NAGL"]
+
+HIGHEST, TOP, SIGMA = 20, 0.01, 4.0  # patches that are the score in training; part of them that is it else; of the map
+PROXIES, MARKS = (
+    "guide.learnable_proxies.weight",
+    "marks" + ANOMALOUS,
+)  # the second: bank with the marked patches of each anomalous reference
+
+
+@register("nagl")
+class NAGL(Detector):
+    """NAGL; needs learned weights and a normal reference, takes anomalous ones with masks.
+
+    Args:
+        backbone: a DINOv2, as published without registers; another transformer will do.
+        proxies: how many are learned.
+        aliased_positions: position codes of several anomalous references in the published order.
+        faithful: the published order of masks in a training step.
+    """
+
+    recipe = Recipe("hf:facebook/dinov2-small", 448, "gelu", "bicubic_offset", depth=12)
+    learned = own_references = takes_anomalous = True
+    needs_references = 1
+    phases = Phase(10, {"": 1e-5}), Phase(5, {"": 1e-6}), Phase(5, {"": 1e-7})
+    schedule = Schedule("adamw", 1e-5, 20, 8, weight_decay=0.01, phases=phases, references=1)
+    authors_file = AuthorsFile({r"^(learnable_|rm_|afl_)": r"guide.\1", r"\.(multihead|self)_attn\.": ".attention."})
+
+    def __init__(self, backbone: Backbone, proxies: int = 25, aliased_positions: bool = True, faithful: bool = False) -> None:
+        super().__init__(backbone)
+        self.proxies, self.aliased_positions, self.faithful = proxies, aliased_positions, faithful
+        self.layer, self.guide = self.backbone.depth, ResidualProxies(patch_width(backbone), proxies)
+
+    def prepare(self, name: str = "object", references: References | None = None) -> Context:
+        """Banks; the name is not used."""
+        return Context(banks=self.banks(references))
+
+    def encode(self, images: Tensor) -> ImageFeatures:
+        """(B, 3, H, W) -> the last layer's patches behind the final norm."""
+        found = tapped(self.backbone, images, (self.layer,))
+        tap = found.taps[self.layer]
+        return ImageFeatures(found.image, {self.layer: Tap(final_norm(self.backbone, tap.patches), tap.grid)})
+
+    def patches_of(self, images: Tensor | ImageFeatures) -> Tensor:
+        """(B, L, C) of pictures or of their features."""
+        return (self.encode(images) if isinstance(images, Tensor) else images).taps[self.layer].patches
+
+    def marked(self, patches: Tensor, masks: Tensor | None) -> Tensor:
+        """Which of the patches (R, L, C) of anomalous pictures their masks mark, (R, L) bool; all without masks."""
+        whole = torch.ones_like(patches[..., 0], dtype=torch.bool)
+        return whole if masks is None else marked_patches(masks, patch_side(self.backbone)).flatten(1)
+
+    def banks(self, references: References | None) -> dict[str, Bank]:
+        """Normal patches; anomalous ones under their masks, and the masks. Raises ``UsageError``."""
+        if references is None or references.banks or references.anomalous is None or not len(references.anomalous):
+            return super().banks(references)
+        shown, masks, count = references.anomalous, references.masks, 0 if references.normal is None else len(references.normal)
+        check_masks(masks, shown)
+        normal = super().banks(replace(references, anomalous=None, masks=None)) if count else {}
+        return normal | self.defects(shown, masks, count)
+
+    def defects(self, images: Tensor, masks: Tensor | None, first: int) -> dict[str, Bank]:
+        """Banks of anomalous references, numbered from ``first`` on; where that is 0, their unmarked patches are normal."""
+        patches = torch.cat([self.patches_of(some) for some in images.split(TOGETHER)])
+        marked = self.marked(patches, masks)
+        banks = anomalous_banks(patches, marked, first, str(self.layer) + ANOMALOUS, MARKS)
+        source = banks[MARKS].source[:, None].expand(marked.shape)[~marked]
+        return banks if first else banks | {str(self.layer): Bank(patches[~marked], source)}
+
+    def shown(self, banks: Mapping[str, Bank], grid: tuple[int, int]) -> Shown:
+        """What banks with anomalous references show."""
+        marked, tokens = banks[MARKS].rows.bool(), banks[str(self.layer) + ANOMALOUS].rows[None]
+        kept = kept_patches(marked)
+        residuals = beyond_normal(tokens, banks[str(self.layer)].rows[None])[1]
+        codes = self.guide.codes(marked, grid, self.aliased_positions)
+        return Shown(tokens, residuals, codes[kept][None], ~marked[kept][None])
+
+    def likeness(self, tap: Tap, rows: Tensor, shown: Shown | None) -> tuple[Tensor, Tensor]:
+        """To normal patches (1 or B, M, C) and to the shown defects, (B, L) in [0, 1] each."""
+        normal, residuals = beyond_normal(tap.patches, rows)
+        if not shown:
+            return normal, 1 - normal
+        found = self.guide.find(self.guide.mine(shown, self.faithful), tap.patches, residuals, tap.grid)
+        return normal, mean_likeness(tap.patches, found)
+
+    def patch_scores(self, tap: Tap, banks: Mapping[str, Bank]) -> Tensor:
+        """(B, h, w) in [0, 1]."""
+        shown, rows = self.shown(banks, tap.grid) if MARKS in banks else None, banks[str(self.layer)]
+        normal, anomalous = self.likeness(tap, rows.rows[None], shown)
+        alone = shown is not None and bool((rows.source >= banks[MARKS].source.min()).all())  # without normal references
+        return (anomalous if alone else (anomalous + 1 - normal) / 2).unflatten(1, tap.grid)
+
+    def score(self, features: ImageFeatures, context: Context) -> Prediction:
+        """Map: scores of patches, resized and smoothed. Image score: the mean of their highest hundredth."""
+        self.require_references(context)
+        grid = self.patch_scores(features.taps[self.layer], context.banks)
+        highest = grid.flatten(1).topk(max(1, int(TOP * grid[0].numel()))).values
+        return Prediction(highest.mean(1), smooth(upsample(grid, self.backbone.image_size), SIGMA))
+
+    def loss(self, batch: Batch, context: Context) -> dict[str, Tensor]:
+        """Cross-entropy of the mean of the 20 highest patches; focal and Dice losses of both likenesses' maps."""
+        if batch.references is None:
+            raise UsageError("nagl learns beside normal references. Give the batch some.")
+        tap, normal = self.features_of(batch).taps[self.layer], self.patches_of(batch.references)
+        rows = normal.reshape(len(tap.patches), -1, normal.shape[2])
+        shown = self.shown_in(batch, tap, rows)
+        alike, unlike = self.likeness(tap, rows, shown)
+        parts = {"picture": picture_term((unlike + 1 - alike) / 2, batch.labels, HIGHEST)}
+        if batch.masks is not None:
+            maps = upsample(torch.cat([alike, unlike]).unflatten(1, tap.grid), self.backbone.image_size)
+            parts |= likeness_terms(torch.stack(maps.chunk(2), dim=1), batch.masks)
+        return parts if shown else parts | {"nothing": zero_loss(self.parameters())}
+
+    def shown_in(self, batch: Batch, tap: Tap, rows: Tensor) -> Shown | None:
+        """Each picture's anomalous references in a training step, beside its normal rows (B, M, C)."""
+        patches, masks = tap.patches, batch.anomalous_masks
+        if batch.anomalous is not None:
+            patches = self.patches_of(batch.anomalous)
+        elif (chosen := next_anomalous(batch.labels)) is not None:
+            patches, masks = patches[chosen], None if batch.masks is None else batch.masks[chosen]
+        else:
+            return None
+        marked = self.marked(patches, masks).unflatten(0, (len(rows), -1))  # (B, a, L)
+        tokens = patches.reshape(len(rows), -1, patches.shape[2])
+        codes = torch.stack([self.guide.codes(one, tap.grid, self.aliased_positions).flatten(0, 1) for one in marked])
+        return Shown(tokens, beyond_normal(tokens, rows)[1], codes, ~marked.flatten(1))
+
+    @classmethod
+    def implied_arguments(cls, state: Mapping[str, Any]) -> dict[str, Any]:
+        """``proxies``."""
+        return {"proxies": len(state[PROXIES])} if PROXIES in state else {}
