@@ -100,7 +100,8 @@ def load_backbone(
 
     Args:
         name: ``"compact"`` (ships with zsad), ``"ViT-L-14-336.openai"`` (open_clip architecture.tag),
-            ``"file:weights.pt"`` (a state dict on disk), ``"hf:org/name"`` (Hugging Face), ``"tiny"`` (tests).
+            ``"file:weights.pt"`` (a state dict on disk), ``"hf:org/name"`` (Hugging Face), ``"dinov2-large-registers"`` and
+            its kin, ``"timm:vit_small_patch14_dinov2.lvd142m"``, ``"tiny"`` (tests).
         activation: ``"quick_gelu"`` or ``"gelu"``; None takes what the weights were trained with.
         position_embedding: how positions are resized: ``"bilinear"``, ``"bicubic"`` or ``"bicubic_antialias"``.
         image_size: side of the input in pixels; None takes the native one.

@@ -16,12 +16,13 @@ from typer.testing import CliRunner
 
 import zsad
 from zsad.cli import app
+from zsad.detector import Detector
 from zsad.registry import method_class
 from zsad.training.setup import named_parameters
 
 pytestmark = pytest.mark.slow
 TILES = {"musc": ["--set", "rscin_k=()"]}  # what a method needs so that the scores of tiles can be compared
-LEARNED = [name for name in zsad.list_methods() if method_class(name).learned or method_class(name).optional_weights]
+LEARNED = [name for name in zsad.list_methods() if method_class(name).loss is not Detector.loss]
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +137,7 @@ def test_evaluate(method: str, data: Path, weights: Path, tmp_path: Path) -> Non
     assert found["mean"]["pixel_auroc"] is not None
 
 
-@pytest.mark.parametrize("method", LEARNED)
+@pytest.mark.parametrize("method", [name for name in LEARNED if method_class(name).loss is not zsad.Detector.loss])
 def test_finetune(method: str, data: Path, weights: Path, tmp_path: Path) -> None:
     options = [one for one in options_of(method, weights)[1:] if one != "--checkpoint" and not one.endswith(".safetensors")]
     form = TRAINED_FORM.get(method, {})

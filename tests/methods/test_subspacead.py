@@ -185,6 +185,17 @@ def test_without_references_the_batch_is_fitted(tower: Any) -> None:
     assert list(detector.score_set([], context)) == []
 
 
+def test_relative_maps_have_the_scale_of_the_normal_patches(tower: Any) -> None:
+    images = tensors(tower, photos(3))
+    plain, relative = method(tower), method(tower, relative=True)
+    with torch.inference_mode():
+        context = plain.prepare(references=References(images[:2]))
+        variance = unpacked(context.banks[SUMS].rows).subspace(0.99, over_all=True).values.sum().float()
+        found = relative(images, context)
+        torch.testing.assert_close(found.anomaly_map * variance, plain(images, context).anomaly_map, rtol=1e-4, atol=1e-5)
+    assert (plain.map_range, relative.map_range) == ((0.0, 100.0), (0.0, 0.3))
+
+
 # ------------------------------------------------------------------ masks, refusals
 def test_the_mask_hides_the_least_salient_patches(tower: Any) -> None:
     detector, images = method(tower, saliency_block=3), tensors(tower, photos(2))

@@ -66,6 +66,9 @@ class EfficientNetB4(nn.Module):
             ends.append(len(blocks))
         self.blocks = nn.ModuleList(blocks)
         self.ends = frozenset(ends[stage] for stage in ENDS)
+        for layer in self.modules():
+            if isinstance(layer, nn.Conv2d):
+                nn.init.kaiming_normal_(layer.weight)
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """The levels, fine ones first."""

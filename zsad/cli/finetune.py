@@ -33,6 +33,7 @@ from zsad.cli.options import (
 )
 from zsad.common.file_names import many
 from zsad.datasets import Dataset, open_dataset
+from zsad.detector import Detector
 from zsad.errors import UnknownName, UsageError
 from zsad.registry import create, method_class
 from zsad.training import train
@@ -99,7 +100,7 @@ def finetune(
     settings |= {"split": None if split == "all" else split, "cache": False if no_cache else cache or True}
     arguments = method_arguments(method, set_, word)
     joined({**settings, **dict.fromkeys(("backbone", "checkpoint", "categories", "kinds", "layout"))}, arguments)
-    if not (method_class(method).learned or method_class(method).optional_weights):
+    if method_class(method).loss is Detector.loss:
         raise UsageError(f"{method} has nothing to train. Choose a method with learned weights; see zsad list methods.")
     with log_to_stderr():
         chosen: dict[str, Any] = {"categories": names_in(categories), "kinds": names_in(kinds), "roles": roles_in(role, ignore)}

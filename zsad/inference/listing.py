@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from zsad.backbones.dinov2_weights import REPOSITORIES
 from zsad.detector import Detector
 from zsad.errors import WeightsError
 from zsad.inference.settings import check_target
@@ -34,6 +35,17 @@ OWN = {
     "compact": {"size": "12 MB", "here": "yes", "licence": "Apache-2.0", "from": "zsad"},
     "tiny": {"size": "0 MB", "here": "yes", "licence": "Apache-2.0", "from": "zsad (random weights, for tests)"},
     "tips-tiny": {"size": "0 MB", "here": "yes", "licence": "Apache-2.0", "from": "zsad (random weights, for tests)"},
+}
+
+DINOV2 = {"small": "88 MB", "base": "346 MB", "large": "1218 MB", "giant": "4546 MB"}
+OWN |= {
+    name: {
+        "size": DINOV2[name.split("-")[1]],
+        "here": "",
+        "licence": "Apache-2.0",
+        "from": "facebook's, downloaded when first used",
+    }
+    for name in REPOSITORIES
 }
 
 

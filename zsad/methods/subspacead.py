@@ -54,11 +54,11 @@ class SubspaceAD(Detector):
         saliency_block: of DINOv2, 1-based (theirs: 7): the 15 % of patches that its registers attend to least are left out.
         over_all, faithful: see above.
         batch: the batch's patches count as normal beside the references'; without references they always do.
+        relative: divides distances by the normal patches' variance, so that maps of all towers have one scale.
     """
 
     recipe = Recipe("hf:facebook/dinov2-with-registers-giant", 672, depth=40, taps=(23, 24, 25, 26, 27, 28, 29))
     own_references, needs = True, ("encode_image",)
-    map_range = (0.0, 100.0)
 
     def __init__(
         self,
@@ -74,12 +74,14 @@ class SubspaceAD(Detector):
         over_all: bool = True,
         faithful: bool = False,
         batch: bool = False,
+        relative: bool = False,
         seed: int = 42,
     ) -> None:
         super().__init__(backbone)
         self.taps, self.merge, self.components, self.rule, self.drop = taps, merge, components, rule, drop
         self.aggregation, self.rotations, self.saliency_block = aggregation, rotations, saliency_block
-        self.over_all, self.faithful, self.batch, self.seed = over_all, faithful, batch, seed
+        self.over_all, self.faithful, self.batch, self.relative, self.seed = over_all, faithful, batch, relative, seed
+        self.map_range = (0.0, 0.3 if relative else 100.0)  # real pictures: normal .05 to .12, defects from .15 on
         self.layers = taps or layers_from_the_end(backbone, self.recipe, *FROM_THE_END)
         self.twice = faithful and isinstance(rotations, int) and rotations > 0
         self.reference_angles = angles_of(rotations, seed, 2 if self.twice else 1)
@@ -135,6 +137,6 @@ class SubspaceAD(Detector):
         tap, kept = features.taps[max(self.layers)], salient(features, BACKGROUND)
         subspace = fit(banks, self.components, self.over_all)
         distances = subspace.distance(tap.patches.flatten(0, 1), self.rule, self.drop).view(tap.patches.shape[:2])
-        distances = distances if kept is None else distances * kept
+        distances = distances / (subspace.values.sum() if self.relative else 1.0) * (1.0 if kept is None else kept)
         maps = blur_3x3(upsample(distances.unflatten(1, tap.grid), self.backbone.image_size), SIGMA)
         return Prediction(picture_scores(maps, self.aggregation), maps)

@@ -43,7 +43,7 @@ class MetaUAS(Detector):
 
     recipe = Recipe("pixels", 256)
     learned, own_references, needs_references, most_references = True, True, 1, 1
-    not_saved = ("faithful",)
+    not_saved, learned_comparison = ("faithful",), True
     authors_file = AuthorsFile(
         {
             r"^encoder\.(_conv_head|_bn1)\.": None,  # of the classifier

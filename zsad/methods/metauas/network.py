@@ -80,6 +80,9 @@ class Decoder(nn.Module):
         levels = [2 * width if level in ALIGNED else width for level, width in enumerate(CHANNELS, 1)][::-1]
         inputs, skips = [levels[0], *WIDTHS[:-1]], [*levels[1:], 0]
         self.blocks = nn.ModuleList([DecoderBlock(*sizes) for sizes in zip(inputs, skips, WIDTHS, strict=True)])
+        for layer in self.modules():
+            if isinstance(layer, nn.Conv2d):
+                nn.init.kaiming_uniform_(layer.weight, nonlinearity="relu")
 
     def forward(self, levels: Sequence[Tensor]) -> list[Tensor]:
         """Levels of strides 2 to 32 -> the output of every block, the last of the picture's size."""

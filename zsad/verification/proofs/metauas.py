@@ -22,7 +22,7 @@ from zsad.verification.tiny_clip import fingerprint
 from zsad.verification.tiny_effunet import effunet_state_dict
 from zsad.verification.tiny_pictures import described_pictures
 
-__all__ = ["PROOF", "build", "inside", "pictures", "write_checkpoint"]
+__all__ = ["MASKS", "PROOF", "build", "inside", "pictures", "write_checkpoint"]
 
 INPUT, RAW, ATTENTION, DECODED, MASKS = 1e-6, 5e-4, 5e-5, 1e-3, 2e-4
 TESTS = re.compile(r"tests (\d+)\.\.(\d+) class 0, (\d+)\.\.(\d+) class 1")
