@@ -4,7 +4,8 @@
     python benchmarks/patchcore.py --references 100
 
 The tower is a stand-in that makes up the features of ``coreset.py`` from a picture's number: the peak is that of references
-alone. Every reference's rows (5.6 MB by default) lie in the temporary folder meanwhile: 5.6 GB for 1,000.
+alone. Every reference's rows (5.6 MB by default) lie in the temporary folder meanwhile: 5.6 GB for 1,000. The peak is read
+before the first picture is scored and behind: verdicts without a calibration score references by the others first.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ def main() -> None:
     start, before = time.perf_counter(), peak_mb()
     references = [numbered(number) for number in range(given.references)]
     inspector = zsad.Inspector(detector, references=references, coreset=given.coreset, device="cpu", batch="off")
-    made, seconds = time.perf_counter() - start, []
+    made, chosen, seconds = time.perf_counter() - start, peak_mb(), []
     for number in range(3):
         begun = time.perf_counter()
         list(inspector([numbered(100_000 + number)]))
@@ -80,7 +81,8 @@ def main() -> None:
         "rows_kept": len(inspector.context.banks["patches"].rows),
         "seconds": made,
         "seconds_per_picture": statistics.median(seconds),
-        "peak_mb": peak_mb(),
+        "peak_mb": chosen,
+        "peak_mb_scored": peak_mb(),
         "peak_mb_before": before,
         "machine": f"{platform.machine()}, {given.threads} threads",
         "torch": torch.__version__,

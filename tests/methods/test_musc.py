@@ -17,7 +17,7 @@ import zsad
 from zsad.backbones.dinov2_weights import build_dinov2
 from zsad.errors import NeedsSet, UsageError
 from zsad.metrics import image_auroc
-from zsad.references import mutual_scoring
+from zsad.references import mutual_scoring, repeated
 from zsad.synthetic.shapes import smooth_noise
 from zsad.types import ImageFeatures, Prediction, Tap
 
@@ -366,3 +366,59 @@ def test_wrong_arguments(tiny: Any, wrong: dict[str, Any]) -> None:
 
 
 # ------------------------------------------------------------------ what the repository holds itself
+
+
+# ------------------------------------------------------------------ repeated defects
+def repeats(count: int, defective: int) -> tuple[list[Any], list[int]]:
+    """Damask, the first ``defective`` with the same mosaic of 48 pixels at the same place."""
+    found, _ = weave(count, 0)
+    mosaic = np.random.default_rng(7).integers(0, 255, (6, 6, 3)).repeat(8, 0).repeat(8, 1)
+    for rgb in found[:defective]:
+        rgb[96:144, 112:160] = mosaic
+    return found, [int(number < defective) for number in range(count)]
+
+
+@pytest.mark.slow
+def test_what_a_third_of_the_pictures_share_is_found(compact: Any) -> None:
+    pictures, labels = repeats(60, 20)
+    seen = looked_at(compact, pictures)
+    aware = zsad.create("musc", backbone=compact.backbone, rscin_k=(), repeated=True)
+    plain, found = run(compact, seen), run(aware, seen)
+    assert image_auroc(plain.pred_score.tolist(), labels) < 0.7
+    assert image_auroc(found.pred_score.tolist(), labels) > 0.97
+    torch.testing.assert_close(found.anomaly_map[20:], plain.anomaly_map[20:], rtol=0, atol=0)
+    assert (found.anomaly_map >= plain.anomaly_map - 1e-6).all()
+
+
+@pytest.mark.slow
+def test_without_repeats_nothing_changes(compact: Any) -> None:
+    aware = zsad.create("musc", backbone=compact.backbone, rscin_k=(), repeated=True)
+    for defective in (0, 1):
+        seen = looked_at(compact, repeats(60, defective)[0])
+        plain, found = run(compact, seen), run(aware, seen)
+        torch.testing.assert_close(found.anomaly_map, plain.anomaly_map, rtol=0, atol=0.01)
+        torch.testing.assert_close(found.pred_score, plain.pred_score, rtol=0, atol=0.01)
+
+
+@pytest.mark.parametrize("pool", [None, 4])
+def test_partners_are_those_of_the_results(pool: int | None) -> None:
+    """Each row of a picture's cosines is with the picture that ``others`` names."""
+    pictures = [F.normalize(seeded(2, 5, 8) + seeded(2, 5, 8).roll(number + 1, 2), dim=-1) for number in range(7)]
+    pictures += [F.normalize(one.flip(1), dim=-1) for one in pictures[:2]]
+    others: dict[int, list[int]] = {}
+    reach = None if pool is None else pool // 2
+    for index, cosines in mutual_scoring.mutual_cosines(lambda at: pictures[at], 9, reach, block=4, others=others):
+        assert len(others[index]) == len(cosines)
+        for other, row in zip(others[index], cosines, strict=True):
+            close(row, (pictures[index] @ pictures[other].mT).amax(2), 1e-6)
+
+
+def test_communities_by_hand() -> None:
+    """A clique of four and a pair: the clique alone is a finding, whatever the weights' noise; a chain is none."""
+    others = {one: [other for other in range(8) if other != one] for one in range(8)}
+    clique = {one: [9 + one if other < 4 else 0 for other in others[one]] for one in range(4)}
+    pair = {4: [20 if other == 5 else 0 for other in others[4]]}
+    assert repeated.communities(clique | pair, others) == [{0, 1, 2, 3}]
+    chain = {one: [20 if other == one + 1 else 0 for other in others[one]] for one in range(7)}
+    assert not repeated.communities(chain, others)
+    assert not repeated.communities({}, others)

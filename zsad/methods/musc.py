@@ -25,6 +25,7 @@ from zsad.detector import Detector
 from zsad.errors import NeedsSet, UsageError
 from zsad.references import mutual_scoring
 from zsad.references.batch_references import BatchWithReferences
+from zsad.references.repeated import PairDistances
 from zsad.registry import register
 from zsad.types import Backbone, Context, ImageFeatures, Prediction, Recipe, References
 
@@ -32,6 +33,8 @@ __all__ = ["MuSc"]
 
 log = logging.getLogger("zsad")
 STAGES = (3, 4, 5)  # of a convolutional tower, between mere edges and whole objects
+Features = Sequence[ImageFeatures]
+Kept = PairDistances | None
 RECURRING = "and score lower for it: a defect that recurs, or a second kind of part"
 
 
@@ -47,6 +50,7 @@ class MuSc(Detector):
         topmin: part of the other pictures, the nearest, whose distances are averaged.
         pool: None compares all pairs of pictures, a number each picture with that many others (an odd one is raised by one).
         seed: of the draw of the others.
+        repeated: scores what several pictures share by the pictures that lack it (CoDeGraph, see ``references/repeated.py``).
 
     Time grows with N^2 or N * ``pool``, memory with R * L * N^2 or R * L * pool^2 bytes; see ``estimate``.
     """
@@ -65,10 +69,11 @@ class MuSc(Detector):
         topmin: float = 0.3,
         pool: int | None = None,
         seed: int = 0,
+        repeated: bool = False,
     ) -> None:
         super().__init__(backbone)
         self.radii, self.taps, self.rscin_k = radii, taps, rscin_k
-        self.topmin, self.pool, self.seed = topmin, pool, seed
+        self.topmin, self.pool, self.seed, self.repeated = topmin, pool, seed, repeated
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -90,7 +95,6 @@ class MuSc(Detector):
         return Context(banks=self.banks(references))
 
     def needs_set(self, context: Context) -> bool:
-        """True: a picture alone has no score."""
         return True
 
     def scales_within_set(self, context: Context) -> str:
@@ -101,22 +105,17 @@ class MuSc(Detector):
         return self.backbone.encode_image(images, self.layers)
 
     def score(self, features: ImageFeatures, context: Context) -> Prediction:
-        """Raises ``NeedsSet``."""
         raise NeedsSet("musc compares pictures with each other. Give the whole set to score_set(), one ImageFeatures each.")
 
     def score_set(self, features: Sequence[ImageFeatures], context: Context) -> Iterator[Prediction]:
-        """One prediction per picture, in the order given. Map: distances (0 to 2); score: its maximum, through RsCIN.
-
-        Raises:
-            UsageError: fewer than ``smallest_set`` pictures.
-        """
+        """One prediction per picture, in the order given. Map: distances (0 to 2); score: its maximum, through RsCIN."""
         own, features, size = len(features), BatchWithReferences(features, context.banks), self.backbone.image_size
         count = len(features)
         mutual_scoring.require_enough(own, count, self.smallest_set, reranked=bool(self.rscin_k))
         seconds, memory = self.estimate(count, features[0])
         log.info("musc compares %d pictures: about %.0f s and %.2f GB.", count, seconds, memory / 1e9)
         image = torch.cat([features[index].image.to(self.device) for index in range(count)])  # (N, D)
-        near, far = (grids[:own] for grids in self.distance_grids(features, image))
+        near, far = (grids[:own] for grids in self.distance_grids(features, image, own))
         if shared := mutual_scoring.recurring(near.flatten(1), far.flatten(1)).nonzero()[:, 0].tolist():
             log.warning("Pictures %s (counted from 0) of %d share what the others lack, %s.", shared, own, RECURRING)
         scores = torch.cat([upsample(grid[None], size, align_corners=True).amax((1, 2)) for grid in near])
@@ -129,22 +128,26 @@ class MuSc(Detector):
         """How far apart on the circle pictures are compared: half of the pool, or half of the set."""
         return count // 2 if self.pool is None or self.pool >= count - 1 else (self.pool + 1) // 2
 
-    def layer_distances(self, features: Sequence[ImageFeatures], order: Sequence[int], layer: int) -> Tensor:
+    def layer_distances(self, features: Features, order: Sequence[int], layer: int, kept: Kept = None) -> Tensor:
         """Of one layer, (2, N, R, h, w): mean of the lowest distances and their median, per side of neighbourhood."""
-        rows, count, found = partial(self._rows, features, order, layer), len(features), {}
-        pairs = mutual_scoring.mutual_cosines(rows, count, self.reach(count))
+        rows, count, grid = partial(self._rows, features, order, layer), len(features), features[0].taps[layer].grid
+        found, others = dict[int, Tensor](), dict[int, list[int]]()
+        pairs = mutual_scoring.mutual_cosines(rows, count, self.reach(count), others=others)
         for place, cosines in tqdm(pairs, f"layer {layer}", count, unit="picture", leave=False, disable=None):
             found[order[place]] = torch.stack(mutual_scoring.near_and_far(cosines, self.topmin))  # (2, R, L)
-        return torch.stack([found[index] for index in range(count)], 1).unflatten(-1, features[0].taps[layer].grid)
+            if kept is not None:
+                kept.add(order[place], [order[other] for other in others[place]], cosines, grid)
+        return torch.stack([found[index] for index in range(count)], 1).unflatten(-1, grid)
 
-    def distance_grids(self, features: Sequence[ImageFeatures], image: Tensor) -> tuple[Tensor, Tensor]:
+    def distance_grids(self, features: Features, image: Tensor, own: int | None = None) -> tuple[Tensor, Tensor]:
         """Means over layers and neighbourhoods on the finest grid, two of (N, h, w): the map, and median distances."""
         count, grids = len(features), [features[0].taps[layer].grid for layer in self.layers]
         order = mutual_scoring.seeded_order(image, self.seed) if self.reach(count) < count // 2 else range(count)
         finest = max(grids, key=lambda grid: grid[0] * grid[1])
-        both = [self.layer_distances(features, order, layer).mean(2).flatten(0, 1) for layer in self.layers]  # (2 N, h, w)
+        kept = PairDistances(finest, len(grids)) if self.repeated else None
+        both = [self.layer_distances(features, order, layer, kept).mean(2).flatten(0, 1) for layer in self.layers]
         near, far = torch.stack([upsample(maps, finest) for maps in both]).mean(0).unflatten(0, (2, count))
-        return near, far
+        return near if kept is None else kept.raised(near, far, self.topmin, own or count), far
 
     def _rows(self, features: Sequence[ImageFeatures], order: Sequence[int], layer: int, place: int) -> Tensor:
         tap = features[order[place]].taps[layer]
@@ -154,4 +157,4 @@ class MuSc(Detector):
         """Seconds and bytes that ``count`` pictures like this one will take, features not counted; from a short timed probe."""
         rows = [partial(self._rows, [features], [0], layer) for layer in self.layers]
         seconds, memory = zip(*(mutual_scoring.expected_cost(one, count, self.reach(count)) for one in rows), strict=True)
-        return sum(seconds), max(memory)
+        return sum(seconds), max(memory) + (4 * count * self.reach(count) * rows[0](0)[0, :, 0].numel() if self.repeated else 0)

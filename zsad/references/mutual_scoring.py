@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from zsad.errors import UsageError
+from zsad.references.repeated import recurring
 
 __all__ = [
     "expected_cost",
@@ -30,10 +31,6 @@ __all__ = [
 
 BLOCK = 32  # pictures that are held at once
 TILE = 500_000  # cosines of one product, where several pictures share it: what fits a core's cache
-# The rule of ``recurring``. A place's "far" is its median distance to the other pictures, its "near" the mean of the lowest.
-OUTLYING = 3.0  # deviations by which "far" exceeds what is usual in the set
-MUCH_NEARER = 0.75  # "near" below this part of "far", relative to what is usual in the set
-PLACES, PICTURES = 2, 3  # that many places make a picture, that many pictures a finding
 
 
 def neighbourhood_means(x: Tensor, radii: Sequence[int]) -> Tensor:
@@ -110,7 +107,11 @@ def _earlier(place: int, start: int, stop: int, count: int, reach: int) -> list[
 
 
 def mutual_cosines(
-    rows: Callable[[int], Tensor], count: int, reach: int | None = None, block: int = BLOCK
+    rows: Callable[[int], Tensor],
+    count: int,
+    reach: int | None = None,
+    block: int = BLOCK,
+    others: dict[int, list[int]] | None = None,
 ) -> Iterator[tuple[int, Tensor]]:
     """For each picture, the largest cosine of its patches with any patch of each picture that it is compared with.
 
@@ -123,10 +124,12 @@ def mutual_cosines(
         count: N.
         reach: None, or at least N // 2, compares every pair.
         block: pictures that are held at once.
+        others: is filled with the n pictures of each index, in the order of its results.
 
     Yields:
         Index and (n, R, L), the n pictures in an arbitrary order; n is 2 * reach, or N - 1.
     """
+    others = {} if others is None else others
     reach = count // 2 if reach is None else min(reach, count // 2)
     waiting: dict[int, list[Tensor]] = {}
     for start in range(0, count, block):
@@ -142,8 +145,10 @@ def mutual_cosines(
             for part in parts:
                 there, back = nearest_cosines(one, held[:, part.start - start : part.stop - start])
                 own.append(there)
+                others.setdefault(place, []).extend(part)
                 for earlier, cosines in zip(part, back, strict=True):
                     found[earlier - start].append(cosines[None])
+                    others.setdefault(earlier, []).append(place)
         for place, pieces in enumerate(found, start):
             yield place, torch.cat(pieces)
 
@@ -225,26 +230,3 @@ def seeded_order(image: Tensor, seed: int) -> list[int]:
     rows = F.normalize(image.detach().cpu().double(), dim=-1)
     ranked = (rows @ torch.randn(rows.shape[1], generator=generator, dtype=torch.float64)).argsort()
     return ranked[torch.randperm(len(rows), generator=generator)].tolist()
-
-
-def recurring(near: Tensor, far: Tensor) -> Tensor:
-    """Finds pictures that share something that most of the set lacks: a defect that recurs, or a second kind of part.
-
-    A place counts where it is far from most pictures (its median distance is an outlier among all places of the set) and yet
-    much nearer to a minority than places usually are. Mutual scoring gives such places low scores. Not seen: what more than
-    half of the pictures bear (then the others look odd), and what hardly differs from the majority. Thresholds were set on
-    textures with pasted squares; on ELPV no picture of one kind of cell is found, and where both kinds are mixed the rarer are.
-
-    Args:
-        near: (N, L) patch scores.
-        far: (N, L) median distances.
-
-    Returns:
-        (N,) bool; all False where fewer than ``PICTURES`` pictures would be True.
-    """
-    centre = far.median()
-    deviation = 1.4826 * (far - centre).abs().median()
-    ratio = near / far.clamp(min=torch.finfo(far.dtype).tiny)
-    places = (far > centre + OUTLYING * deviation) & (ratio < MUCH_NEARER * ratio.median())
-    pictures = places.sum(1) >= PLACES
-    return pictures & (pictures.sum() >= PICTURES)
