@@ -16,6 +16,7 @@ __all__ = ["LabelledMemory", "cover", "covered_means", "joined", "neighbour_mean
 
 Labelled: TypeAlias = tuple[Tensor, Tensor]  # keys (N, C), labels (N, 2) one-hot
 BLOCK = 16_000_000  # similarities that are in memory at once: 64 MB
+NEW = 4  # of either label, so that training, which hides the most similar ones, leaves several
 SIDES = (1, 3, 5)  # of the windows of ``neighbour_mean``, in patches
 
 
@@ -23,7 +24,7 @@ class LabelledMemory(nn.Module):
     """Keys with labels. A query's answer is the mean label of the keys, weighted by ``softmax(query . key)``.
 
     There is no temperature: cosines lie in [-1, 1], so without projections an answer stays near the share of anomalous keys.
-    A new memory has one random key per label.
+    A new memory has ``NEW`` random keys of each label.
 
     Args:
         channels: C of the keys and queries.
@@ -35,8 +36,8 @@ class LabelledMemory(nn.Module):
 
     def __init__(self, channels: int, width: int = 0) -> None:
         super().__init__()
-        self.register_buffer("keys", F.normalize(torch.randn(2, channels), dim=-1))
-        self.register_buffer("values", torch.eye(2))
+        self.register_buffer("keys", F.normalize(torch.randn(2 * NEW, channels), dim=-1))
+        self.register_buffer("values", torch.eye(2).repeat(NEW, 1))
         self.query = nn.Linear(channels, width) if width else None
         self.key = nn.Linear(channels, width) if width else None
 
