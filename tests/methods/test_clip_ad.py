@@ -155,8 +155,8 @@ def test_maps_do_not_depend_on_how_scores_are_scaled(reference: Reference, tower
 def test_scaled_scores_need_the_set(tower: Any, context: Context) -> None:
     detector = zsad.create("clip_ad", backbone=tower, faithful=True)
     assert detector.needs_set(context)
-    assert detector.scales_within_set(context) == "give faithful=False"
-    with pytest.raises(NeedsSet, match="by the whole set's: call score_set"):
+    assert detector.scales_within_set(context) == "leave faithful=True out"
+    with pytest.raises(NeedsSet, match="by the whole set's maps.*Call score_set"):
         detector.score(ImageFeatures(torch.zeros(1, 64)), context)
 
 

@@ -160,7 +160,7 @@ def test_faithful_scales_within_the_set(tiny: Any, text: Any) -> None:
         found = torch.cat([one.pred_score for one in faithful.score_set(parts, context)])
         less = torch.cat([one.pred_score for one in faithful.score_set(parts[:3], context)])
         assert faithful.needs_set(context)
-        with pytest.raises(NeedsSet, match=r"dictas with faithful=True scales its image score .* or leave that out"):
+        with pytest.raises(NeedsSet, match=r"dictas with faithful=True scales its image score .* or leave faithful=True out"):
             faithful.score(features, context)
     assert 0 <= found.min() <= found.max() <= 1
     assert not torch.allclose(found[:3], less, atol=1e-3)

@@ -26,7 +26,7 @@ from zsad.backbones.clip import CLIP
 from zsad.detector import Detector
 from zsad.prompts.prompt_set import PromptSet, encode_ensemble
 from zsad.references.memory_bank import nearest_cosine
-from zsad.references.set_scaling import needs_whole_set, score_within_set
+from zsad.references.set_scaling import FaithfulToSet, score_within_set
 from zsad.registry import register
 from zsad.types import Batch, Context, ImageFeatures, Prediction, Recipe, References, Schedule
 from zsad.weights.checkpoints import AuthorsFile
@@ -37,7 +37,7 @@ TEMPERATURE = 0.01
 
 
 @register("april_gan")
-class AprilGAN(Detector):
+class AprilGAN(FaithfulToSet, Detector):
     """APRIL-GAN: a learned projection per layer against sentences; with references a memory of patches beside it.
 
     Args:
@@ -47,7 +47,7 @@ class AprilGAN(Detector):
         faithful: with references, the authors' image score, whose half is scaled by the set's lowest and highest map.
     """
 
-    own_references = True
+    own_references = scaled_with_references = True
     recipe = Recipe("ViT-L-14-336.openai", 518, activation="gelu", position_embedding="bicubic_antialias", taps=(6, 12, 18, 24))
     needs = ("visual", "encode_text")
     learned = True
@@ -107,17 +107,9 @@ class AprilGAN(Detector):
         """Probability (B,) of "anomalous" of the image feature."""
         return anomaly_probability(features.image, self.text_of(context), TEMPERATURE)
 
-    def needs_set(self, context: Context) -> bool:
-        """True with references and ``faithful``."""
-        return bool(context.banks) and self.faithful
-
-    def scales_within_set(self, context: Context) -> str:
-        return "leave faithful=True out" if self.needs_set(context) else ""
-
     def score(self, features: ImageFeatures, context: Context) -> Prediction:
         """Image score: the class token's probability; with references, half of it and half of the map's share of its range."""
-        if self.needs_set(context):
-            raise needs_whole_set("april_gan with references and faithful=True", "leave faithful=True out")
+        self.check_alone(context)
         image, maps = self.text_score(features, context), self.anomaly_map(features, context)
         if context.banks:  # each layer adds a probability and a distance of 0 to 1 (2 for opposite patches)
             image = (image + maps.amax(dim=(1, 2)) / (2 * len(self.layers))) / 2

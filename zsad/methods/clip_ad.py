@@ -25,10 +25,11 @@ from zsad.alignment.similarity import surgery_similarity, text_logits
 from zsad.backbones.clip import CLIP
 from zsad.backbones.vit import LocalPath
 from zsad.detector import Detector
-from zsad.errors import NeedsSet, UsageError
+from zsad.errors import UsageError
 from zsad.prompts.prompt_set import PromptSet
 from zsad.prompts.representative import representative_vector
 from zsad.references.fusion import fuse_with_references
+from zsad.references.set_scaling import FaithfulToSet
 from zsad.registry import register
 from zsad.types import Batch, Context, ImageFeatures, Prediction, Recipe, References, Schedule, Tap
 from zsad.weights.checkpoints import AuthorsFile
@@ -39,7 +40,7 @@ TEMPERATURE = 0.01
 
 
 @register("clip_ad")
-class CLIPAD(Detector):
+class CLIPAD(FaithfulToSet, Detector):
     """CLIP-AD: staged V-V attention and representative text vectors (SDP); with learned linear layers SDP+.
 
     Args:
@@ -121,17 +122,9 @@ class CLIPAD(Detector):
         smoothed = smooth(torch.stack(maps).sum(dim=0), self.sigma)
         return text_logits(features.image, text, TEMPERATURE).softmax(dim=-1)[:, 1], smoothed, smoothed.amax(dim=(1, 2))
 
-    def needs_set(self, context: Context) -> bool:
-        """True with ``faithful``."""
-        return self.faithful
-
-    def scales_within_set(self, context: Context) -> str:
-        return "give faithful=False" if self.faithful else ""
-
     def score(self, features: ImageFeatures, context: Context) -> Prediction:
         """Image score: mean of the class token's probability and of the map's peak as one."""
-        if self.faithful:
-            raise NeedsSet("clip_ad with faithful=True scales scores by the whole set's: call score_set, or leave it out.")
+        self.check_alone(context)
         text, maps, peak = self.parts(features, context)
         mean = peak / len(self.layers)  # twice a similarity is a difference of cosines
         share = mean.clamp(0, 1) if self.linear else (2 * mean / TEMPERATURE).sigmoid()

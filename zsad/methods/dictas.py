@@ -29,7 +29,7 @@ from zsad.detector import Detector
 from zsad.errors import UsageError
 from zsad.prompts.prompt_set import PromptSet, encode_ensemble
 from zsad.references.patch_dictionary import RENAMES, Found, PatchDictionary
-from zsad.references.set_scaling import mix_within_set, needs_whole_set
+from zsad.references.set_scaling import FaithfulToSet, mix_within_set
 from zsad.registry import register
 from zsad.types import Backbone, Batch, Context, ImageFeatures, Phase, Prediction, Recipe, References, Schedule
 from zsad.weights.checkpoints import AuthorsFile
@@ -41,7 +41,7 @@ LEARNED = dict.fromkeys(("generators.query.", "generators.key.", "fusion."), 1e-
 
 
 @register("dictas")
-class DictAS(Detector):
+class DictAS(FaithfulToSet, Detector):
     """DictAS: needs learned weights and at least one normal reference; the name matters to the image score alone.
 
     Args:
@@ -113,16 +113,9 @@ class DictAS(Detector):
         """Probability (B,) of "anomalous" of the image feature."""
         return anomaly_probability(features.image, self.text_of(context), TEMPERATURE)
 
-    def needs_set(self, context: Context) -> bool:
-        return self.faithful
-
-    def scales_within_set(self, context: Context) -> str:
-        return "leave faithful=True out" if self.faithful else ""
-
     def score(self, features: ImageFeatures, context: Context) -> Prediction:
         """Image score: ``alpha`` of the text's probability and the rest of twice the map's maximum."""
-        if self.faithful:
-            raise needs_whole_set("dictas with faithful=True", "leave that out")
+        self.check_alone(context)
         maps = self.anomaly_map(features, context)
         score = self.alpha * self.text_score(features, context) + (1 - self.alpha) * 2 * maps.amax(dim=(1, 2))
         return Prediction(score, maps)

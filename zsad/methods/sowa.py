@@ -29,7 +29,7 @@ from zsad.backbones.window_adapter import ADAPTER_FILE, WindowAdapters, stored_h
 from zsad.detector import Detector
 from zsad.prompts.learned_pair import PromptPair, compare_start_token, flat_pair, pair_sizes
 from zsad.references.memory_bank import nearest_cosine
-from zsad.references.set_scaling import needs_whole_set, score_within_set
+from zsad.references.set_scaling import FaithfulToSet, score_within_set
 from zsad.registry import register
 from zsad.types import Batch, Context, ImageFeatures, Prediction, Recipe, References, Schedule
 
@@ -39,7 +39,7 @@ TEMPERATURE = 0.07  # of the image score
 
 
 @register("sowa")
-class SOWA(Detector):
+class SOWA(FaithfulToSet, Detector):
     """SOWA: learned window attention on four layers; references' distances are added.
 
     Args:
@@ -54,6 +54,7 @@ class SOWA(Detector):
 
     recipe = Recipe("ViT-L-14-336.openai", 336, "quick_gelu", taps=(6, 12, 18, 24))
     needs, learned, own_references = ("visual", "encode_text"), True, True
+    scaled_with_references = True
     train_mode = ("adapters",)  # dropout of attention weights
     schedule = Schedule("adamw", 1e-3, 1, 8, weight_decay=0.2, one_name=False, labels_only=True)
     authors_file = ADAPTER_FILE
@@ -119,16 +120,9 @@ class SOWA(Detector):
         """Probability (B,) of "anomalous" of the image feature."""
         return anomaly_probability(features.image, self.text_of(context), TEMPERATURE)
 
-    def needs_set(self, context: Context) -> bool:
-        return bool(context.banks) and self.faithful
-
-    def scales_within_set(self, context: Context) -> str:
-        return "leave faithful=True out" if self.needs_set(context) else ""
-
     def score(self, features: ImageFeatures, context: Context) -> Prediction:
         """Image score: the class token's probability; with references, half of it and half of the map's scaled maximum."""
-        if self.needs_set(context):
-            raise needs_whole_set("sowa with references and faithful=True", "leave faithful=True out")
+        self.check_alone(context)
         image, maps, count = self.text_score(features, context), self.anomaly_map(features, context), len(self.layers)
         if context.banks:
             image = (image + maps.amax(dim=(1, 2)) / count - 0.5) / 2

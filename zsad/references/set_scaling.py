@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -12,17 +12,37 @@ from zsad.alignment.maps import scaled_within_set
 from zsad.errors import NeedsSet
 from zsad.types import Context, ImageFeatures, Prediction
 
-__all__ = ["mix_within_set", "needs_whole_set", "score_within_set"]
+__all__ = ["FaithfulToSet", "mix_within_set", "score_within_set"]
 
 TINY = 1e-6  # added to the range of the scores where both halves are scaled
 
 
-def needs_whole_set(detector: str, instead: str) -> NeedsSet:
-    """The error of a detector, in some state, that was asked to score a picture by itself, and what to do instead."""
-    return NeedsSet(
-        f"{detector} scales its image score by the whole set's maps, so it cannot score a picture by itself. Call score_set "
-        f"with the features of all pictures, or {instead}."
-    )
+class FaithfulToSet:
+    """The part of a method whose authors scale scores by the whole set, which it does with ``faithful=True``.
+
+    Else a picture's score is its own. Before ``Detector`` among a class's bases.
+    """
+
+    name: ClassVar[str]
+    faithful: bool
+    scaled_with_references: ClassVar[bool] = False  # True: only with references are scores scaled
+
+    def needs_set(self, context: Context) -> bool:
+        """True where scores are scaled by the set."""
+        return self.faithful and (bool(context.banks) or not self.scaled_with_references)
+
+    def scales_within_set(self, context: Context) -> str:
+        """How to avoid that."""
+        return "leave faithful=True out" if self.needs_set(context) else ""
+
+    def check_alone(self, context: Context) -> None:
+        """Raises ``NeedsSet`` where a picture cannot be scored by itself."""
+        if self.needs_set(context):
+            how = "with references and faithful=True" if self.scaled_with_references else "with faithful=True"
+            raise NeedsSet(
+                f"{self.name} {how} scales its image score by the whole set's maps, so it cannot score a picture by itself. "
+                "Call score_set with the features of all pictures, or leave faithful=True out."
+            )
 
 
 class TextAndMap(Protocol):

@@ -22,7 +22,7 @@ from zsad.backbones.efficientnet import CHANNELS, EfficientNetB4
 from zsad.detector import Detector
 from zsad.errors import UsageError
 from zsad.methods.metauas.network import ALIGNED, WIDTHS, Alignment, Decoder
-from zsad.references.set_scaling import needs_whole_set
+from zsad.references.set_scaling import FaithfulToSet
 from zsad.registry import register
 from zsad.types import Backbone, Context, ImageFeatures, Prediction, Recipe, References, Tap
 from zsad.weights.checkpoints import AuthorsFile
@@ -33,7 +33,7 @@ GATES = r"(decoder\.blocks\.\d)\.attention"
 
 
 @register("metauas")
-class MetaUAS(Detector):
+class MetaUAS(FaithfulToSet, Detector):
     """MetaUAS: needs exactly one normal picture, no text; the published weights hold the encoder too.
 
     Args:
@@ -114,16 +114,9 @@ class MetaUAS(Detector):
         logits: Tensor = self.mask_head(self.decoded(features, context)[-1])[:, 0]
         return logits.sigmoid()
 
-    def needs_set(self, context: Context) -> bool:
-        return self.faithful
-
-    def scales_within_set(self, context: Context) -> str:
-        return "leave faithful=True out" if self.faithful else ""
-
     def score(self, features: ImageFeatures, context: Context) -> Prediction:
         """The mask and its maximum."""
-        if self.faithful:
-            raise needs_whole_set("metauas with faithful=True", "leave that out")
+        self.check_alone(context)
         maps = self.anomaly_map(features, context)
         return Prediction(maps.amax(dim=(1, 2)), maps)
 
