@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["ACTIVATIONS", "Attend", "Block", "TowerShape", "Transformer"]
+__all__ = ["ACTIVATIONS", "Attend", "Block", "SwiGLU", "TowerShape", "Transformer"]
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -69,6 +69,19 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.c_proj(self.activation(self.c_fc(x)))
+
+
+class SwiGLU(nn.Module):
+    """The MLP of the giants of DINOv2 and TIPS: one half of the first layer gates the other. Names as ``MLP``'s."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.c_fc = nn.Linear(width, 2 * hidden)
+        self.c_proj = nn.Linear(hidden, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, value = self.c_fc(x).chunk(2, dim=-1)
+        return self.c_proj(F.silu(gate) * value)
 
 
 class Block(nn.Module):

@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zsad.backbones.blocks import Block, TowerShape
+from zsad.backbones.blocks import Block, SwiGLU, TowerShape
 from zsad.backbones.vit import POSITION_MODES, resize_positions
 from zsad.errors import SizeMismatch, UnknownName, UsageError
 from zsad.images.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Squash
@@ -36,19 +36,6 @@ EPSILON = 1e-6  # of the norms
 OFFSET = "bicubic_offset"  # the scale factor of facebookresearch's models without registers, (n + 0.1) / native
 MODES = (*POSITION_MODES, OFFSET)
 SALIENCY = "saliency"  # name of the stream
-
-
-class SwiGLU(nn.Module):
-    """The giant's feed-forward: ``c_fc`` gives the gate and what it lets through, side by side."""
-
-    def __init__(self, width: int, hidden: int) -> None:
-        super().__init__()
-        self.c_fc = nn.Linear(width, 2 * hidden)
-        self.c_proj = nn.Linear(hidden, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        gate, values = self.c_fc(x).chunk(2, dim=-1)
-        return self.c_proj(F.silu(gate) * values)
 
 
 class DINOv2(nn.Module):

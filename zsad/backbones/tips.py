@@ -14,34 +14,19 @@ from collections.abc import Collection, Sequence
 from typing import cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zsad.backbones.blocks import MLP, TowerShape, Transformer
+from zsad.backbones.blocks import MLP, SwiGLU, TowerShape, Transformer
 from zsad.backbones.tips_text import LONGEST, TIPSText, Tokenizer
 from zsad.backbones.vit import resize_positions
 from zsad.errors import SizeMismatch, UsageError
 from zsad.images.preprocessing import Squash
 from zsad.types import ImageFeatures, Tap
 
-__all__ = ["TIPS", "SwiGLU", "TIPSVision"]
+__all__ = ["TIPS", "TIPSVision"]
 
 EPSILON = 1e-6  # of the image tower's norms
 POSITIONS = "bilinear_antialias"
-
-
-class SwiGLU(nn.Module):
-    """The giant's MLP: one half of the first layer gates the other. Names as ``blocks.MLP``'s."""
-
-    def __init__(self, width: int, hidden: int) -> None:
-        super().__init__()
-        self.c_fc = nn.Linear(width, 2 * hidden)
-        self.c_proj = nn.Linear(hidden, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(..., C) -> (..., C)."""
-        gate, value = self.c_fc(x).chunk(2, dim=-1)
-        return self.c_proj(F.silu(gate) * value)
 
 
 class TIPSVision(nn.Module):
