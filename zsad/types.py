@@ -60,7 +60,7 @@ class Phase:
 class Schedule:
     """Optimiser settings of a paper: the defaults of ``zsad.train``. The number of epochs is fixed."""
 
-    optimizer: str = "adam"  # or "adamw"
+    optimizer: str = "adam"  # or "adamw", "stable_adamw"
     lr: float = 1e-3
     epochs: int = 5
     batch_size: int = 8  # pictures per step, over all processes and parts of a step together

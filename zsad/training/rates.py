@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from zsad.common.stable_adamw import StableAdamW
 from zsad.detector import Detector
 from zsad.errors import UsageError
 from zsad.types import Phase, Schedule
@@ -26,7 +27,7 @@ __all__ = [
 
 LR_SCHEDULES = ("constant", "one_cycle", "cosine")
 WARMUP = 0.15  # part of a run in which the learning rate rises
-OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+OPTIMIZERS: dict[str, Any] = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "stable_adamw": StableAdamW}
 ALL = ""  # a group of this name takes every parameter
 
 
