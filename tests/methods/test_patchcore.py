@@ -16,7 +16,7 @@ import zsad
 from zsad.alignment import maps
 from zsad.errors import UsageError
 from zsad.images.reading import list_images
-from zsad.inference import reference_set
+from zsad.inference import reference_rows
 from zsad.references import coreset as selection
 from zsad.references import mutual_scoring
 from zsad.references.descriptors import mid_layers
@@ -177,8 +177,8 @@ def test_few_references_are_in_memory_at_once(compact: Any, tmp_path: Path, monk
     monkeypatch.setattr(selection, "coreset", counting)
     folder_of(tmp_path / "good", 12)
     found = zsad.Inspector(compact, references=tmp_path / "good", coreset=0.1).context.banks["patches"]
-    assert seen == [reference_set.BLOCK * 256] * 3  # a grid of 16 x 16
-    assert len(found.rows) == 3 * round(0.1 * reference_set.BLOCK * 256)
+    assert seen == [reference_rows.BLOCK * 256] * 3  # a grid of 16 x 16
+    assert len(found.rows) == 3 * round(0.1 * reference_rows.BLOCK * 256)
 
 
 # ------------------------------------------------------------------ refusals
