@@ -83,7 +83,8 @@ def page() -> str:
         raise SystemExit(f"{PROSE.name} has no section for {', '.join(sorted(missing))}.")
     table = markdown([row_of(name, measured) for name in methods])
     sections = [section(name, prose[name]) for name in methods]
-    return "\n\n".join([HEAD.format(machine=measured["machine"] or "not measured yet").rstrip(), "\n".join(table), *sections]) + "\n"
+    head = HEAD.format(machine=measured["machine"] or "not measured yet").rstrip()
+    return "\n\n".join([head, "\n".join(table), *sections]) + "\n"
 
 
 def compared(method: str) -> dict[str, Any]:
