@@ -9,17 +9,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 __all__ = [
-    *(
-        "average",
-        "blur_3x3",
-        "cut_gaussian",
-        "gaussian_kernel",
-        "in_frame",
-        "mean_3x3",
-        "probability_maps",
-        "scaled_within_set",
-        "smooth",
-    ),
+    "average",
+    "blur_3x3",
+    "cut_gaussian",
+    "gaussian_kernel",
+    "in_frame",
+    "mean_3x3",
+    "probability_maps",
+    "resize_tokens",
+    "scaled_within_set",
+    "smooth",
     "upsample",
 ]
 
@@ -31,6 +30,14 @@ def upsample(grid: Tensor, size: int | tuple[int, int], *, align_corners: bool =
     """
     corners = None if mode == "nearest" else align_corners
     return F.interpolate(grid[:, None], size=size, mode=mode, align_corners=corners)[:, 0]
+
+
+def resize_tokens(tokens: Tensor, grid: tuple[int, int], size: tuple[int, int]) -> Tensor:
+    """Tokens (B, L, C) on a grid -> (B, H * W, C) on another, bilinear; as they are where it is the same."""
+    if grid == size:
+        return tokens
+    maps = F.interpolate(tokens.transpose(1, 2).unflatten(2, grid), size=size, mode="bilinear")  # (B, C, H, W)
+    return maps.flatten(2).transpose(1, 2)
 
 
 def probability_maps(logits: Tensor, grid: tuple[int, int], size: int, *, align_corners: bool = False) -> Tensor:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch.nn.functional as F
 from torch import Tensor
 
+from zsad.alignment.maps import resize_tokens
 from zsad.images.preprocessing import Squash
 
 __all__ = ["aligned_patches"]
@@ -23,7 +23,4 @@ def aligned_patches(encoder: Any, images: Tensor, before: Squash, grid: tuple[in
     """
     tap = encoder.encode_image(encoder.preprocess.again(images, before), (encoder.depth,)).taps[encoder.depth]
     patches: Tensor = encoder.norm(tap.patches) if hasattr(encoder, "norm") else tap.patches
-    if tap.grid == grid:
-        return patches
-    maps = F.interpolate(patches.transpose(1, 2).unflatten(2, tap.grid), size=grid, mode="bilinear")
-    return maps.flatten(2).transpose(1, 2)
+    return resize_tokens(patches, tap.grid, grid)

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from zsad.alignment.maps import upsample
+from zsad.alignment.maps import resize_tokens
 from zsad.backbones.dinov2 import SALIENCY, DINOv2
 from zsad.errors import UsageError
 from zsad.types import ImageFeatures, Recipe, Tap
@@ -60,16 +60,10 @@ def merged(taps: Sequence[Tap], how: Literal["mean", "concat"]) -> Tap:
         UsageError: the mean of layers with other channels.
     """
     grid = max((tap.grid for tap in taps), key=lambda sides: sides[0] * sides[1])
-    parts = [tap.patches if tap.grid == grid else _resized(tap, grid) for tap in taps]
+    parts = [resize_tokens(tap.patches, tap.grid, grid) for tap in taps]
     if how == "concat":
         return Tap(torch.cat(parts, dim=-1), grid)
     if len({part.shape[-1] for part in parts}) > 1:
         widths = ", ".join(str(part.shape[-1]) for part in parts)
         raise UsageError(f"Layers of {widths} channels have no mean. Give merge='concat', or taps of one width.")
     return Tap(torch.stack(parts).mean(0), grid)
-
-
-def _resized(tap: Tap, grid: tuple[int, int]) -> Tensor:
-    """(B, L, C) on its grid -> (B, h * w, C)."""
-    maps = tap.patches.transpose(1, 2).unflatten(2, tap.grid)  # (B, C, h', w')
-    return upsample(maps.flatten(0, 1), grid).unflatten(0, maps.shape[:2]).flatten(2).transpose(1, 2)

@@ -45,9 +45,9 @@ def mask_reader(masks: Any, refs: Sequence[ImageRef]) -> MaskOf:
                 "like their pictures (a.png or a_mask.png), or leave the masks out: then all of each picture is an example."
             )
         return lambda ref, size: _checked(ref, read_mask(files[Path(ref.name).stem], []), size)
-    given = dict(masks) if isinstance(masks, Mapping) else dict(zip((ref.name for ref in refs), masks, strict=False))
-    if len(given) != len(refs) or (not isinstance(masks, Mapping) and len(masks) != len(refs)):
+    if len(masks) != len(refs):
         raise UsageError(f"{len(masks)} masks were given for {len(refs)} anomalous references. Give one for each, or none.")
+    given = masks if isinstance(masks, Mapping) else dict(zip((ref.name for ref in refs), masks, strict=True))
     return lambda ref, size: _checked(ref, np.asarray(given[ref.name]), size)
 
 

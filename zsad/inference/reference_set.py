@@ -134,7 +134,7 @@ class ReferenceSet(StoredRows):
                 continue
             whole, rows = {key: torch.cat(parts).clone() for key, parts in rows.items()}, {}
             digest = read.scored.digest
-            if not self._members.keys() | self._shown.keys() >= {digest}:
+            if digest not in self._members and digest not in self._shown:
                 save_file(whole, rows_file(self._folder, digest))
                 own[digest] = Reference(self._free(read.scored.name), digest, masks is not None)
                 added.append(own[digest].name)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 import torch.nn.functional as F
 
+from zsad.alignment.maps import resize_tokens
 from zsad.errors import UsageError
 from zsad.references.mutual_scoring import neighbourhood_means
 from zsad.types import Tap
@@ -48,10 +49,7 @@ def patch_descriptors(taps: Mapping[int, Tap], side: int = 3, width: int | None 
     for _, tap in sorted(taps.items()):
         block = tap.patches.unflatten(1, tap.grid)  # (B, h, w, C)
         means = F.normalize(neighbourhood_means(block, (side,))[0] if side > 1 else block, dim=-1)
-        if tap.grid != finest:
-            resized = F.interpolate(means.permute(0, 3, 1, 2), size=finest, mode="bilinear", align_corners=False)
-            means = resized.permute(0, 2, 3, 1)
-        parts.append(means.flatten(1, 2))
+        parts.append(resize_tokens(means.flatten(1, 2), tap.grid, finest))
     rows = torch.cat(parts, dim=-1) / len(parts) ** 0.5
     if width is not None and rows.shape[-1] > width:
         rows = F.adaptive_avg_pool1d(rows, width)
