@@ -28,6 +28,9 @@ METHODS = [name for name in zsad.list_methods() if name != "musc"]
 def backbone_of(method: str) -> str | None:
     """The recipe's architecture with random weights; a backbone that ships with zsad as it is."""
     name: str = zsad.registry.method_class(method).recipe.backbone
+    if (dinov2 := name.removeprefix("hf:facebook/")).startswith("dinov2-"):
+        plain = dinov2.replace("-with-registers", "")
+        return f"random:{plain}" + ("-registers" if plain != dinov2 else "")
     here = name in zsad.list_backbones() and not name.startswith("tips-")
     return None if here else f"random:{name.partition('.')[0]}"
 

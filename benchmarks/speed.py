@@ -25,6 +25,16 @@ from memory import peak_mb
 
 import zsad
 from zsad.backbones import openclip
+from zsad.backbones.blocks import TowerShape
+from zsad.backbones.dinov2 import DINOv2
+
+# width, blocks, heads, channels of the feed-forward's hidden layer
+DINOV2_SIZES = {
+    "small": (384, 12, 6, 1536),
+    "base": (768, 12, 12, 3072),
+    "large": (1024, 24, 16, 4096),
+    "giant": (1536, 40, 24, 4096),
+}
 
 
 def build(method: str, backbone: str | None, **arguments: Any) -> Any:
@@ -35,6 +45,8 @@ def build(method: str, backbone: str | None, **arguments: Any) -> Any:
         if architecture.startswith("tips-"):  # of the size of L/14
             tips = zsad.load_backbone("tips-tiny", image_size=recipe.image_size, width=1024, layers=24, side=32)
             return zsad.create(method, backbone=tips)
+        if architecture.startswith("dinov2-"):
+            return zsad.create(method, backbone=random_dinov2(architecture, recipe.image_size), **arguments)
         torch.manual_seed(0)
         size, patch = recipe.image_size, openclip_patch(architecture)
         built = openclip.build(
@@ -46,6 +58,19 @@ def build(method: str, backbone: str | None, **arguments: Any) -> Any:
         )
         return zsad.create(method, backbone=built.eval().requires_grad_(False), **arguments)
     return zsad.create(method, backbone=backbone, **arguments)
+
+
+def random_dinov2(name: str, image_size: int) -> DINOv2:
+    """DINOv2 of a published size with seeded random weights, with registers where the name ends so."""
+    size, _, registers = name.removeprefix("dinov2-").partition("-")
+    width, layers, heads, hidden = DINOV2_SIZES[size]
+    shape = TowerShape(width, layers, heads, hidden)
+    model = DINOv2(name, shape, registers=4 if registers else 0, swiglu=size == "giant", image_size=image_size)
+    torch.manual_seed(0)
+    for parameter in model.parameters():
+        if parameter.dim() > 1 or parameter is model.class_token:
+            torch.nn.init.normal_(parameter, std=0.02)
+    return model.eval().requires_grad_(False)
 
 
 def openclip_patch(architecture: str) -> int:
@@ -63,7 +88,7 @@ def timed(call: Callable[[], Any]) -> float:
 
 def library_encoder(backbone: str | None, size: int) -> Callable[[torch.Tensor], Any] | None:
     """open_clip's own image encoder of the same architecture and size; None where there is none."""
-    if not backbone or not backbone.startswith("random:") or backbone.startswith("random:tips-"):
+    if not backbone or not backbone.startswith("random:") or backbone.startswith(("random:tips-", "random:dinov2-")):
         return None
     import open_clip
 

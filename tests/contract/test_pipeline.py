@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from annotated import write_set
+from command_runs import normal_pictures, results, run
 from tiny_methods import SIDE, TRAINED_FORM, has_own_tower, options_of, tiny_method
 from typer.testing import CliRunner
 
@@ -48,25 +48,6 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 def shown(method: str, data: Path) -> list[str]:
     """Options with references for methods that score with some alone."""
     return ["--references", str(normal_pictures(method, data))] if method_class(method).needs_references else []
-
-
-def normal_pictures(method: str, data: Path) -> Path:
-    """A folder of references, or one of them where the method takes no more."""
-    folder = data / "tile/test/good"
-    return min(folder.iterdir()) if method_class(method).most_references == 1 else folder
-
-
-def run(command: str, *arguments: object) -> str:
-    done = CliRunner().invoke(app, [command, *map(str, arguments)])
-    assert done.exit_code == 0, done.output
-    return done.output
-
-
-def results(out: Path) -> dict[str, Any]:
-    """What a run left for people and programs, run.json without its times."""
-    found: dict[str, Any] = {str(path.relative_to(out)): path.read_bytes() for path in out.rglob("*") if path.is_file()}
-    found = {name: content for name, content in found.items() if not name.startswith(".zsad")}
-    return found | {"run.json": {key: value for key, value in json.loads(found["run.json"]).items() if key != "times"}}
 
 
 @pytest.mark.parametrize("method", zsad.list_methods())
