@@ -1,8 +1,7 @@
 """Pictures that were encoded once and can be scored many times: by other names, other references, or as a set.
 
-``encode_pictures`` runs the encoder and keeps its features on disk; ``answers`` scores from them. A method that compares
-pictures with each other (``needs_set``) always goes this way. Tiles of one picture are never compared with each other: where
-pictures are cut into tiles, the first tiles of all pictures are one set, the second tiles another, and so on.
+``encode_pictures`` runs the encoder and keeps its features on disk; ``answers`` scores from them, always so where a method
+compares pictures (``needs_set``). Tiles of one picture are never compared: their first tiles are one set, the second another.
 """
 
 from __future__ import annotations
@@ -22,6 +21,7 @@ import torch
 
 from zsad.common.atomic_files import scratch_folder, write_atomically
 from zsad.common.output_folder import differences
+from zsad.common.precision import inference
 from zsad.errors import ImageError, UsageError
 from zsad.images.containers import stat_of
 from zsad.images.reading import ImageRef, load_image
@@ -201,7 +201,7 @@ def _predictions(scorer: Scorer, encoded: Encoded, marks: Sequence[Mark]) -> Ite
 
 def _scores(scorer: Scorer, marks: Sequence[Mark]) -> Any:
     def score(features: Any) -> Prediction:
-        with torch.inference_mode():
+        with inference(scorer.device):
             found = scorer.detector.score(features, scorer.context)
             return on_cpu(corrected(found, features, marks, scorer.detector.map_range))
 
@@ -219,7 +219,7 @@ def _of_tile(scorer: Scorer, encoded: Encoded, tile: int, marks: Sequence[Mark])
     found = zip(order, features.paths, scorer.detector.score_set(features, scorer.context), strict=True)
     for name in names:
         if name not in kept:
-            with torch.inference_mode():  # never across a yield, where it would reach the caller
+            with inference(scorer.device):  # never across a yield, where it would reach the caller
                 _, path, prediction = next(found)
                 if marks:
                     own = FeatureFiles([path], str(scorer.device))[0]

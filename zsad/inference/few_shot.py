@@ -20,7 +20,8 @@ from zsad.inference.anomalous import mask_reader
 from zsad.inference.encoded import Encoded, answers
 from zsad.inference.reference_files import is_saved
 from zsad.inference.reference_set import ReferenceSet
-from zsad.inference.scorer import Scored, Scorer, scores_and_peaks
+from zsad.inference.scorer import Scored, Scorer
+from zsad.inference.verdict import scores_and_peaks
 from zsad.types import Context, References
 
 __all__ = ["WithReferences", "open_references"]

@@ -12,7 +12,8 @@ from zsad.errors import ImageError, UsageError
 from zsad.images.reading import ImageRef, digest_of, load_image
 from zsad.inference.encoded import Encoded
 from zsad.inference.inspector import Inspector
-from zsad.inference.scorer import Scored, scores_and_peaks
+from zsad.inference.scorer import Scored
+from zsad.inference.verdict import scores_and_peaks
 from zsad.references.corrections import Mark
 
 __all__ = ["NormalPictures", "calibration_of", "keep_normal_pictures"]

@@ -13,10 +13,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from zsad.common.precision import inference
 from zsad.common.threads import ahead
 from zsad.detector import Detector
 from zsad.errors import ImageError, UsageError
-from zsad.images.content import blank_notes, is_blank
+from zsad.images.content import blank_notes
 from zsad.images.reading import ImageRef, digest_of, load_image
 from zsad.images.roi import Window
 from zsad.images.rotation import rotated
@@ -25,7 +26,7 @@ from zsad.images.tiling import Geometry, Place, piece
 from zsad.inference.result import shortest
 from zsad.types import Context, ImageFeatures, Prediction
 
-__all__ = ["PRECISIONS", "Opened", "Scored", "Scorer", "on_cpu", "scores_and_peaks"]
+__all__ = ["PRECISIONS", "Opened", "Scored", "Scorer", "on_cpu"]
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 KEPT_PIXELS = 32_000_000  # of decoded pictures that wait for their batch, where they are kept: 100 MB
@@ -110,8 +111,8 @@ class Scorer:
     def __call__(self, refs: Iterable[ImageRef], *, keep_images: bool = False) -> Iterator[Scored]:
         """Scores and maps in order.
 
-        Pictures go in groups of ``batch_size``, cut by position, so that an unreadable picture moves no other. The pieces of a
-        group pass the model ``batch_size`` at a time, so that a huge picture needs no more memory there than a small one.
+        Pictures go in groups of ``batch_size``, cut by position, so that an unreadable one moves no other; their pieces pass
+        the model ``batch_size`` at a time, so that a huge picture needs no more memory.
         """
         for group in self._groups(refs, keep_images):
             yield from self._answers(group)
@@ -139,7 +140,7 @@ class Scorer:
 
     def _encoded(self, waiting: list[tuple[Read, int, Tensor | None]]) -> Iterator[tuple[Read, int, ImageFeatures | None]]:
         tensors = [tensor for _, _, tensor in waiting if tensor is not None]
-        with torch.inference_mode():
+        with inference(self.device):
             features = self.encode(torch.stack(tensors)) if tensors else None
         row = 0
         for read, index, tensor in waiting:
@@ -212,7 +213,7 @@ class Scorer:
 
     def _predict(self, images: Tensor) -> Prediction:
         try:
-            with torch.inference_mode():
+            with inference(self.device):
                 return on_cpu(self.detector.score(self.encode(images), self.context))
         except torch.cuda.OutOfMemoryError as error:
             raise UsageError(
@@ -221,17 +222,10 @@ class Scorer:
 
     def encode(self, images: Tensor) -> ImageFeatures:
         """The encoder in the run's precision; scores and maps are computed from float32 features in any case."""
-        kind, dtype = self.device.type, PRECISIONS[self.precision]
-        with torch.autocast(kind, dtype, enabled=dtype is not torch.float32):
+        dtype = PRECISIONS[self.precision]
+        with torch.autocast(self.device.type, dtype, enabled=dtype is not torch.float32):
             features = self.detector.encode(images.to(self.device))
         return features if dtype is torch.float32 else features.to(torch.float32)
-
-
-def scores_and_peaks(found: Iterable[Scored]) -> tuple[list[float], list[float]]:
-    """Score and largest map value of every picture that has them, but for frames without content."""
-    seen = (one for one in found if not is_blank(one.notes))
-    good = [(one.score, shortest(one.model_map.max())) for one in seen if one.score is not None and one.model_map is not None]
-    return [score for score, _ in good], [peak for _, peak in good]
 
 
 def on_cpu(found: Prediction) -> Prediction:

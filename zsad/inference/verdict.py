@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import replace
 
 import numpy as np
@@ -13,10 +14,10 @@ from zsad.alignment.maps import upsample
 from zsad.decision.calibration import Calibration
 from zsad.decision.thresholds import REVIEW, Thresholds
 from zsad.images.content import is_blank
-from zsad.inference.result import Region, Result, find_regions
+from zsad.inference.result import Region, Result, find_regions, shortest
 from zsad.inference.scorer import Scored, Scorer
 
-__all__ = ["original_size", "result_of", "verdict_of"]
+__all__ = ["original_size", "result_of", "scores_and_peaks", "verdict_of"]
 
 
 def result_of(scored: Scored, scorer: Scorer, thresholds: Thresholds, calibration: Calibration | None = None) -> Result:
@@ -76,3 +77,10 @@ def original_size(model_map: NDArray[np.float32], size: tuple[int, int]) -> NDAr
     small = torch.from_numpy(np.ascontiguousarray(model_map, dtype=np.float32))
     full: NDArray[np.float32] = upsample(small[None], size)[0].numpy()
     return full
+
+
+def scores_and_peaks(found: Iterable[Scored]) -> tuple[list[float], list[float]]:
+    """Score and largest map value of every picture that has them, but for frames without content."""
+    seen = (one for one in found if not is_blank(one.notes))
+    good = [(one.score, shortest(one.model_map.max())) for one in seen if one.score is not None and one.model_map is not None]
+    return [score for score, _ in good], [peak for _, peak in good]

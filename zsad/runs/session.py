@@ -30,7 +30,8 @@ from zsad.inference.feature_store import load_features
 from zsad.inference.inspector import Inspector
 from zsad.inference.normal_pictures import NormalPictures, keep_normal_pictures
 from zsad.inference.result import Region, Result
-from zsad.inference.scorer import Scored, scores_and_peaks
+from zsad.inference.scorer import Scored
+from zsad.inference.verdict import scores_and_peaks
 from zsad.references.corrections import FALSE_ALARM, MISS, Mark, mark_of
 from zsad.runs.drawing import Options
 from zsad.runs.folder import RunFolder
