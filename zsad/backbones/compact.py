@@ -44,13 +44,32 @@ class SameConv(nn.Conv2d):
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1, *, bias: bool = True) -> None:
         super().__init__(inputs, outputs, kernel, stride, kernel // 2 if stride == 1 else 0, groups=groups, bias=bias)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, h, w) -> (B, C', ceil(h / stride), ceil(w / stride))."""
-        kernel, stride = self.kernel_size[0], self.stride[0]
-        if stride > 1:
+    def forward(self, x: Tensor, *, relu6: bool = False) -> Tensor:
+        """(B, C, h, w) -> (B, C', ceil(h / stride), ceil(w / stride)), through ReLU6 where that is asked for."""
+        kernel, stride, weight, padding = self.kernel_size[0], self.stride[0], self.weight, self.kernel_size[0] // 2
+        if stride > 1 and not x.shape[-2] % stride and not x.shape[-1] % stride:
+            weight = F.pad(weight, (1, 0, 1, 0))  # a row and a column of zeros shift the taps as no padding of both ends can
+        elif stride > 1:
             lack = [max((-(-side // stride) - 1) * stride + kernel - side, 0) for side in x.shape[-2:]]
-            x = F.pad(x, (lack[1] // 2, lack[1] - lack[1] // 2, lack[0] // 2, lack[0] - lack[0] // 2))
-        return super().forward(x)
+            x, padding = F.pad(x, (lack[1] // 2, lack[1] - lack[1] // 2, lack[0] // 2, lack[0] - lack[0] // 2)), 0
+        if _fuses(x):
+            kind, levels = ("hardtanh", [0.0, 6.0]) if relu6 else ("none", [])
+            square = [padding] * 2, [stride] * 2, [1, 1]
+            fused: Tensor = torch.ops.mkldnn._convolution_pointwise(
+                x, weight, self.bias, *square, self.groups, kind, levels, ""
+            )
+            return fused
+        out = F.conv2d(x, weight, self.bias, stride, padding, 1, self.groups)
+        return F.relu6(out, inplace=True) if relu6 else out
+
+
+def _fuses(x: Tensor) -> bool:
+    """Whether oneDNN's convolution with an activation can stand for the two: a fifth less time; it has no gradient."""
+    if x.device.type != "cpu" or x.dtype is not torch.float32 or torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return False
+    rounded = torch.is_autocast_enabled("cpu") if hasattr(torch, "get_autocast_dtype") else torch.is_autocast_cpu_enabled()
+    there = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
+    return there and not rounded
 
 
 class InvertedResidual(nn.Module):
@@ -66,8 +85,8 @@ class InvertedResidual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, h, w) -> (B, C', h / stride, w / stride)."""
-        wide = x if self.expand is None else F.relu6(self.expand(x), inplace=True)
-        out: Tensor = self.project(F.relu6(self.depthwise(wide), inplace=True))
+        wide = x if self.expand is None else self.expand(x, relu6=True)
+        out: Tensor = self.project(self.depthwise(wide, relu6=True))
         return x + out if self.adds else out
 
 
@@ -114,7 +133,7 @@ class CompactTower(nn.Module):
 
     def _stages(self, images: Tensor, wanted: Sequence[int]) -> dict[int, Tensor]:
         """(B, 3, H, W) -> the outputs of the stages that are wanted, (B, C, h, w)."""
-        x, found = F.relu6(self.stem(images.contiguous(memory_format=torch.channels_last)), inplace=True), {}
+        x, found = self.stem(images.contiguous(memory_format=torch.channels_last), relu6=True), {}
         for number, stage in enumerate(self.stages):
             x = stage(x)
             if number in wanted:

@@ -72,7 +72,8 @@ def to_rgb(raw: Raw, value_range: tuple[float, float] | None) -> NDArray[np.uint
     pixels = raw.pixels if raw.pixels.ndim == 3 else raw.pixels[..., None]
     colours = pixels.shape[2] - (pixels.shape[2] in (2, 4))
     rgb = _eight_bits(pixels[..., :colours], value_range, raw.notes, raw.range)
-    rgb = np.repeat(255 - rgb if raw.white_is_zero else rgb, 3 // colours, axis=2)
+    rgb = 255 - rgb if raw.white_is_zero else rgb
+    rgb = rgb if colours == 3 else np.repeat(rgb, 3, axis=2)
     if colours < pixels.shape[2]:
         alpha = _eight_bits(pixels[..., colours:], None, [])
         if (hidden := np.count_nonzero(alpha < 255)) > 0:

@@ -69,7 +69,9 @@ def load_raw(ref: ImageRef, *, max_pixels: int = 300_000_000) -> Raw:
 
 def digest_of(rgb: NDArray[np.uint8]) -> str:
     """Hex digest of a decoded picture, (H, W, 3): the same for the same pixels, whatever the file is called."""
-    return hashlib.sha256(f"{rgb.shape}".encode() + np.ascontiguousarray(rgb).tobytes()).hexdigest()
+    digest = hashlib.sha256(f"{rgb.shape}".encode())
+    digest.update(np.ascontiguousarray(rgb).data)
+    return digest.hexdigest()
 
 
 def _guarded(ref: ImageRef, load: Callable[[], _Loaded]) -> _Loaded:
