@@ -53,7 +53,7 @@ class NAGL(Detector):
     learned = own_references = takes_anomalous = True
     needs_references = 1
     phases = Phase(10, {"": 1e-5}), Phase(5, {"": 1e-6}), Phase(5, {"": 1e-7})
-    schedule = Schedule("adamw", 1e-5, 20, 8, weight_decay=0.01, phases=phases, references=1)
+    schedule = Schedule("adamw", 1e-5, 20, 8, weight_decay=0.01, phases=phases, references=1, anomalous=1)
     authors_file = AuthorsFile({r"^(learnable_|rm_|afl_)": r"guide.\1", r"\.(multihead|self)_attn\.": ".attention."})
 
     def __init__(self, backbone: Backbone, proxies: int = 25, aliased_positions: bool = True, faithful: bool = False) -> None:

@@ -30,6 +30,7 @@ __all__ = ["TrainingSet"]
 
 log = logging.getLogger("zsad")
 NO_NORMAL = "is of a category without a normal picture, and {} learns by comparing each picture with one."
+NO_DEFECT = "is of a category without a defect that has a mask, and {} learns by comparing each picture with one."
 NO_MASK = "has no mask, or is normal in a category of which no defect has one, and {} learns from masks alone."
 
 
@@ -93,10 +94,18 @@ class TrainingSet:
 
     def _usable(self, examples: Sequence[Example], rows: list[dict[str, str]]) -> list[Example]:
         """The examples that the method can learn from; the others become rows."""
-        normal, reasons = {one.name for one in examples if not one.label}, []
+        normal, bad = (
+            {one.name for one in examples if not one.label},
+            {one.name for one in examples if one.label and one.masked},
+        )
+        reasons = []
         for one in examples:
-            alone = self.schedule.references and one.name not in normal
-            reasons.append(NO_MASK if not (self.schedule.labels_only or one.masked) else NO_NORMAL if alone else "")
+            lacks = {
+                NO_MASK: not (self.schedule.labels_only or one.masked),
+                NO_NORMAL: self.schedule.references and one.name not in normal,
+                NO_DEFECT: self.schedule.anomalous and one.name not in bad,
+            }
+            reasons.append(next((reason for reason, holds in lacks.items() if holds), ""))
         name = self.detector.name
         rows += [
             {"picture": one.source, "error": reason.format(name)}
@@ -188,7 +197,13 @@ class TrainingSet:
         near = [one for row in rows for one in self.draws.references(row, epoch, count)] if count else []
         chosen = [self.examples[row] for row in rows]
         batch = Batch(*self._pictures(rows, epoch), tuple(one.name for one in chosen), tuple(self.kinds[row] for row in rows))
-        return replace(batch, references=self._pictures(near)[0]) if near else batch
+        if near:
+            batch = replace(batch, references=self._pictures(near)[0])
+        if epoch and self.schedule.anomalous:
+            bad = [one for row in rows for one in self.draws.anomalous(row, epoch, self.schedule.anomalous)]
+            images, _, masks = self._pictures(bad)
+            batch = replace(batch, anomalous=images, anomalous_masks=masks)
+        return batch
 
     def _pictures(self, rows: Sequence[int], epoch: int = 0) -> tuple[Tensor | ImageFeatures, Tensor, Tensor | None]:
         """Pictures or features, labels, and masks where they are known."""
