@@ -80,7 +80,7 @@ class StoredRows:
                 names = ((key, coreset, seed, *block) for block in self._blocks(without))
                 each = [sum(sizes[start : start + BLOCK]) for start in range(0, len(sizes), BLOCK)]
                 blocks = blocks_of(parts, BLOCK)
-                rows, chosen = streamed_coreset(blocks, coreset, seed, known=self._chosen, names=names, sizes=each)
+                rows, chosen = streamed_coreset(blocks, coreset, each, seed, known=self._chosen, names=names)
                 positions[key] = chosen
             else:
                 rows, chosen = picked(parts, positions[leader]), positions[leader]

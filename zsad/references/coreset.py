@@ -51,11 +51,11 @@ def coreset(rows: Tensor, fraction: float, seed: int = 0, width: int = WIDTH) ->
 def streamed_coreset(
     blocks: Iterable[Tensor],
     fraction: float,
+    sizes: Sequence[int],
     seed: int = 0,
     width: int = WIDTH,
     known: MutableMapping[Hashable, Tensor] | None = None,
     names: Iterable[Hashable] = (),
-    sizes: Sequence[int] = (),
 ) -> tuple[Tensor, Tensor]:
     """Selects a coreset of rows that come block by block and never are in memory together.
 
@@ -68,33 +68,33 @@ def streamed_coreset(
     Args:
         blocks: (M_i, C) rows each, of any length; one block at a time is held.
         fraction: of every block's rows that are kept.
+        sizes: of the blocks, M_i each.
         seed: of the projection and of the first rows; all blocks have the same.
         width: as in ``coreset``.
         known: what was chosen of blocks before, by name; what is chosen now is added.
         names: of the blocks, one each and equal only where rows, fraction, seed and width are; for ``known``.
-        sizes: of the blocks, M_i, where they are known: then kept rows are written in place and not in memory twice.
 
     Returns:
         rows (m, C), as they came; positions (m,) int64 in the whole stream: where every reference leaves M rows, a kept row is
         reference ``position // M``'s, which is what ``Bank.source`` wants.
     """
-    positions: list[Tensor] = []
-    known = {} if known is None else known
+    counts = [_kept(fraction, size) for size in sizes]
+    if not counts:
+        raise UsageError("A coreset needs at least one block of rows; got none.")
+    # All that stays is made before the first block: small tensors that are kept between large ones that are freed would leave
+    # holes in the heap that the next block does not fit into.
+    chosen, known, name = torch.empty(sum(counts), dtype=torch.int64), {} if known is None else known, iter(names)
 
     def kept() -> Iterator[Tensor]:
-        name, seen = iter(names), 0
-        for number, block in enumerate(blocks):
-            own = next(name, number)
-            if own not in known:
-                known[own] = coreset(block, fraction, seed, width)
-            positions.append(known[own] + seen)
-            seen += len(block)
-            yield block[known[own]]
-        if not positions:
-            raise UsageError("A coreset needs at least one block of rows; got none.")
+        for number, (block, own) in enumerate(zip(blocks, chosen.split(counts), strict=True)):
+            key = next(name, number)
+            own.copy_(known[key] if key in known else coreset(block, fraction, seed, width))
+            known.setdefault(key, own)
+            yield block[own]
 
-    rows = stacked(kept(), sum(_kept(fraction, size) for size in sizes)) if sizes else torch.cat(list(kept()))
-    return rows, torch.cat(positions)
+    rows = stacked(kept(), len(chosen))
+    starts = torch.tensor([0, *sizes[:-1]]).cumsum(0).repeat_interleave(torch.tensor(counts))
+    return rows, (chosen + starts).to(rows.device)
 
 
 def stacked(parts: Iterable[Tensor], count: int) -> Tensor:
