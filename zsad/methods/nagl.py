@@ -27,7 +27,7 @@ from zsad.backbones.tapped import tapped
 from zsad.detector import Detector
 from zsad.errors import UsageError
 from zsad.references.memory_bank import banks_of_sign
-from zsad.references.residuals import beyond_normal, marked_patches, next_anomalous
+from zsad.references.residuals import beside_each, beyond_normal, marked_patches, places_on, where_marked
 from zsad.registry import register
 from zsad.types import Backbone, Bank, Batch, Context, ImageFeatures, Phase, Prediction, Recipe, References, Schedule, Tap
 from zsad.weights.checkpoints import AuthorsFile
@@ -78,8 +78,7 @@ class NAGL(Detector):
     def reference_rows(self, features: ImageFeatures) -> Mapping[str, Tensor]:
         """Patches (B, L, C), and the number of each on the grid (B, L, 1)."""
         patches = self.patches_of(features)
-        places = torch.arange(patches.shape[1], dtype=torch.float32, device=patches.device)
-        return {str(self.layer): patches, f"{PLACE}.{self.layer}": places[:, None].expand(len(patches), -1, -1)}
+        return {str(self.layer): patches, f"{PLACE}.{self.layer}": places_on(patches)}
 
     def marked_rows(self, masks: Tensor, grid: tuple[int, int]) -> Tensor:
         """Patches with any marked pixel, by the published windows; all where these see none."""
@@ -91,10 +90,8 @@ class NAGL(Detector):
         bad = banks_of_sign(banks, -1)
         if not bad:
             return None
-        tokens, number = bad[str(self.layer)].rows[None], bad[str(self.layer)].source.unique(return_inverse=True)[1]
-        places = bad[f"{PLACE}.{self.layer}"].rows[:, 0].long()
-        marked = torch.zeros(int(number.max()) + 1, grid[0] * grid[1], dtype=torch.bool, device=tokens.device)
-        marked[number, places] = True
+        tokens = bad[str(self.layer)].rows[None]
+        number, places, marked = where_marked(bad[str(self.layer)], bad[f"{PLACE}.{self.layer}"], grid[0] * grid[1])
         codes = self.guide.codes(marked, grid, self.aliased_positions)[number, places][None]
         residuals = beyond_normal(tokens, banks[str(self.layer)].rows[None])[1]
         return Shown(tokens, residuals, codes, torch.zeros_like(tokens[..., 0], dtype=torch.bool))
@@ -135,13 +132,10 @@ class NAGL(Detector):
 
     def shown_in(self, batch: Batch, tap: Tap, rows: Tensor) -> Shown | None:
         """Each picture's anomalous references in a training step, beside its normal rows (B, M, C)."""
-        patches, masks = tap.patches, batch.anomalous_masks
-        if batch.anomalous is not None:
-            patches = self.patches_of(batch.anomalous)
-        elif (chosen := next_anomalous(batch.labels)) is not None:
-            patches, masks = patches[chosen], None if batch.masks is None else batch.masks[chosen]
-        else:
+        found = beside_each(batch, tap.patches, None if batch.anomalous is None else self.patches_of(batch.anomalous))
+        if found is None:
             return None
+        patches, masks = found
         marked = torch.ones_like(patches[..., 0], dtype=torch.bool)
         if masks is not None:
             marked = marked_patches(masks, tap.grid, self.backbone.image_size // tap.grid[1]).flatten(1)

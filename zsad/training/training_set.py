@@ -20,7 +20,7 @@ from zsad.datasets import Dataset
 from zsad.detector import Detector
 from zsad.errors import UsageError
 from zsad.training.cache import FeatureCache, stacked
-from zsad.training.data import Example, ExampleLoader, load_examples
+from zsad.training.data import Example, ExampleLoader, load_examples, usable
 from zsad.training.draws import Draws, mosaic_of
 from zsad.training.run import TrainingRun
 from zsad.types import Batch, ImageFeatures, Schedule
@@ -29,9 +29,6 @@ from zsad.weights.checkpoints import sha256_of
 __all__ = ["TrainingSet"]
 
 log = logging.getLogger("zsad")
-NO_NORMAL = "is of a category without a normal picture, and {} learns by comparing each picture with one."
-NO_DEFECT = "is of a category without a defect that has a mask, and {} learns by comparing each picture with one."
-NO_MASK = "has no mask, or is normal in a category of which no defect has one, and {} learns from masks alone."
 
 
 class TrainingSet:
@@ -80,7 +77,7 @@ class TrainingSet:
             UsageError: no anomalous picture can be used, or the disk has no room for the features.
         """
         if accelerator.is_main_process:
-            examples = self._usable(examples, rows)
+            examples = usable(examples, self.schedule, self.detector.name, rows)
             self._read_all(examples, rows, accelerator)
             run.write_errors(rows)
             self._check_labels(rows, run, synthetic=any(one.defect for one in examples))
@@ -91,28 +88,6 @@ class TrainingSet:
             broadcast_object_list(state)
         self.examples, self.kinds, self.keys, self.masks, self.hashes = state[0]
         self.draws = Draws(self.examples, self.kinds, self.seed)
-
-    def _usable(self, examples: Sequence[Example], rows: list[dict[str, str]]) -> list[Example]:
-        """The examples that the method can learn from; the others become rows."""
-        normal, bad = (
-            {one.name for one in examples if not one.label},
-            {one.name for one in examples if one.label and one.masked},
-        )
-        reasons = []
-        for one in examples:
-            lacks = {
-                NO_MASK: not (self.schedule.labels_only or one.masked),
-                NO_NORMAL: self.schedule.references and one.name not in normal,
-                NO_DEFECT: self.schedule.anomalous and one.name not in bad,
-            }
-            reasons.append(next((reason for reason, holds in lacks.items() if holds), ""))
-        name = self.detector.name
-        rows += [
-            {"picture": one.source, "error": reason.format(name)}
-            for one, reason in zip(examples, reasons, strict=True)
-            if reason
-        ]
-        return [one for one, reason in zip(examples, reasons, strict=True) if not reason]
 
     def _read_all(self, examples: Sequence[Example], rows: list[dict[str, str]], accelerator: Any) -> None:
         """Fills the attributes and the cache."""
