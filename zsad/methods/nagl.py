@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from zsad.alignment.aggregation import picture_scores
 from zsad.alignment.losses import likeness_terms, picture_term, zero_loss
 from zsad.alignment.maps import smooth, upsample
 from zsad.alignment.residual_proxies import ResidualProxies, Shown, mean_likeness
@@ -34,7 +35,7 @@ from zsad.weights.checkpoints import AuthorsFile
 
 __all__ = ["NAGL"]
 
-HIGHEST, TOP, SIGMA = 20, 0.01, 4.0  # patches that are the score in training; part of them that is it else; of the map
+HIGHEST, SIGMA = 20, 4.0  # patches that are the score in training; of the map's Gaussian
 PROXIES, PLACE = "guide.learnable_proxies.weight", "place"  # the second: bank with the places of another's rows
 
 
@@ -113,8 +114,7 @@ class NAGL(Detector):
         """Map: scores of patches, resized and smoothed. Image score: the mean of their highest hundredth."""
         self.require_references(context)
         grid = self.patch_scores(features.taps[self.layer], context.banks)
-        highest = grid.flatten(1).topk(max(1, int(TOP * grid[0].numel()))).values
-        return Prediction(highest.mean(1), smooth(upsample(grid, self.backbone.image_size), SIGMA))
+        return Prediction(picture_scores(grid, "top1"), smooth(upsample(grid, self.backbone.image_size), SIGMA))
 
     def loss(self, batch: Batch, context: Context) -> dict[str, Tensor]:
         """Cross-entropy of the mean of the 20 highest patches; focal and Dice losses of both likenesses' maps."""
@@ -136,10 +136,9 @@ class NAGL(Detector):
         if found is None:
             return None
         patches, masks = found
-        marked = torch.ones_like(patches[..., 0], dtype=torch.bool)
-        if masks is not None:
-            marked = marked_patches(masks, tap.grid, self.backbone.image_size // tap.grid[1]).flatten(1)
-        marked = marked.unflatten(0, (len(rows), -1))  # (B, a, L)
+        masks = torch.ones(len(patches), 1, 1, device=patches.device) if masks is None else masks
+        side, anomalous = self.backbone.image_size // tap.grid[1], len(patches) // len(rows)
+        marked = marked_patches(masks, tap.grid, side).flatten(1).unflatten(0, (-1, anomalous))  # (B, a, L)
         tokens = patches.reshape(len(rows), -1, patches.shape[2])
         codes = torch.stack([self.guide.codes(one, tap.grid, self.aliased_positions).flatten(0, 1) for one in marked])
         return Shown(tokens, beyond_normal(tokens, rows)[1], codes, ~marked.flatten(1))
