@@ -33,11 +33,11 @@ class Detector(WithWeights):
     train_mode: ClassVar[tuple[str, ...]] = ()  # own modules that learn in training mode: batch statistics, dropout
     remembers: ClassVar[bool] = False  # True: training begins with ``remember``, one pass over all pictures
     own_references: ClassVar[bool] = False  # normal references by the paper's own rule, not by ``references/fusion.py``
-    needs_references: ClassVar[int] = 0  # fewest normal references that it scores with; see ``require_references``
     learned_comparison: ClassVar[bool] = False  # True: that a picture matches its own reference is learned, not built in
     most_references: ClassVar[int | None] = None  # most of them; None: any number
     takes_anomalous: ClassVar[bool] = False  # references may be anomalous, with masks; see ``banks``
     smallest_set: ClassVar[int] = 1  # fewest pictures of a batch whose pictures are compared with each other
+    needs_references: int = 0  # fewest normal references that it scores with; see ``require_references``
     reference_angles: tuple[float, ...] = ()  # degrees by which further copies of each reference are turned; see ``view_rows``
     map_range: tuple[float, float] = (0.0, 1.0)  # of the anomaly map: the ends of the fixed colour scale
     far_score: float | None = None  # a score that normal pictures do not reach, whatever the others score; None: not known

@@ -71,8 +71,10 @@ class Schedule:
     labels_only: bool = False  # the loss has a term that learns from labels, so pictures without masks are of use
     lr_schedule: str = "constant"  # or "one_cycle": it rises to lr and falls to nothing; "cosine": it falls to last_lr
     last_lr: float = 0.0  # of "cosine"
+    warmup: int = 0  # first steps of a run, in which the rate rises in a line from 0; ``lr_schedule`` follows them
     phases: tuple[Phase, ...] = ()  # one after the other; (): all parameters learn at lr for ``epochs``
     references: int = 0  # normal pictures of the same category that each picture comes with, drawn anew in every step
+    anomalous: int = 0  # pictures of its category with a defect and its mask, likewise; of its own kind where it has one
     mosaic: float = 0.0  # part of the steps' pictures that become a 2 x 2 mosaic with others of their category
 
 
@@ -220,7 +222,7 @@ class Batch:
     names: Sequence[str]  # category of each picture
     kinds: Sequence[str] = ()  # what each picture's defect is called, "" where it is normal or unknown; (): nothing is known
     references: Tensor | ImageFeatures | None = None  # normal pictures, ``Schedule.references`` per picture in its order
-    anomalous: Tensor | ImageFeatures | None = None  # pictures with a defect, as many for each picture, in its order
+    anomalous: Tensor | ImageFeatures | None = None  # pictures with a defect, ``Schedule.anomalous`` per picture in its order
     anomalous_masks: Tensor | None = None  # (B', H, W) of these, 1 = defect
 
 
