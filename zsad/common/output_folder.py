@@ -21,6 +21,7 @@ from zsad.errors import UsageError
 __all__ = [
     "EVALUATION",
     "HIDDEN",
+    "LOCK",
     "RUN",
     "Owner",
     "begin_settings",
