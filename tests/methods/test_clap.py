@@ -114,9 +114,12 @@ def test_what_cannot_be(arguments: dict[str, Any], message: str, tower: Any) -> 
         quick(tower, **arguments).prepare()
 
 
-def test_it_takes_no_references(tower: Any) -> None:
-    with pytest.raises(UsageError, match="takes no references"):
-        quick(tower).prepare("object", References(pictures(1)))
+def test_references_are_fused(tower: Any) -> None:
+    detector = quick(tower)
+    with torch.inference_mode():
+        plain = detector(pictures(1), detector.prepare())
+        known = detector(pictures(1), detector.prepare("object", References(pictures(1))))
+    torch.testing.assert_close(known.anomaly_map, plain.anomaly_map / 2, atol=1e-4, rtol=0)  # it lies nearest to itself
 
 
 # ------------------------------------------------------------------ mistakes are seen

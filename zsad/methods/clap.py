@@ -28,6 +28,7 @@ from zsad.alignment.maps import upsample
 from zsad.backbones.clip import CLIP
 from zsad.detector import Detector
 from zsad.errors import UsageError
+from zsad.references.fusion import fuse_with_references
 from zsad.registry import register
 from zsad.types import Context, ImageFeatures, Prediction, Recipe, References
 
@@ -75,7 +76,7 @@ class CLAP(Detector):
         """Encodes both lists, each as one sentence with commas; the name changes nothing.
 
         Raises:
-            UsageError: arguments or words that cannot be, or references, which it does not take.
+            UsageError: arguments or words that cannot be, or references that do not fit.
         """
         if min(self.steps, self.copies, self.draws) < 1 or not self.beta > 0:
             raise UsageError(
@@ -85,11 +86,9 @@ class CLAP(Detector):
         for key, words in (("words", self.words), ("normal_words", self.normal_words)):
             if not words or not all(word.strip() for word in words):
                 raise UsageError(f"{key}={words} of clap: give at least one word, and none that is empty.")
-        if references is not None:
-            raise UsageError("clap compares a picture with words and takes no references. Leave them out.")
         sentences = {"normal": (", ".join(self.normal_words),), "anomalous": (", ".join(self.words),)}
         text = self.backbone.encode_text([line for (line,) in sentences.values()])
-        return Context(text=text[None], sentences=sentences)
+        return Context(text=text[None], sentences=sentences, banks=self.banks(references))
 
     def encode(self, images: Tensor) -> ImageFeatures:
         """(B, 3, H, W) -> the image feature and the tokens behind the layer of the bottleneck."""
@@ -104,7 +103,7 @@ class CLAP(Detector):
                 draws = [self._difference(own[number : number + 1], there, self.seed + draw) for draw in range(self.draws)]
                 maps.append(torch.stack(draws).mean(dim=0))
         found = torch.stack(maps).detach().to(tap.patches)
-        return Prediction(picture_scores(found, "top1"), found)
+        return fuse_with_references(Prediction(picture_scores(found, "top1"), found), features.taps, context.banks)
 
     def attributions(self, features: ImageFeatures, context: Context, noise: list[list[Tensor]]) -> list[Attribution]:
         """Of one picture, for the normal and for the anomalous words; ``noise`` by sign and step. Gradients have to be on."""
