@@ -7,9 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from zsad.backbones.dinov2_weights import build_dinov2
 from zsad.errors import UsageError
+from zsad.inference.region_features import Found, features_of
 from zsad.kinds.grouping import NEW, group, kinds_of
 from zsad.kinds.merging import agreement, class_probability, merge_regions
+from zsad.verification.tiny_dino import tiny_dino_state_dict
 
 
 def clouds(*sizes: int, width: int = 8) -> Any:
@@ -70,3 +73,17 @@ def test_agreement_by_hand() -> None:
     assert agreement([0, 0, 1, 1], [0, 0, 1, 0], [True, True, True, False]).f1 == 1
     with pytest.raises(UsageError, match="2 groups cannot be compared with 3 labels"):
         agreement([0, 1], [0, 1, 1])
+
+
+def test_the_class_token_of_a_dino_sees_the_mask_alone() -> None:
+    """What lies outside the mask changes the feature little beside what lies inside."""
+    state = {k: v for k, v in tiny_dino_state_dict(3, layers=4, registers=0, swiglu=False).items() if "layer_scale" not in k}
+    tower = build_dinov2("tiny", state).eval()
+    crop = np.random.default_rng(0).integers(0, 255, (70, 70, 3)).astype(np.uint8)
+    mask = np.zeros((70, 70), dtype=bool)
+    mask[:28, :28] = True
+    outside, inside = crop.copy(), crop.copy()
+    outside[42:, 42:], inside[:28, :28] = 0, 0
+    rows = features_of([Found(0, (0, 0, 70, 70), one, mask) for one in (crop, outside, inside)], tower)
+    assert np.linalg.norm(rows, axis=1) == pytest.approx(np.ones(3))
+    assert rows[0] @ rows[1] > rows[0] @ rows[2]

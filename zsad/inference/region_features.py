@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from zsad.backbones.dinov2 import DINOv2
+from zsad.backbones.masked_class import masked_class_tokens
 from zsad.kinds.binarization import Range, binarize
 from zsad.kinds.crops import Box, cut, merged_boxes, region_boxes, to_size
 from zsad.kinds.merging import class_probability, merge_regions
@@ -22,6 +24,7 @@ __all__ = ["Found", "eight_bits", "features_of", "limits_of", "picture_kinds", "
 
 HIGHEST = 0.5  # part of a map's range that is its region where no threshold is stable
 TOGETHER = 8  # crops per pass
+MASKED, DEPTH = 9, 12  # blocks whose class token sees the mask alone, of as many (AnomalyNCD)
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +77,10 @@ def regions_of(number: int, picture: NDArray[np.uint8], one: NDArray[np.uint8], 
 
 
 def features_of(regions: Iterable[Found], backbone: Any, device: torch.device | str = "cpu") -> NDArray[np.float64]:
-    """(N, D) of length one: the middle layers' patches, averaged with the share of the mask in each patch as weight."""
+    """(N, D) of length one: the middle layers' patches, averaged with the share of the mask in each patch as weight.
+
+    Of a DINOv2 without registers it is AnomalyNCD's: the class token, whose attention sees the mask alone.
+    """
     rows = [row for some in _batches(regions) for row in _encoded(some, backbone, device)]
     return np.stack(rows) if rows else np.zeros((0, 1))
 
@@ -92,6 +98,11 @@ def _batches(regions: Iterable[Found]) -> Iterator[list[Found]]:
 
 def _encoded(regions: Sequence[Found], backbone: Any, device: torch.device | str) -> NDArray[np.float64]:
     images = torch.stack([backbone.preprocess(region.crop) for region in regions]).to(device)
+    if isinstance(backbone, DINOv2) and not backbone.registers:
+        masks = torch.stack([_resized(region.mask, tuple(images.shape[-2:])) for region in regions]).to(device)
+        with torch.inference_mode():
+            tokens = masked_class_tokens(backbone, images, masks, backbone.depth * MASKED // DEPTH)
+        return F.normalize(tokens, dim=-1).cpu().double().numpy()
     with torch.inference_mode():
         layers = mid_layers("kinds", backbone, None)
         tap = patch_descriptors(backbone.encode_image(images, layers).taps, side=1)
@@ -103,8 +114,13 @@ def _encoded(regions: Sequence[Found], backbone: Any, device: torch.device | str
 
 def _shares(mask: NDArray[np.bool_], side: tuple[int, ...], grid: tuple[int, int]) -> Tensor:
     """(h * w,): share of the mask in each patch of a crop that is squashed to ``side``."""
-    resized = Image.fromarray(mask.astype(np.uint8) * 255).resize((side[1], side[0]), Image.Resampling.BILINEAR)
-    return F.adaptive_avg_pool2d(torch.from_numpy(np.array(resized)).float()[None] / 255, grid).flatten() + 1e-6
+    return F.adaptive_avg_pool2d(_resized(mask, side)[None], grid).flatten() + 1e-6
+
+
+def _resized(mask: NDArray[np.bool_], side: tuple[int, ...]) -> Tensor:
+    """(h, w) -> ``side``, 0 to 1."""
+    small = Image.fromarray(mask.astype(np.uint8) * 255).resize((side[1], side[0]), Image.Resampling.BILINEAR)
+    return torch.from_numpy(np.array(small)).float() / 255
 
 
 def picture_kinds(regions: Sequence[Found], cosines: NDArray[np.float64], count: int) -> NDArray[np.int64]:

@@ -64,8 +64,8 @@ class AnomalyOV(Detector):
         super().__init__(backbone)
         self.taps, self.cells, self.dim = taps, cells, dim
         self.layers, self.last = self.recipe.layers(backbone.depth, taps), max(1, backbone.depth - 1)
-        width, tower = patch_width(backbone), getattr(backbone, "visual", backbone)
-        places = (backbone.image_size // int(tower.patch_size)) ** 2
+        tower: Any = getattr(backbone, "visual", backbone)
+        width, places = patch_width(backbone), (backbone.image_size // int(tower.patch_size)) ** 2
         self.positive_embedding, self.negative_embedding = (nn.Parameter(torch.randn(1, dim)) for _ in range(2))
         self.pooling_layer = nn.Sequential(nn.Linear(places, 1))
         self.class_predictor = nn.Sequential(nn.Linear(width, dim), nn.GELU(), nn.Linear(dim, dim))

@@ -82,7 +82,7 @@ def find_kinds(
     rows, detector = _rows(folder), _detector(folder)
     lock = FolderLock(folder / HIDDEN / LOCK, "zsad kinds", folder)
     try:
-        names, regions, errors = _regions(folder, rows)
+        names, regions, errors = _regions(folder, rows, detector["value_range"])
         features = features_of(regions, _encoder(detector).to(device), device)
         described = {key: detector[key] for key in ("backbone", "backbone_sha256", "image_size")}
         again = bool(rename) and number is None and (folder / CENTRES).is_file()
@@ -131,13 +131,16 @@ def _encoder(detector: Mapping[str, Any]) -> Any:
     return backbone
 
 
-def _regions(folder: Path, rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[Found], dict[str, str]]:
+def _regions(
+    folder: Path, rows: Sequence[Mapping[str, Any]], value_range: Sequence[float] | None
+) -> tuple[list[str], list[Found], dict[str, str]]:
     """Names of the flagged pictures, their regions by number, and what could not be read."""
     records = Records(folder / HIDDEN)
     records.read()
     records.order = array("q", [place for place, _ in records.known.values()])
     scored = [row for row in records.rows() if "score" in row]
     low, high = min(row["least"] for row in scored), max(row["peak"] for row in scored)
+    given = None if value_range is None else (value_range[0], value_range[1])
     limits = limits_of([row["peak"] for row in scored], low, high)
     names, regions, errors = list[str](), list[Found](), dict[str, str]()
     for row in rows:
@@ -146,7 +149,7 @@ def _regions(folder: Path, rows: Sequence[Mapping[str, Any]]) -> tuple[list[str]
         (record,) = rows_at(records.file, [records.known[row["name"]][0]])
         one = records.recall(record)
         try:
-            picture = load_image(ImageRef(one.name, one.path)).rgb
+            picture = load_image(ImageRef(one.name, one.path), value_range=given).rgb
         except ImageError as error:
             errors[row["name"]] = str(error)
             continue
