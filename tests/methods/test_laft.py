@@ -11,9 +11,11 @@ from reference_sets import COMMITTED
 
 import zsad
 from zsad.alignment.concepts import Concept, mean_nearest
+from zsad.common.output_folder import current_names, differences
 from zsad.errors import UsageError
+from zsad.inference.settings import describe_encoder
 from zsad.prompts.concepts import ROWS, concept_texts
-from zsad.types import References
+from zsad.types import Context, References
 from zsad.verification import laft_parts
 from zsad.verification.compare import Comparisons
 from zsad.verification.reference import Reference
@@ -122,6 +124,14 @@ def test_the_inspector_says_which_methods_take_words() -> None:
 def test_words_are_part_of_the_description(tower: Any) -> None:
     described = zsad.Inspector("winclip", "nut", backbone=tower, focus=("scratch",)).describe()
     assert described["arguments"]["focus"] == ["scratch"]
+
+
+def test_winclip_of_earlier_versions_is_the_same_without_words(tower: Any) -> None:
+    """Runs and saved references from before the options can be gone on with."""
+    now = describe_encoder(zsad.Inspector("winclip", backbone=tower)._scorer(Context()))
+    then = now | {"arguments": {k: v for k, v in now["arguments"].items() if k in ("scales", "temperature", "prompts")}}
+    assert then != now
+    assert not differences(current_names(then), now)
 
 
 # ------------------------------------------------------------------ mistakes are seen
