@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "zsad"
 # ten floors: a package may import those of the floors above its row, and its own modules
 FLOORS = (
     {"errors", "types", "alignment"},
-    {"common", "images", "synthetic", "references", "metrics"},
+    {"common", "images", "synthetic", "references", "metrics", "kinds"},
     {"registry", "datasets", "decision"},
     {"weights"},
     {"backbones", "prompts", "detector"},

@@ -21,8 +21,8 @@ from zsad.verification.compare import Comparisons, worst_per_kind
 from zsad.verification.proof import matches
 from zsad.verification.reference import Reference
 
-WITHOUT_AUTHORS = {"compact", "mvg", "patchcore"}  # methods of this project, and baselines without stored outputs
-NO_METHODS = {"metrics"}
+WITHOUT_AUTHORS = {"anomaly_ov", "compact", "mvg", "patchcore"}  # methods of this project, and those without stored outputs
+NO_METHODS = {"metrics", "anomalyncd"}
 QUICK = {"anomalyclip", "metrics", "musc", "winclip"}  # proofs that take less than two seconds
 NEEDS = {"tipsomaly": "sentencepiece"}  # packages of extras that proofs need
 

@@ -4,12 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from typing import cast
+from typing import Any, cast
 
 
 @cache
-def clip_tokenizer() -> Callable[[str], list[int]]:
-    """The lower-casing, whitespace-cleaning byte-pair encoder: sentence -> ids without start, end and padding."""
+def _tokenizer() -> Any:
     from open_clip.tokenizer import SimpleTokenizer
 
-    return cast(Callable[[str], list[int]], SimpleTokenizer().encode)
+    return SimpleTokenizer()
+
+
+def clip_tokenizer() -> Callable[[str], list[int]]:
+    """The lower-casing, whitespace-cleaning byte-pair encoder: sentence -> ids without start, end and padding."""
+    return cast(Callable[[str], list[int]], _tokenizer().encode)
+
+
+def unknown_pieces(text: str) -> list[int]:
+    """Tokens of a text that are single bytes of a letter or sign, which no word of the vocabulary is made of."""
+    tokenizer = _tokenizer()
+    bytes_of = tokenizer.byte_decoder
+    found = []
+    for token in clip_tokenizer()(text):
+        piece = bytearray(bytes_of[sign] for sign in tokenizer.decoder[token].replace("</w>", ""))
+        try:
+            piece.decode("utf-8")
+        except UnicodeDecodeError:
+            found.append(token)
+    return found

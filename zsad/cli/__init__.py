@@ -11,6 +11,7 @@ from zsad.cli import (  # noqa: F401  (each file registers its command)
     doctor,
     evaluate,
     finetune,
+    kinds,
     list,
     predict,
     prompts,

@@ -21,6 +21,14 @@ Method = Annotated[str, typer.Option(help="A method, or method.tag; see zsad lis
 Backbone = Annotated[str | None, typer.Option(help="Image encoder, instead of the method's own.")]
 Checkpoint = Annotated[Path | None, typer.Option(help="Learned weights of the method.")]
 Words = Annotated[list[str] | None, typer.Option(help="Defect word, where the method takes them; repeat for more.")]
+Focus = Annotated[
+    list[str] | None,
+    typer.Option("--focus", help="Look for this alone, such as scratch; several times. For laft and winclip."),
+]
+IgnoreWords = Annotated[
+    list[str] | None,
+    typer.Option("--ignore-words", help="Do not look at this, such as 'bright lighting'; several times. For laft and winclip."),
+]
 Sets = Annotated[list[str] | None, typer.Option("--set", help="key=value of the method, such as scales=(2,).")]
 References = Annotated[
     str | None, typer.Option(help="Normal pictures to compare with: a folder, a pattern, or what zsad references saved.")
@@ -96,7 +104,8 @@ def inspector_settings(given: Mapping[str, Any], *more: str) -> dict[str, Any]:
     arguments = method_arguments(given["method"], given["set_"], given.get("word"))
     if "coreset" in more and "references" in given and given["coreset"] != 1 and given["references"] is None:
         raise UsageError(f"--coreset {given['coreset']:g} was given without --references, so it would do nothing. Give both.")
-    return joined({key: given[key] for key in (*ENCODER, *more)}, arguments)
+    concepts = {key: tuple(given[key]) for key in ("focus", "ignore_words") if given.get(key)}
+    return joined({key: given[key] for key in (*ENCODER, *more)} | concepts, arguments)
 
 
 def method_arguments(method: str, assignments: list[str] | None, words: list[str] | None) -> dict[str, Any]:

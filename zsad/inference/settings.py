@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from zsad.common.file_names import many
 from zsad.detector import Detector
 from zsad.errors import UsageError
 from zsad.inference.scorer import PRECISIONS, Scorer
-from zsad.registry import create
+from zsad.registry import create, list_methods, method_class
 from zsad.types import Context
 from zsad.weights.learned import facts_of
 
@@ -31,6 +32,7 @@ __all__ = [
 
 TARGET_WORDS, TARGET_CHARACTERS = 40, 300  # CLIP reads 77 tokens, and a prompt's own words take up to 20 of them
 CPU_BATCH, ACCELERATOR_BATCH = 8, 16
+CONCEPTS = ("focus", "ignore_words")  # keywords of methods that project features to what words differ in
 AUTO_FEWEST = 8  # pictures that are compared with each other by themselves; benchmarks/real_pictures.py has the figures
 
 
@@ -144,6 +146,7 @@ def describe_encoder(scorer: Scorer) -> dict[str, Any]:
 def build_method(method: str | Detector, backbone: Any, checkpoint: str | Path | None, arguments: dict[str, Any]) -> Detector:
     """The method by its name, or the built one that was given."""
     if isinstance(method, str):
+        check_words(method, arguments)
         built: Detector = create(method, backbone=backbone, checkpoint=checkpoint, **arguments)
         return built
     given = [name for name, value in (("backbone", backbone), ("checkpoint", checkpoint)) if value is not None]
@@ -153,6 +156,19 @@ def build_method(method: str | Detector, backbone: Any, checkpoint: str | Path |
             "or pass the method by name."
         )
     return method
+
+
+def check_words(method: str, arguments: dict[str, Any]) -> None:
+    """Raises ``UsageError`` where words say what to look at and the method has no space that pictures and texts share."""
+    asked = [key for key in CONCEPTS if arguments.get(key)]
+    if not asked:
+        return
+    takes = [name for name in list_methods() if CONCEPTS[0] in signature(method_class(name).__init__).parameters]
+    if method.partition(".")[0] not in takes:
+        no_text = "encode_text" not in method_class(method).needs
+        why = f"{method} has no space that pictures and texts share" if no_text else f"{method} compares no projected features"
+        options = " and ".join(f"--{key.replace('_', '-')}" for key in asked)
+        raise UsageError(f"{why}, so {options} would do nothing. Take a CLIP tower with --method {' or '.join(takes)}.")
 
 
 def plain(value: Any) -> Any:

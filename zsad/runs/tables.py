@@ -27,18 +27,20 @@ class CsvTable:
         path: the file.
         excel: with a byte-order mark, by which Excel reads UTF-8, and with lines that end in CR LF.
         append: rows are put at the end of the file that is there.
+        more: columns behind the usual ones.
     """
 
-    def __init__(self, path: Path, *, excel: bool = False, append: bool = False) -> None:
+    def __init__(self, path: Path, *, excel: bool = False, append: bool = False, more: tuple[str, ...] = ()) -> None:
+        self._columns = (*COLUMNS, *more)
         encoding = "utf-8-sig" if excel else "utf-8"
         self._file = path.open("a" if append else "w", encoding=encoding, errors="backslashreplace", newline="")
         self._sheet = csv.writer(self._file, lineterminator="\r\n" if excel else "\n")
         if not append:
-            self._sheet.writerow(COLUMNS)
+            self._sheet.writerow(self._columns)
 
     def add(self, row: Mapping[str, Any]) -> None:
         """Writes a row of predictions.jsonl."""
-        self._sheet.writerow([_cell(row[column]) for column in COLUMNS])
+        self._sheet.writerow([_cell(row[column]) for column in self._columns])
 
     def close(self) -> None:
         """Ends the file."""
