@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "zsad"
 FLOORS = (
     {"errors", "types", "alignment"},
     {"common", "images", "synthetic", "references", "metrics", "kinds"},
-    {"registry", "datasets", "decision"},
+    {"registry", "datasets", "decision", "explain"},
     {"weights"},
     {"backbones", "prompts", "detector"},
     {"methods", "inference"},

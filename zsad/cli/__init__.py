@@ -10,6 +10,7 @@ from zsad.cli import (  # noqa: F401  (each file registers its command)
     demo,
     doctor,
     evaluate,
+    explain,
     finetune,
     kinds,
     list,

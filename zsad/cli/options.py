@@ -77,6 +77,16 @@ Ignore = Annotated[list[str] | None, typer.Option("--ignore", help="A folder of 
 Threshold = Annotated[float | None, typer.Option(help="Score from which on a picture is anomalous.")]
 ReviewAt = Annotated[float | None, typer.Option(help="Score from which on a picture is for review.")]
 PixelThreshold = Annotated[float | None, typer.Option(help="Map value from which on a place is a region.")]
+# ------------------------------------------------------------------ language models
+Endpoint = Annotated[
+    str | None,
+    typer.Option(help="Address of an OpenAI-compatible server, such as http://localhost:8000/v1; it gets what is asked."),
+]
+KeyVariable = Annotated[
+    str, typer.Option("--key-variable", help="Environment variable that holds the server's key, if it needs one.")
+]
+Parallel = Annotated[int, typer.Option(min=1, max=64, help="Requests at a time.")]
+Timeout = Annotated[float, typer.Option(min=1, help="Seconds for one answer.")]
 # ------------------------------------------------------------------ output
 LimitReport = Annotated[int, typer.Option(min=0, help="Pictures shown in report.html, the worst first.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")]

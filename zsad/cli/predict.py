@@ -173,6 +173,7 @@ def predict(
         summary = run.write(inspector, inspector.known_thresholds(), options, watch=progress)
         times |= {"scoring_seconds": round(scored - begun, 3), "writing_seconds": round(time.perf_counter() - scored, 3)}
         outcome = {"maps": _scale_of_maps(maps, inspector), "limit_report": limit_report, "times": times}
+        outcome |= {"references_from": None if references is None else without_keys(references)}
         run.finish(
             run_facts(without_keys(source), run, scoring, summary, calibration_facts(inspector, settings))
             | pictures.facts()

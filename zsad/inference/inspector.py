@@ -17,6 +17,7 @@ from zsad.images.intensity import check_range
 from zsad.images.reading import ImageRef, list_images
 from zsad.images.tiling import read_geometry
 from zsad.inference.encoded import Encoded, answers, encode_pictures
+from zsad.inference.explaining import Explains
 from zsad.inference.few_shot import WithReferences, open_references
 from zsad.inference.reference_set import ReferenceSet
 from zsad.inference.result import Result
@@ -41,7 +42,7 @@ from zsad.types import Context
 __all__ = ["Inspector"]
 
 
-class Inspector(WithReferences):
+class Inspector(WithReferences, Explains):
     """A detector with a target, references and thresholds, ready for any number of pictures.
 
     Args:

@@ -67,6 +67,7 @@ class Result:
         notes: what reading the picture had to decide (first frame of several, value range, ...).
         image: (H, W, 3) uint8.
         map_range: values of the map that the colour scale draws as its ends: the model's, the same for every picture.
+        explanation: what a vision-language model said about the picture (``Inspector.explain``); None where it was not asked.
         roi_mask: (H, W) bool, the region of interest, to which map, mask and regions are confined; None: the whole picture.
     """
 
@@ -87,6 +88,7 @@ class Result:
     image: NDArray[np.uint8] | None = None
     map_range: tuple[float, float] = (0.0, 1.0)
     roi_mask: NDArray[np.bool_] | None = None
+    explanation: Mapping[str, Any] | None = None
 
     def __repr__(self) -> str:
         return as_line(self)
@@ -124,7 +126,8 @@ class Result:
 
     def as_dict(self) -> dict[str, Any]:
         """As a JSON object: everything but the arrays. ``docs/result.schema.json`` describes its keys."""
-        return {
+        asked = {} if self.explanation is None else {"explanation": dict(self.explanation)}
+        return asked | {
             "path": None if self.path is None else str(self.path),
             "name": self.name,
             "pred_score": self.pred_score,

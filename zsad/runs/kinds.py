@@ -16,17 +16,15 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from zsad.common.atomic_files import write_atomically
-from zsad.common.folder_lock import FolderLock
-from zsad.common.output_folder import HIDDEN, LOCK
-from zsad.decision.thresholds import ANOMALOUS, REVIEW
+from zsad.common.output_folder import HIDDEN
 from zsad.errors import ImageError, UsageError
 from zsad.images.reading import ImageRef, load_image
 from zsad.inference.region_features import Found, eight_bits, features_of, limits_of, picture_kinds, regions_of
 from zsad.kinds.grouping import NEW, Kinds, group, kinds_of
 from zsad.registry import load_by_recipe, method_class
+from zsad.runs.additions import finished_rows, is_flagged, locked, rewrite_rows, why_none_flagged
 from zsad.runs.kinds_report import add_sheets
 from zsad.runs.records import Records, rows_at
-from zsad.runs.writers import write_tables
 
 __all__ = ["CENTRES", "FACTS", "RunKinds", "find_kinds"]
 
@@ -80,8 +78,7 @@ def find_kinds(
     """
     folder = Path(out)
     rows, detector = _rows(folder), _detector(folder)
-    lock = FolderLock(folder / HIDDEN / LOCK, "zsad kinds", folder)
-    try:
+    with locked(folder, "zsad kinds"):
         names, regions, errors = _regions(folder, rows, detector["value_range"])
         features = features_of(regions, _encoder(detector).to(device), device)
         described = {key: detector[key] for key in ("backbone", "backbone_sha256", "image_size")}
@@ -93,24 +90,14 @@ def find_kinds(
             known = kinds_of(features, groups, described, _words(rows, names, regions, groups))
         found = _assigned(known.renamed(rename or {}), regions, features, names, errors)
         _write(folder, rows, found, names)
-    finally:
-        lock.release()
     return found
 
 
 # ------------------------------------------------------------------ the run
 def _rows(folder: Path) -> list[dict[str, Any]]:
-    path = folder / "predictions.jsonl"
-    if not path.is_file() or not (folder / HIDDEN / "records.jsonl").is_file():
-        raise UsageError(
-            f"{str(folder)!r} holds no results with maps. Give the folder that zsad predict wrote, with its {HIDDEN}."
-        )
-    with path.open(encoding="utf-8") as file:
-        rows: list[dict[str, Any]] = [json.loads(line) for line in file]
-    if not any(row["pred_label"] in (ANOMALOUS, REVIEW) for row in rows):
-        labels = any(row["pred_label"] for row in rows)
-        why = "every picture is normal" if labels else "it has no verdicts; run zsad predict with --threshold"
-        raise UsageError(f"No picture of {str(folder)!r} was flagged ({why}), so there are no kinds of anomalies.")
+    rows = finished_rows(folder)
+    if not any(map(is_flagged, rows)):
+        raise UsageError(f"{why_none_flagged(folder, rows)}, so there are no kinds of anomalies.")
     return rows
 
 
@@ -144,7 +131,7 @@ def _regions(
     limits = limits_of([row["peak"] for row in scored], low, high)
     names, regions, errors = list[str](), list[Found](), dict[str, str]()
     for row in rows:
-        if row["pred_label"] not in (ANOMALOUS, REVIEW):
+        if not is_flagged(row):
             continue
         (record,) = rows_at(records.file, [records.known[row["name"]][0]])
         one = records.recall(record)
@@ -213,12 +200,7 @@ def _write(folder: Path, rows: Sequence[dict[str, Any]], found: RunKinds, names:
         "regions": regions,
     }
     write_atomically(folder / FACTS, (json.dumps(facts, indent=1, ensure_ascii=False) + "\n").encode())
-    scratch = folder / HIDDEN / "kinds"
-    scratch.mkdir(exist_ok=True)
-    write_tables(scratch, ({**row, "kind": found.pictures.get(row["name"])} for row in rows), more=("kind",))
-    for name in ("predictions.jsonl", "predictions.csv"):
-        (scratch / name).replace(folder / name)
-    scratch.rmdir()
+    rewrite_rows(folder, ({**row, "kind": found.pictures.get(row["name"])} for row in rows), "kind")
     add_sheets(folder / "report.html", found.regions, found.region_kinds, names, found.counts)
 
 

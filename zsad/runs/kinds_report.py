@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import base64
 import io
-import re
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 
 from PIL import Image
 
-from zsad.common.atomic_files import write_atomically
 from zsad.common.file_names import many
 from zsad.inference.region_features import Found
 from zsad.kinds.grouping import NEW
+from zsad.runs.additions import put_section
 
 __all__ = ["add_sheets"]
 
-BEGIN, END = "<!--kinds-->", "<!--/kinds-->"
 SHOWN, SIDE = 24, 112  # crops of a kind, and the side of each in pixels
-SECTION = re.compile(re.escape(BEGIN) + ".*?" + re.escape(END) + "\n?", re.DOTALL)
 
 
 def add_sheets(
@@ -35,20 +32,13 @@ def add_sheets(
         names: of the pictures, by number.
         counts: pictures of each kind, most first.
     """
-    if not path.is_file():
-        return
-    text = SECTION.sub("", path.read_text(encoding="utf-8"))
     ordered = [*counts, *(kind for kind in dict.fromkeys(kinds) if kind not in counts)]
     sheets = "".join(
         _sheet(kind, [r for r, own in zip(regions, kinds, strict=True) if own == kind], names, counts.get(kind, 0))
         for kind in ordered
     )
-    section = (
-        f'{BEGIN}<section id="kinds"><h2>Kinds of anomalies</h2><p class="soft">Regions that look alike, found without labels. '
-        f"The largest of each kind first.</p>{sheets}</section>{END}\n"
-    )
-    before, mark, after = text.rpartition("</main>")
-    write_atomically(path, (before + section + mark + after).encode("utf-8"))
+    lead = '<p class="soft">Regions that look alike, found without labels. The largest of each kind first.</p>'
+    put_section(path, "kinds", f"<h2>Kinds of anomalies</h2>{lead}{sheets}")
 
 
 def _sheet(kind: str, regions: Sequence[Found], names: Sequence[str], pictures: int) -> str:

@@ -115,9 +115,11 @@ def _encodable(value: Any) -> Any:
 
 
 def _cell(value: Any) -> Any:
-    """A CSV cell: lists of regions as "x0 y0 x1 y1" each, prompts as counts; no text that is a formula."""
+    """A CSV cell: lists of regions as "x0 y0 x1 y1" each, prompts as counts, other objects as JSON; no formulas."""
     if isinstance(value, list):
         value = "; ".join(" ".join(map(str, one["box"])) if isinstance(one, dict) else str(one) for one in value)
+    elif isinstance(value, dict) and "count" not in value:
+        value = json.dumps(value, ensure_ascii=False)
     elif isinstance(value, dict):
         value = "; ".join(f"{count} {kind}" for kind, count in value["count"].items())
     return f"'{value}" if isinstance(value, str) and value.startswith(FORMULAS) else value

@@ -1,0 +1,101 @@
+"""``zsad explain``: what a vision-language model says about a run's flagged pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from zsad.cli.app import EXIT_CODES, app, sentence_on_error
+from zsad.cli.console import print_json, progress
+from zsad.cli.options import Device, Endpoint, Json, KeyVariable, Parallel, Timeout
+from zsad.common.file_names import many, printable
+from zsad.errors import UsageError
+from zsad.explain.asking import Cost, VisionLanguageModel
+from zsad.inference.explaining import open_model
+from zsad.inference.settings import pick_device
+from zsad.runs.explaining import Explained, explain_run
+
+
+@app.command(epilog=EXIT_CODES)
+@sentence_on_error
+def explain(
+    results: Annotated[Path, typer.Argument(help="The --out folder of zsad predict.")],
+    model: Annotated[str | None, typer.Option(help="The model's name at --endpoint, or a folder with one.")] = None,
+    endpoint: Endpoint = None,
+    key_variable: KeyVariable = "ZSAD_API_KEY",
+    drawing: Annotated[
+        Literal["box", "contour", "heat"], typer.Option(help="How regions are drawn in the second picture.")
+    ] = "contour",
+    reference: Annotated[
+        str | None, typer.Option(help="A normal picture to show beside each; by default the first of the run's --references.")
+    ] = None,
+    every: Annotated[bool, typer.Option("--all", help="Explain normal pictures too.")] = False,
+    parallel: Parallel = 4,
+    timeout: Timeout = 120.0,
+    device: Device = "auto",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print where pictures would go and the cost, no more.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Asks a vision-language model what it sees in each flagged picture; verdicts stay as they are.
+
+    Writes a column "explanation" to predictions.jsonl and .csv, and a section of report.html. Pictures leave this machine only
+    for the address in --endpoint. Stopped and run again, it asks only about what has no answer yet.
+    """
+    if model is None:
+        raise UsageError(
+            "No model was given. Give --endpoint URL and --model NAME (vLLM, Ollama, llama.cpp ...), or --model FOLDER of a "
+            "model on this machine."
+        )
+    asked = open_model(
+        model,
+        endpoint,
+        key_variable=key_variable,
+        parallel=parallel,
+        timeout=timeout,
+        device=str(pick_device(device)),
+    )
+    goes = f"Pictures go to {printable(asked.where)}" if asked.where else "No picture leaves this machine"
+    typer.echo(f"{goes} (model {printable(asked.name)}).", err=True)
+
+    def announce(cost: Cost) -> bool:
+        typer.echo(_told(cost), err=True)
+        return not dry_run
+
+    try:
+        found = explain_run(
+            results, asked, drawing=drawing, reference=reference, every=every, announce=announce, watch=progress
+        )
+    finally:
+        asked.close()
+    if not dry_run:
+        _print(found, asked, results, as_json)
+    raise typer.Exit(3 if found.errors else 0)
+
+
+def _told(cost: Cost) -> str:
+    known = f", of which {cost.known} have an answer from before" if cost.known else ""
+    return (
+        f"{many(cost.cases, 'picture')} to explain{known}: {many(cost.images, 'image')} to send, "
+        f"about {cost.tokens:,} tokens (an estimate; models count differently)."
+    )
+
+
+def _print(found: Explained, asked: VisionLanguageModel, results: Path, as_json: bool) -> None:
+    if as_json:
+        print_json(
+            {
+                "model": asked.name,
+                "counts": found.counts,
+                "disagreements": found.disagreements,
+                "errors": found.errors,
+            }
+        )
+    else:
+        for outcome, count in sorted(found.counts.items()):
+            typer.echo(f"{many(count, 'picture'):>14}  {outcome}")
+        against = many(len(found.disagreements), "picture")
+        typer.echo(f"The model sees the opposite of the verdict in {against}; verdicts stay. See {results / 'report.html'}.")
+    for name, why in found.errors.items():
+        typer.echo(f"zsad: {printable(name)}: {printable(why)}", err=True)

@@ -1,0 +1,225 @@
+"""From cases to explanations: asked in parallel, checked, tried once more, kept on disk as they come."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from zsad.common.threads import ahead
+from zsad.errors import ImageError, MissingExtra, UsageError
+from zsad.explain.endpoint import Failed, Unusable
+from zsad.explain.pictures import Case, Drawing, drawn, image_tokens, plain
+from zsad.explain.question import PROMPT_VERSION, Question, again, ask_about
+
+__all__ = ["Asker", "Cost", "Explanations", "VisionLanguageModel"]
+
+MOST_TEXT = 2000  # characters of an answer that is kept as plain text
+ANSWER_TOKENS = 200  # of one answer, estimated
+SILENT = 5  # questions in a row without an answer, after which the model is given up
+SILENT_AT_FIRST = 3  # the same before its first answer
+
+
+class VisionLanguageModel(Protocol):
+    """What is asked: ``Endpoint`` or ``LocalModel``."""
+
+    name: str
+    where: str
+    parallel: int
+
+    def __call__(self, question: Question) -> str:
+        """The answer; raises ``Failed`` where there is none."""
+
+    def close(self) -> None:
+        """Frees what is open."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What explaining will take.
+
+    Attributes:
+        cases: pictures to be explained.
+        known: of them, explained before.
+        images: pictures that are sent.
+        tokens: of questions, pictures and answers, estimated.
+    """
+
+    cases: int
+    known: int
+    images: int
+    tokens: int
+
+
+class Explanations:
+    """Answers on disk, one a line, written when they come; a line that a stopped run tore is cut off.
+
+    Args:
+        file: the file; None: they are kept in memory.
+    """
+
+    def __init__(self, file: Path | None = None) -> None:
+        self._file, self._lock, self._known = file, Lock(), dict[str, dict[str, Any]]()
+        if file is not None and file.is_file():
+            self._read(file)
+
+    def _read(self, path: Path) -> None:
+        with path.open("rb+") as file:
+            place = 0
+            for line in file:
+                try:
+                    row = json.loads(line) if line.endswith(b"\n") else {}
+                    self._known[row["key"]] = row["explanation"]
+                except (ValueError, KeyError, TypeError):
+                    file.truncate(place)
+                    return
+                place += len(line)
+
+    def get(self, key: str) -> dict[str, Any] | None:
+        """The explanation of a key; None where there is none."""
+        return self._known.get(key)
+
+    def add(self, key: str, explanation: dict[str, Any]) -> None:
+        """Keeps an explanation."""
+        line = json.dumps({"key": key, "explanation": explanation}).encode() + b"\n"
+        with self._lock:
+            self._known[key] = explanation
+            if self._file is not None:
+                with self._file.open("ab") as file:
+                    file.write(line)
+
+
+class Asker:
+    """Asks a model about cases.
+
+    Args:
+        model: what is asked.
+        target: name of what is to be seen.
+        how: regions are drawn.
+        reference: (H, W, 3) a normal picture of the same object; None: none is sent.
+        known: earlier answers.
+
+    Raises:
+        MissingExtra: pydantic, which checks answers, is not installed.
+    """
+
+    def __init__(
+        self,
+        model: VisionLanguageModel,
+        target: str,
+        how: Drawing = "contour",
+        reference: NDArray[np.uint8] | None = None,
+        known: Explanations | None = None,
+    ) -> None:
+        try:
+            from zsad.explain import schema
+        except ImportError as error:
+            raise MissingExtra("Checking what a model answers", "explain") from error
+        self._schema, self._form = schema, schema.answer_schema()
+        self.model, self.target, self.how = model, target, how
+        self.known = Explanations() if known is None else known
+        self._reference = None if reference is None else plain(reference)
+        shown = "" if reference is None else hashlib.blake2b(reference.tobytes(), digest_size=16).hexdigest()
+        self._setting = [PROMPT_VERSION, model.name, target, how, shown]
+        self._first, self._answered, self._silent = Lock(), False, 0
+
+    def key(self, case: Case) -> str:
+        """Under which the answer is kept: by picture, regions, drawing, question and model."""
+        regions = [[one.box, one.contour] for one in case.regions]
+        text = json.dumps([self._setting, case.identity, case.size, regions, case.map_range])
+        return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+    def cost(self, cases: Iterable[Case]) -> Cost:
+        """What asking about the cases will take; no picture is read."""
+        count = known = images = tokens = 0
+        bare = ask_about(self.target, Image.new("RGB", (1, 1)), None, None, self._form)
+        for case in cases:
+            count += 1
+            if self.known.get(self.key(case)) is not None:
+                known += 1
+                continue
+            shown = 1 + bool(case.regions)
+            images += shown + (self._reference is not None)
+            tokens += shown * image_tokens(case.size) + len(bare.text) // 4 + ANSWER_TOKENS
+            if self._reference is not None:
+                tokens += image_tokens((self._reference.height, self._reference.width))
+        return Cost(count, known, images, tokens)
+
+    def over(self, cases: Iterable[Case]) -> Iterator[dict[str, Any]]:
+        """An explanation of each case, in order, ``model.parallel`` at a time.
+
+        Raises:
+            UsageError: the model does not answer at all.
+        """
+        yield from ahead(cases, self, self.model.parallel, 2 * self.model.parallel)
+
+    def __call__(self, case: Case) -> dict[str, Any]:
+        """The explanation of a case, a JSON object; ``error`` is set where there is none."""
+        key = self.key(case)
+        made = self.known.get(key)
+        if made is None:
+            try:
+                seen = case.load()
+                if seen.picture.shape[:2] != case.size:
+                    raise ImageError("the file was changed since it was scored")
+            except ImageError as error:
+                return self._row(case, error=f"the picture cannot be read: {error}")
+            regions, picture = drawn(case, seen, self.how), plain(seen.picture)
+            question = ask_about(self.target, picture, regions, self._reference, self._form)
+            with nullcontext() if self._answered else self._first:  # one by one until the model has answered
+                try:
+                    made = self._ask(question, case.size)
+                except Failed as error:
+                    self._give_up(error)
+                    return self._row(case, error=f"the model gave no answer: {error}")
+                self._answered, self._silent = True, 0
+            self.known.add(key, made)
+        return self._row(case, made)
+
+    def _ask(self, question: Question, size: tuple[int, int]) -> dict[str, Any]:
+        """The checked answer, or after a second try plain text."""
+        text = self.model(question)
+        for last in (False, True):
+            try:
+                return self._schema.read_answer(text, size)
+            except ValueError as error:
+                why = self._schema.why_invalid(error)
+            if last:
+                break
+            try:
+                text = self.model(again(question, why))
+            except Failed:  # the first answer is one, if not of the form
+                break
+        return {"text": text.strip()[:MOST_TEXT], "invalid": why}
+
+    def _give_up(self, error: Failed) -> None:
+        """Raises ``UsageError`` where it makes no sense to ask on."""
+        self._silent += 1
+        least = (1 if isinstance(error, Unusable) else SILENT_AT_FIRST) if not self._answered else SILENT
+        if self._silent < least or (self._answered and not isinstance(error, Unusable)):
+            return
+        where = f" at {self.model.where}" if self.model.where else ""
+        raise UsageError(
+            f"{self.model.name}{where} cannot be asked: {error}. Check the address, the model's name, the key, and that it "
+            "takes pictures; answers so far are kept."
+        ) from None
+
+    def _row(self, case: Case, made: Mapping[str, Any] | None = None, error: str | None = None) -> dict[str, Any]:
+        found = {"defect_seen": None, "findings": [], "text": None, "invalid": None, **(made or {})}
+        said = found["defect_seen"]
+        return {
+            **found,
+            "disagrees": (said == "no" and case.flagged) or (said == "yes" and not case.flagged),
+            "model": self.model.name,
+            "prompt_version": PROMPT_VERSION,
+            "error": error,
+        }
