@@ -29,6 +29,12 @@ IgnoreWords = Annotated[
     list[str] | None,
     typer.Option("--ignore-words", help="Do not look at this, such as 'bright lighting'; several times. For laft and winclip."),
 ]
+Prompts = Annotated[
+    str | None, typer.Option("--prompts", help="Prompt set: a TOML file (zsad prompts generate writes one), or a set's name.")
+]
+AdaptivePrompts = Annotated[
+    bool, typer.Option("--adaptive-prompts", help="Choose the sentences for each picture; zsad's own rule. For winclip.")
+]
 Sets = Annotated[list[str] | None, typer.Option("--set", help="key=value of the method, such as scales=(2,).")]
 References = Annotated[
     str | None, typer.Option(help="Normal pictures to compare with: a folder, a pattern, or what zsad references saved.")
@@ -115,6 +121,13 @@ def inspector_settings(given: Mapping[str, Any], *more: str) -> dict[str, Any]:
     if "coreset" in more and "references" in given and given["coreset"] != 1 and given["references"] is None:
         raise UsageError(f"--coreset {given['coreset']:g} was given without --references, so it would do nothing. Give both.")
     concepts = {key: tuple(given[key]) for key in ("focus", "ignore_words") if given.get(key)}
+    concepts |= {key: given[key] for key in ("prompts", "adaptive_prompts") if given.get(key)}
+    for key in concepts.keys() & {"prompts", "adaptive_prompts"}:
+        if key not in inspect.signature(method_class(given["method"]).__init__).parameters:
+            raise UsageError(
+                f"{given['method']} takes no {'prompt set' if key == 'prompts' else 'adaptive prompts'}, so "
+                f"--{key.replace('_', '-')} would do nothing. Leave it out, or give another --method."
+            )
     return joined({key: given[key] for key in (*ENCODER, *more)} | concepts, arguments)
 
 

@@ -18,6 +18,7 @@ from zsad.cli.app import EXIT_CODES, app, keeps_scores_in, sentence_on_error
 from zsad.cli.console import log_to_stderr, progress, report_unreadable
 from zsad.cli.dry_run import plan_of, show_plan
 from zsad.cli.options import (
+    AdaptivePrompts,
     AllowUrls,
     Anomalous,
     AnomalousMasks,
@@ -39,6 +40,7 @@ from zsad.cli.options import (
     Overwrite,
     PixelThreshold,
     Precision,
+    Prompts,
     References,
     Resume,
     ReviewAt,
@@ -90,6 +92,8 @@ def predict(
     word: Words = None,
     focus: Focus = None,
     ignore_words: IgnoreWords = None,
+    prompts: Prompts = None,
+    adaptive_prompts: AdaptivePrompts = False,
     references: References = None,
     anomalous: Anomalous = None,
     anomalous_masks: AnomalousMasks = None,

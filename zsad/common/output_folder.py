@@ -39,7 +39,7 @@ LOCK = "lock"  # below HIDDEN
 OLD_ARGUMENTS: dict[str, dict[str, Any]] = {
     "compact": {"tower": "small"},
     "winclip": {
-        **{"focus": [], "ignore_words": [], "components": None},
+        **{"focus": [], "ignore_words": [], "components": None, "adaptive_prompts": False},
         "projected": ["image-text", "window-text", "window-window"],
     },
 }

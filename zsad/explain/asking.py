@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,7 @@ from zsad.explain.endpoint import Failed, Unusable
 from zsad.explain.pictures import Case, Drawing, drawn, image_tokens, plain
 from zsad.explain.question import PROMPT_VERSION, Question, again, ask_about
 
-__all__ = ["Asker", "Cost", "Explanations", "VisionLanguageModel"]
+__all__ = ["Asker", "Cost", "Explanations", "VisionLanguageModel", "ask_checked"]
 
 MOST_TEXT = 2000  # characters of an answer that is kept as plain text
 ANSWER_TOKENS = 200  # of one answer, estimated
@@ -58,6 +58,45 @@ class Cost:
     known: int
     images: int
     tokens: int
+
+
+Made = TypeVar("Made")
+
+
+@dataclass(frozen=True)
+class Checked(Generic[Made]):
+    """An answer: ``made`` of it, or None with its text and what is wrong with its form."""
+
+    made: Made | None
+    text: str = ""
+    why: str = ""
+
+
+def ask_checked(model: VisionLanguageModel, question: Question, read: Callable[[str], Made]) -> Checked[Made]:
+    """Asks, and once more where the answer is not of the form asked for.
+
+    Args:
+        model: what is asked.
+        question: what it is asked.
+        read: makes of an answer what it says; raises ``ValueError`` where it is not of the form.
+
+    Raises:
+        Failed: no answer.
+    """
+    from zsad.explain.schema import why_invalid
+
+    text = model(question)
+    try:
+        return Checked(read(text))
+    except ValueError as error:
+        why = why_invalid(error)
+    try:
+        text = model(again(question, why))
+        return Checked(read(text))
+    except Failed:  # the first answer is one, if not of the form
+        return Checked(None, text, why)
+    except ValueError as error:
+        return Checked(None, text, why_invalid(error))
 
 
 class Explanations:
@@ -124,7 +163,7 @@ class Asker:
             from zsad.explain import schema
         except ImportError as error:
             raise MissingExtra("Checking what a model answers", "explain") from error
-        self._schema, self._form = schema, schema.answer_schema()
+        self._read, self._form = schema.read_answer, schema.answer_schema()
         self.model, self.target, self.how = model, target, how
         self.known = Explanations() if known is None else known
         self._reference = None if reference is None else plain(reference)
@@ -187,19 +226,8 @@ class Asker:
 
     def _ask(self, question: Question, size: tuple[int, int]) -> dict[str, Any]:
         """The checked answer, or after a second try plain text."""
-        text = self.model(question)
-        for last in (False, True):
-            try:
-                return self._schema.read_answer(text, size)
-            except ValueError as error:
-                why = self._schema.why_invalid(error)
-            if last:
-                break
-            try:
-                text = self.model(again(question, why))
-            except Failed:  # the first answer is one, if not of the form
-                break
-        return {"text": text.strip()[:MOST_TEXT], "invalid": why}
+        found = ask_checked(self.model, question, lambda text: self._read(text, size))
+        return found.made or {"text": found.text.strip()[:MOST_TEXT], "invalid": found.why}
 
     def _give_up(self, error: Failed) -> None:
         """Raises ``UsageError`` where it makes no sense to ask on."""

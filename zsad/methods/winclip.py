@@ -13,7 +13,6 @@ published code divides by it.
 
 ``focus`` and ``ignore_words`` are LAFT's (Yun et al., ICLR 2025, arXiv 2503.01184): picture, windows and texts are projected to
 what the words differ in before their cosines; patches lie in another space and stay as they are.
-
 All windows of both scales and the full image go through the tower as one batch of rows (``backbones/token_subsets.py``).
 """
 
@@ -31,6 +30,7 @@ from zsad.backbones.clip import CLIP
 from zsad.backbones.token_subsets import encode_windows
 from zsad.detector import Detector
 from zsad.errors import UsageError
+from zsad.prompts.adaptive import adaptive_text, sentence_rows
 from zsad.prompts.concepts import ROWS, concept_rows
 from zsad.prompts.prompt_set import PromptSet, encode_ensemble
 from zsad.references.memory_bank import nearest_cosine
@@ -39,8 +39,7 @@ from zsad.types import Context, ImageFeatures, Prediction, Recipe, References, T
 
 __all__ = ["WinCLIP"]
 
-# A distance below this is rounding; the harmonic mean needs a positive one.
-FLOOR = 1e-7
+FLOOR = 1e-7  # a distance below this is rounding; the harmonic mean needs a positive one
 COSINES = ("image-text", "window-text", "window-window")
 
 
@@ -57,6 +56,7 @@ class WinCLIP(Detector):
         ignore_words: words for what not to look at, as "bright lighting".
         components: most directions of each kind of words; None: all.
         projected: cosines that the words change: "image-text", "window-text", "window-window".
+        adaptive_prompts: choose sentences for each picture (``prompts/adaptive.py``), which the paper does not.
     """
 
     own_references = True
@@ -76,23 +76,27 @@ class WinCLIP(Detector):
         ignore_words: tuple[str, ...] = (),
         components: int | None = None,
         projected: tuple[str, ...] = COSINES,
+        adaptive_prompts: bool = False,
     ) -> None:
         super().__init__(backbone)
-        self.scales, self.temperature, self.prompts = scales, temperature, prompts
-        self.focus, self.ignore_words, self.components, self.projected = focus, ignore_words, components, projected
+        self.scales, self.temperature, self.prompts, self.components = scales, temperature, prompts, components
+        self.focus, self.ignore_words, self.projected, self.adaptive_prompts = focus, ignore_words, projected, adaptive_prompts
 
     def prepare(self, name: str = "object", references: References | None = None) -> Context:
         """Encodes the ensemble once; ``context.text`` (1, 2, D) holds the plain, un-normalised means."""
         if not self.scales or min(self.scales) < 1 or not self.temperature > 0:
-            raise UsageError(
-                f"scales={self.scales} and temperature={self.temperature}: give scales from 1 on, and a positive one."
-            )
+            raise UsageError(f"scales={self.scales}, temperature={self.temperature}: give scales from 1 on and a positive one.")
         if unknown := set(self.projected) - set(COSINES):
             raise UsageError(f"projected has {sorted(unknown)}; choose among {', '.join(COSINES)}.")
         sentences = PromptSet.pair(self.prompts, name)
         text = encode_ensemble(self.backbone, [*sentences.values()], normalize="none")
         rows = concept_rows(self.backbone, name, self.focus, self.ignore_words, self.components)
+        rows |= sentence_rows(self.backbone, sentences) if self.adaptive_prompts else {}
         return Context(text=text, sentences=sentences, banks=self.banks(references), extra=rows)
+
+    def text_for(self, features: ImageFeatures, context: Context) -> Tensor:
+        """Means of the sentences, (1, 2, D); with ``adaptive_prompts`` each picture's own, (B, 2, D)."""
+        return adaptive_text(features.image, context.extra) if self.adaptive_prompts else self.text_of(context)
 
     def seen(self, rows: Tensor, context: Context, cosine: str) -> Tensor:
         """(..., D) features or text as they enter a cosine: along the directions of the words, where it has some."""
@@ -109,13 +113,13 @@ class WinCLIP(Detector):
 
     def window_scores(self, features: ImageFeatures, context: Context) -> dict[int, Tensor]:
         """Probability of "anomalous" per window, (B, n) for each scale."""
-        text = self.seen(self.text_of(context), context, "window-text")
+        text = self.seen(self.text_for(features, context), context, "window-text")
         windows = {scale: self.seen(tap.patches, context, "window-text") for scale, tap in features.streams["windows"].items()}
         return {scale: anomaly_probability(rows, text, self.temperature) for scale, rows in windows.items()}
 
     def image_score(self, features: ImageFeatures, context: Context) -> Tensor:
         """Probability of "anomalous" of the whole picture, (B,)."""
-        image, text = (self.seen(one, context, "image-text") for one in (features.image, self.text_of(context)))
+        image, text = (self.seen(one, context, "image-text") for one in (features.image, self.text_for(features, context)))
         return anomaly_probability(image, text, self.temperature)
 
     def reference_scores(self, features: ImageFeatures, context: Context) -> dict[str, Tensor]:

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from zsad.common.assets import asset
+from zsad.common.atomic_files import write_atomically
 from zsad.errors import SourceNotFound, UnknownName, UsageError
 from zsad.types import TextBackbone
 
@@ -77,6 +78,13 @@ class PromptSet:
             for key, phrases in self.states.items()
         }
 
+    def save(self, path: Path) -> None:
+        """Writes states, templates and source as a TOML file, which ``load`` reads; raises ``UsageError`` as ``check``."""
+        self.check(path.name)
+        lists = "\n".join(f"{kind} = {_listed(lines)}" for kind, lines in self.states.items())
+        head = f"source = {_quoted(self.source)}\n" if self.source else ""
+        write_atomically(path, f"{head}templates = {_listed(self.templates)}\n\n[states]\n{lists}\n".encode())
+
     @staticmethod
     def pair(name_or_path: str, target: str) -> dict[str, tuple[str, ...]]:
         """The sentences of a set for a target's name, normal ones first.
@@ -90,6 +98,16 @@ class PromptSet:
                 f"{name_or_path} has the classes {sorted(sentences)}; it needs the classes 'normal' and 'anomalous'."
             )
         return {"normal": sentences["normal"], "anomalous": sentences["anomalous"]}
+
+
+def _listed(lines: Sequence[str]) -> str:
+    return "[\n" + "".join(f"  {_quoted(line)},\n" for line in lines) + "]"
+
+
+def _quoted(text: str) -> str:
+    """A TOML string; control characters become spaces."""
+    plain = "".join(one if one.isprintable() else " " for one in text)
+    return '"' + plain.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 def _shipped(name: str) -> Path:

@@ -133,6 +133,7 @@ def variant(
     words: Sequence[str] | None = None,
     states: Sequence[str] = (),
     folder: Path | None = None,
+    adaptive: bool | None = None,
 ) -> Inspector:
     """An inspector with other prompts and all else the same; the given one is not changed.
 
@@ -142,6 +143,7 @@ def variant(
         words: defect words, for methods that take them; None: the default vocabulary, which does not steer.
         states: phrases for "anomalous" with one ``{}`` each, for methods with a prompt set, in place of its own.
         folder: where the set of these phrases is written.
+        adaptive: whether sentences are chosen for each picture (``prompts/adaptive.py``); None: as it is.
 
     Raises:
         UsageError: the method takes no such prompts, or a phrase is none.
@@ -154,6 +156,10 @@ def variant(
         detector.words = None if words is None else tuple(words)
     if states and folder is not None:
         detector.prompts = str(_written(PromptSet.load(str(detector.prompts)), states, folder))
+    if adaptive is not None:
+        if not hasattr(detector, "adaptive_prompts"):
+            raise UsageError(f"{detector.name} chooses no sentences for each picture, so adaptive would change nothing.")
+        detector.adaptive_prompts = adaptive
     other.detector = detector
     other.target = target or inspector.target
     other.refresh()
@@ -161,16 +167,9 @@ def variant(
 
 
 def _written(base: PromptSet, states: Sequence[str], folder: Path) -> Path:
-    changed = PromptSet({**base.states, "anomalous": tuple(states)}, base.templates)
-    changed.check("the phrases")
     path = folder / "phrases.toml"
-    lists = "\n".join(f"{kind} = [{', '.join(map(_quoted, lines))}]" for kind, lines in changed.states.items())
-    path.write_text(f"templates = [{', '.join(map(_quoted, changed.templates))}]\n[states]\n{lists}\n", encoding="utf-8")
+    PromptSet({**base.states, "anomalous": tuple(states)}, base.templates).save(path)
     return path
-
-
-def _quoted(text: str) -> str:
-    return '"' + text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", " ") + '"'
 
 
 def _scores(inspector: Inspector, session: Session, numbers: Sequence[int]) -> list[float]:
