@@ -33,6 +33,11 @@ page is written by `python scripts/methods_page.py` from the registry; a test co
 * **time**: forward pass over the bare image encoder's, one picture, random weights, {machine}.
 * **parity**: worst difference from the authors' program on the stored outputs (`zsad verify`): features / maps and scores, and
   how many outputs are compared. On tiny random weights: the program is the same; it says nothing about real pictures.
+
+Not built: **PA-CLIP** (Pan et al., arXiv 2503.01292), whose formulas are not public; **ALFA** (Zhu et al., arXiv 2404.09654),
+likewise, whose idea of prompts from a language model is here by rules of our own ([explain.md](explain.md)); **AnomalyGPT**'s
+decoder (Gu et al., AAAI 2024), which is `april_gan`'s with weights for non-commercial use; what its language model is for,
+`zsad explain` does with any model.
 """
 
 

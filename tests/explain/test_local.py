@@ -22,8 +22,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tiny_vlm(tmp_path_factory.mktemp("vlm"))
 
 
-def test_a_local_model_is_asked_with_its_pictures(folder: Path) -> None:
-    model = LocalModel(folder, most_tokens=6)
+def test_a_local_model_is_asked_with_its_pictures(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(LocalModel, "most_tokens", 6)
+    model = LocalModel(folder)
     white, black = (Image.new("RGB", (20, 20), colour) for colour in ("white", "black"))
     question = "Picture of the defect"
     answers = [model(Question(question, pictures, {})) for pictures in ((white,), (white, black), (white,))]

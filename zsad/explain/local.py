@@ -14,8 +14,6 @@ from zsad.explain.question import Question
 
 __all__ = ["LocalModel"]
 
-MOST_TOKENS = 800  # of an answer
-
 
 class LocalModel:
     """Asks an image-text-to-text model of a folder, as ``save_pretrained`` of transformers writes it.
@@ -23,9 +21,9 @@ class LocalModel:
     Args:
         folder: with config, processor (with a chat template) and safetensors. Code of the folder is not executed, nor pickles.
         device: where it runs.
-        most_tokens: of an answer.
 
     Attributes:
+        most_tokens: of an answer.
         name: the folder's, with eight digits of a digest of its config and of its files' sizes.
 
     Raises:
@@ -35,8 +33,9 @@ class LocalModel:
 
     where = ""  # nothing is sent
     parallel = 1
+    most_tokens = 800
 
-    def __init__(self, folder: str | Path, device: str | torch.device = "cpu", most_tokens: int = MOST_TOKENS) -> None:
+    def __init__(self, folder: str | Path, device: str | torch.device = "cpu") -> None:
         path = Path(folder)
         if not (path / "config.json").is_file():
             raise UsageError(
@@ -60,7 +59,7 @@ class LocalModel:
         if not getattr(processor, "chat_template", None):
             raise UsageError(f"{path.name} has no chat template, so it cannot be asked. Give a model that was tuned to answer.")
         self._processor, self._model = processor, model.to(device).eval()
-        self._most_tokens, self._lock = most_tokens, Lock()
+        self._lock = Lock()
         self.name = f"{path.name}-{_digest(path)}"
 
     def close(self) -> None:
@@ -74,7 +73,7 @@ class LocalModel:
             inputs = self._processor.apply_chat_template(
                 messages, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
             ).to(self._model.device)
-            made = self._model.generate(**inputs, max_new_tokens=self._most_tokens, do_sample=False)
+            made = self._model.generate(**inputs, max_new_tokens=self.most_tokens, do_sample=False)
         answer: str = self._processor.batch_decode(made[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)[0]
         return answer
 
