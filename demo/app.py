@@ -24,6 +24,7 @@ from zsad_demo.api import Endpoints  # noqa: E402
 from zsad_demo.checkpoints import load  # noqa: E402
 from zsad_demo.checks import errors_as_messages  # noqa: E402
 from zsad_demo.handlers import Handlers  # noqa: E402
+from zsad_demo.language import Explainer, LanguageHandlers  # noqa: E402
 from zsad_demo.methods import method_options  # noqa: E402
 from zsad_demo.uploads import MEGABYTES  # noqa: E402
 from zsad_demo.workspaces import Workspaces  # noqa: E402
@@ -35,8 +36,8 @@ M_ARENA_MAX = -8  # of mallopt, from malloc.h
 CLICKED = "(...inputs) => [...inputs.slice(0, -1), Date.now()]"  # the last input is the time of the click, ms
 
 
-def build(checkpoints: Sequence[str] = ()) -> gr.Blocks:
-    """The page, ready to launch; ``checkpoints`` as for ``main``."""
+def build(checkpoints: Sequence[str] = (), explainer: Explainer | None = None) -> gr.Blocks:
+    """The page, ready to launch; ``checkpoints`` as for ``main``, ``explainer``: the model that is asked about pictures."""
     loaded = load(checkpoints)
     options = method_options(loaded)
     workspaces = Workspaces(Path(os.environ["GRADIO_TEMP_DIR"]), loaded)
@@ -49,8 +50,8 @@ def build(checkpoints: Sequence[str] = ()) -> gr.Blocks:
             with gr.Column(scale=4, min_width=300):
                 ui = layout.inputs(options, {key: EXAMPLES[key][0] for key in examples})
             with gr.Column(scale=9, min_width=320):
-                layout.outputs(ui)
-        connect(ui, Handlers(ui, workspaces, options, examples))
+                layout.outputs(ui, explainer.label if explainer else "")
+        connect(ui, Handlers(ui, workspaces, options, examples), LanguageHandlers(ui, workspaces, explainer))
         demo.unload(_on_unload(workspaces))
     demo.workspaces = workspaces
     return demo.queue(max_size=QUEUE_SIZE, default_concurrency_limit=8)
@@ -63,13 +64,13 @@ def _on_unload(workspaces: Workspaces) -> Callable[..., None]:
     return close
 
 
-def connect(ui: SimpleNamespace, handlers: Handlers) -> None:
+def connect(ui: SimpleNamespace, handlers: Handlers, language: LanguageHandlers) -> None:
     """Connects the components' events with their handlers."""
     everything = [one for one in vars(ui).values() if not isinstance(one, dict)]
     quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
     model: dict[str, Any] = {"api_visibility": "private", "concurrency_id": "model", "concurrency_limit": 1}
     model |= {"show_progress": "minimal", "show_progress_on": [ui.status]}
-    request = [ui.pictures, ui.target, ui.words, ui.references, ui.method, ui.agree, ui.clicked]
+    request = [ui.pictures, ui.target, ui.words, ui.focus, ui.ignored, ui.references, ui.method, ui.agree, ui.clicked]
     inspect = errors_as_messages(handlers.inspect)
 
     ui.inspect.click(inspect, request, everything, js=CLICKED, **model)
@@ -87,6 +88,8 @@ def connect(ui: SimpleNamespace, handlers: Handlers) -> None:
         table.select(errors_as_messages(handlers.select), None, everything, **quiet)
     ui.method.change(handlers.show_method, ui.method, [ui.method_note, ui.agree], **quiet)
     ui.draw.click(errors_as_messages(handlers.draw), None, everything, **quiet)
+    explained = {"show_progress": "minimal", "show_progress_on": [ui.explanation]}  # not behind others' inspections
+    ui.explain.click(errors_as_messages(language.explain), None, everything, api_visibility="private", **explained)
     for button, handler, needs in (
         (ui.false_alarm, handlers.false_alarm, [ui.region]),
         (ui.miss, handlers.miss, [ui.editor]),
@@ -95,6 +98,8 @@ def connect(ui: SimpleNamespace, handlers: Handlers) -> None:
         (ui.leave_one_out, handlers.leave_one_out, [ui.max_false_alarms]),
         (ui.show_effects, handlers.effects, []),
         (ui.compare, handlers.compare, [ui.first, ui.second]),
+        (ui.group, language.group, [ui.number]),
+        (ui.rename, language.rename, [ui.kind, ui.kind_name]),
         (ui.zip, handlers.zip, []),
         (ui.log, handlers.log, []),
     ):
@@ -116,7 +121,7 @@ def _limit_arenas() -> None:
 
 def main(
     host: str = "127.0.0.1", port: int = 7860, share: bool = False, mcp: bool = False, wait: bool = True,
-    checkpoints: Sequence[str] = (),
+    checkpoints: Sequence[str] = (), endpoint: str | None = None, model: str | None = None,
 ) -> gr.Blocks:  # fmt: skip
     """Starts the server.
 
@@ -127,9 +132,11 @@ def main(
         mcp: serves the endpoints as MCP tools too.
         wait: returns only when the server is stopped.
         checkpoints: learned weights that visitors may choose: "FILE" that zsad wrote, or "METHOD=FILE" of a method's authors.
+        endpoint: address of an OpenAI-compatible server that visitors may ask about a picture; None: there is none.
+        model: the model's name there.
     """
     _limit_arenas()
-    demo = build(checkpoints)
+    demo = build(checkpoints, Explainer(model, endpoint) if model and endpoint else None)
     css = (HERE / "zsad_demo" / "style.css").read_text(encoding="utf-8")
     try:
         demo.launch(

@@ -51,6 +51,17 @@ def checked_words(option: MethodOption, text: str) -> tuple[str, ...]:
     return words
 
 
+def checked_focus(option: MethodOption, text: str) -> tuple[str, ...]:
+    """The words of a field on what to look at. Raises ``Refused`` where the method cannot be steered by them."""
+    words = split_words(text)
+    if words and not option.focus:
+        raise Refused(
+            f"{option.name} has no space of texts and pictures in which words could say what to look at. Clear both fields, or "
+            "choose winclip or laft."
+        )
+    return words
+
+
 def check_method(option: MethodOption, agreed: bool) -> None:
     """Raises ``Refused`` where a method lacks its checkpoint, or needs a download that nobody agreed to."""
     if not option.usable:

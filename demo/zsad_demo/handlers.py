@@ -14,7 +14,7 @@ from PIL import Image
 
 import zsad
 from zsad_demo import prompt_effects, rendering
-from zsad_demo.checks import check_method, checked_words
+from zsad_demo.checks import check_method, checked_focus, checked_words
 from zsad_demo.inspectors import InspectorKey
 from zsad_demo.methods import MethodOption
 from zsad_demo.uploads import Refused
@@ -77,6 +77,7 @@ class Handlers:
             ui.prompts: rendering.prompts(result),
             ui.editor: gr.update(visible=False, value=None),
             ui.miss: gr.update(visible=False),
+            ui.explanation: "",
         }
 
     def all(self, workspace: Workspace) -> Updates:
@@ -85,21 +86,22 @@ class Handlers:
 
     # ------------------------------------------------------------------ inspection
     def inspect(
-        self, files: list[str], target: str, words: str, references: list[str], method: str, agreed: bool, clicked: float,
-        request: gr.Request,
+        self, files: list[str], target: str, words: str, focus: str, ignored: str, references: list[str], method: str,
+        agreed: bool, clicked: float, request: gr.Request,
     ) -> Iterator[Updates]:  # fmt: skip
         option = self.options[method]
         check_method(option, agreed)
         workspace = self.workspaces(request.session_hash, [*(files or ()), *(references or ())])
-        key = InspectorKey(method, target.strip() or "object", checked_words(option, words))
+        steered = checked_focus(option, focus), checked_focus(option, ignored)
+        key = InspectorKey(method, target.strip() or "object", checked_words(option, words), *steered)
         yield {self.ui.status: _progress("Loading the model")}
         for done, total in workspace.inspect(files, key, references):
             if workspace.stopped >= clicked:  # returning leaves the page as it is; Gradio's cancels= leaves an error on it
                 yield self._after_stop(workspace)
                 return
             yield {self.ui.status: _progress(f"{done} of {total} picture{'s' * (total != 1)}", done / total)}
-        with workspace.lock:
-            yield self.all(workspace)
+        with workspace.lock:  # the kinds were those of the earlier pictures
+            yield self.all(workspace) | {self.ui.kinds: "", self.ui.kind: gr.update(choices=[], value=None)}
 
     def stop(self, clicked: float, request: gr.Request) -> None:
         self.workspaces(request.session_hash).stopped = clicked

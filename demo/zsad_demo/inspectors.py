@@ -25,6 +25,8 @@ class InspectorKey:
     method: str = DEFAULT
     target: str = "object"
     words: tuple[str, ...] = ()
+    focus: tuple[str, ...] = ()
+    ignore_words: tuple[str, ...] = ()
 
 
 class InspectorCache:
@@ -49,7 +51,8 @@ class InspectorCache:
             return self._kept[key]
 
     def _built(self, key: InspectorKey) -> zsad.Inspector:
-        words: dict[str, Any] = {"words": key.words} if key.words else {}
+        given = {"words": key.words, "focus": key.focus, "ignore_words": key.ignore_words}
+        words: dict[str, Any] = {name: one for name, one in given.items() if one}
         if key.method in self._checkpoints:
             return self._checkpoints[key.method].inspector(key.target, words)
         return zsad.Inspector(SHIPPED.get(key.method, key.method), key.target, **KEYWORDS.get(key.method, {}), **words)

@@ -53,6 +53,16 @@ def inputs(options: dict[str, MethodOption], examples: dict[str, str]) -> Simple
             info="Raises the score of these defects: scratch, crack, hole, stain, contamination, broken, colour, bent, "
             "missing. A wrong word is worse than none.",
         )
+        with gr.Row():
+            ui.focus = gr.Textbox(
+                label="Look for (optional)", placeholder="scratch", max_length=300, elem_id="focus", min_width=140
+            )
+            ui.ignored = gr.Textbox(
+                label="Do not look at (optional)", placeholder="lighting", max_length=300, elem_id="ignored", min_width=140
+            )
+        gr.Markdown(
+            "For winclip and laft, whose pictures and words lie in one space. compact has no such space.", elem_classes="soft"
+        )
         ui.method = gr.Dropdown([(one.label, one.name) for one in options.values()], value="compact", label="Method")
         ui.method_note = gr.Markdown(options["compact"].note, elem_classes="soft")
         ui.agree = gr.Checkbox(label="Download the weights", value=False, visible=False)
@@ -63,15 +73,15 @@ def inputs(options: dict[str, MethodOption], examples: dict[str, str]) -> Simple
     return ui
 
 
-def outputs(ui: SimpleNamespace) -> SimpleNamespace:
-    """The right column: verdicts, thresholds, and a tab for each kind of work on them."""
+def outputs(ui: SimpleNamespace, asked: str = "") -> SimpleNamespace:
+    """The right column: verdicts, thresholds, and a tab for each kind of work on them; ``asked``: who explains pictures."""
     ui.status = gr.HTML(EMPTY, elem_id="status")
     with gr.Row():
         ui.anomalous = gr.Slider(0, 2, 1, step=0.001, label="Anomaly threshold", elem_id="anomalous", buttons=[], min_width=200)
         ui.review = gr.Slider(0, 2, 1, step=0.001, label="Review threshold", elem_id="review", buttons=[], min_width=200)
         ui.reset = gr.Button("Reset thresholds", size="sm", scale=0, min_width=150, elem_id="reset")
     with gr.Tab("Pictures", elem_id="tab-pictures"):
-        _pictures(ui)
+        _pictures(ui, asked)
     with gr.Tab("Table"):
         kinds = ["number", "str", "str", "number", "str"]
         ui.table = gr.Dataframe(
@@ -88,6 +98,8 @@ def outputs(ui: SimpleNamespace) -> SimpleNamespace:
         _calibration(ui)
     with gr.Tab("Prompt effects"):
         _prompt_effects(ui)
+    with gr.Tab("Kinds", elem_id="tab-kinds"):
+        _kinds(ui)
     with gr.Tab("Download"):
         gr.Markdown(
             "The results as `zsad predict` writes them (predictions.jsonl and .csv, overlays, masks, anomaly maps, "
@@ -100,7 +112,7 @@ def outputs(ui: SimpleNamespace) -> SimpleNamespace:
     return ui
 
 
-def _pictures(ui: SimpleNamespace) -> None:
+def _pictures(ui: SimpleNamespace, asked: str) -> None:
     ui.gallery = gr.Gallery(
         label="Most anomalous first",
         columns=4,
@@ -131,6 +143,8 @@ def _pictures(ui: SimpleNamespace) -> None:
                 )
                 ui.draw = gr.Button("Draw a missed defect", size="sm", min_width=140, elem_id="draw", visible=False)
                 ui.undo = gr.Button("Undo correction", size="sm", min_width=140, elem_id="undo", visible=False)
+            ui.explain = gr.Button(f"Ask {asked}", size="sm", elem_id="explain", visible=bool(asked))
+            ui.explanation = gr.HTML("", elem_id="explanation")
     ui.editor = gr.ImageEditor(
         label="Draw over the missed defect",
         type="numpy",
@@ -182,3 +196,18 @@ def _prompt_effects(ui: SimpleNamespace) -> None:
         elem_id="compared",
         max_height=420,
     )
+
+
+def _kinds(ui: SimpleNamespace) -> None:
+    gr.Markdown(
+        "Groups the regions of anomalous pictures, and of those for review, by what they look like. Kinds that get one name "
+        "become one. The names are in the downloaded results too."
+    )
+    with gr.Row():
+        ui.number = gr.Number(0, label="Number of kinds (0: found)", minimum=0, precision=0, elem_id="number")
+        ui.group = gr.Button("Group into kinds", variant="primary", elem_id="group")
+    with gr.Row():
+        ui.kind = gr.Dropdown([], label="Kind", elem_id="kind")
+        ui.kind_name = gr.Textbox(label="New name, or that of another kind", max_length=60, elem_id="kind-name")
+        ui.rename = gr.Button("Rename or merge", elem_id="rename")
+    ui.kinds = gr.HTML("", elem_id="kinds")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from inspect import signature
 
 import zsad
+from zsad.registry import method_class
 from zsad_demo.checkpoints import Checkpoint
 
 
@@ -27,6 +29,11 @@ class MethodOption:
     download: float = 0.0
     usable: bool = True
     words: bool = False
+
+    @property
+    def focus(self) -> bool:
+        """True where words can say what to look at and what not."""
+        return "focus" in signature(method_class(self.name).__init__).parameters
 
     @property
     def consent(self) -> str:

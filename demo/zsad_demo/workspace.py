@@ -15,6 +15,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import zsad
+from zsad.runs.kinds import CENTRES, RunKinds, find_kinds
+from zsad.runs.kinds_report import contact_sheets
 from zsad_demo.inspectors import InspectorCache, InspectorKey
 from zsad_demo.uploads import NORMALS, PICTURES, REFERENCES, Refused, take
 
@@ -84,6 +86,7 @@ class Workspace:
         with self.lock:
             self.session, self.key, self.refused = session, key, refused + more
             self._references, self.selected = kept, session.order[0]
+            shutil.rmtree(self.folder / "kinds", ignore_errors=True)  # of the earlier pictures
         for old in self.folder.glob("pictures-*"):
             if old != folder:
                 shutil.rmtree(old, ignore_errors=True)
@@ -139,10 +142,27 @@ class Workspace:
         self._files += 1
         return folder / f"{self.token}-{self._files:05d}.{suffix}"
 
+    # ------------------------------------------------------------------ kinds
+    def group(self, number: int | None) -> tuple[str, list[str]]:
+        """Groups the regions of flagged pictures; contact sheets as HTML, and the names of the kinds."""
+        session, run = self.current(), self._empty_folder("kinds")
+        session.write(run)
+        return _sheets(find_kinds(run, number, device=str(session.inspector.device)))
+
+    def rename(self, kind: str | None, name: str) -> tuple[str, list[str]]:
+        """Gives a kind another name; kinds of one name become one."""
+        run = self.folder / "kinds"
+        if not kind or not (run / CENTRES).is_file():
+            raise Refused("There are no kinds yet. Group the anomalous pictures into kinds first.")
+        return _sheets(find_kinds(run, rename={kind: name}, device=str(self.current().inspector.device)))
+
     def results_zip(self) -> Path:
         """Everything that ``zsad predict`` writes, and the session's log, in one file."""
         session, run = self.current(), self._empty_folder("run")
         session.write(run)
+        if (self.folder / "kinds" / CENTRES).is_file():
+            with contextlib.suppress(zsad.ZsadError):  # no picture is flagged any more
+                find_kinds(run, like=self.folder / "kinds", device=str(session.inspector.device))
         (run / "log.json").write_text(json.dumps(session.log, indent=1) + "\n", encoding="utf-8")
         target = self.new_file("zip")
         with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -163,3 +183,8 @@ class Workspace:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         return folder
+
+
+def _sheets(found: RunKinds) -> tuple[str, list[str]]:
+    sheets = contact_sheets(found.regions, found.region_kinds, list(found.pictures), found.counts)
+    return f"<div class='details'>{sheets}</div>", list(dict.fromkeys(found.kinds.names))

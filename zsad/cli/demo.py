@@ -9,8 +9,9 @@ from typing import Annotated
 import typer
 
 from zsad.cli.app import EXIT_CODES, app, sentence_on_error
+from zsad.cli.options import Endpoint
 from zsad.common.assets import asset
-from zsad.errors import MissingExtra
+from zsad.errors import MissingExtra, UsageError
 
 
 @app.command(epilog=EXIT_CODES)
@@ -24,11 +25,17 @@ def demo(
         list[str] | None,
         typer.Option(help="Learned weights to offer: a FILE of zsad, or METHOD=FILE of its authors; repeat for more methods."),
     ] = None,
+    endpoint: Endpoint = None,
+    model: Annotated[
+        str | None, typer.Option(help="Name of the model at --endpoint, which visitors may ask about a picture.")
+    ] = None,
 ) -> None:
     """Serves a page on this machine: drop pictures, see verdicts, steer and correct them."""
     if importlib.util.find_spec("gradio") is None:
         raise MissingExtra("zsad demo", "demo")
     if mcp and importlib.util.find_spec("mcp") is None:
         raise MissingExtra("zsad demo --mcp", "mcp")
+    if (endpoint is None) != (model is None):
+        raise UsageError("Of --endpoint and --model one was given without the other. Give both: an address, and a name there.")
     serve = runpy.run_path(str(asset("demo/app.py")), run_name="zsad_demo_app")["main"]
-    serve(host, port, share, mcp, checkpoints=checkpoint or ())
+    serve(host, port, share, mcp, checkpoints=checkpoint or (), endpoint=endpoint, model=model)

@@ -15,7 +15,7 @@ from zsad.inference.region_features import Found
 from zsad.kinds.grouping import NEW
 from zsad.runs.additions import put_section
 
-__all__ = ["add_sheets"]
+__all__ = ["add_sheets", "contact_sheets"]
 
 SHOWN, SIDE = 24, 112  # crops of a kind, and the side of each in pixels
 
@@ -23,22 +23,25 @@ SHOWN, SIDE = 24, 112  # crops of a kind, and the side of each in pixels
 def add_sheets(
     path: Path, regions: Sequence[Found], kinds: Sequence[str], names: Sequence[str], counts: Mapping[str, int]
 ) -> None:
-    """Puts the contact sheets into a report, in the place of earlier ones; nothing where there is no report.
+    """Puts the contact sheets into a report, in the place of earlier ones; arguments as of ``contact_sheets``."""
+    lead = '<p class="soft">Regions that look alike, found without labels. The largest of each kind first.</p>'
+    put_section(path, "kinds", f"<h2>Kinds of anomalies</h2>{lead}{contact_sheets(regions, kinds, names, counts)}")
+
+
+def contact_sheets(regions: Sequence[Found], kinds: Sequence[str], names: Sequence[str], counts: Mapping[str, int]) -> str:
+    """The crops of each kind, as HTML.
 
     Args:
-        path: of the report.
         regions: of flagged pictures.
         kinds: of each region.
         names: of the pictures, by number.
         counts: pictures of each kind, most first.
     """
     ordered = [*counts, *(kind for kind in dict.fromkeys(kinds) if kind not in counts)]
-    sheets = "".join(
+    return "".join(
         _sheet(kind, [r for r, own in zip(regions, kinds, strict=True) if own == kind], names, counts.get(kind, 0))
         for kind in ordered
     )
-    lead = '<p class="soft">Regions that look alike, found without labels. The largest of each kind first.</p>'
-    put_section(path, "kinds", f"<h2>Kinds of anomalies</h2>{lead}{sheets}")
 
 
 def _sheet(kind: str, regions: Sequence[Found], names: Sequence[str], pictures: int) -> str:
