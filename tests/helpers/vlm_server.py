@@ -64,7 +64,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             self.connection.close()
         elif answer == "slow":
-            time.sleep(1.2)
+            time.sleep(2.2)
             self.close_connection = True
         elif answer == "page":
             self._send(200, b"<html>busy</html>", {"Content-Type": "application/json"})

@@ -12,7 +12,8 @@ from zsad.cli.console import print_json, progress
 from zsad.cli.options import Device, Endpoint, Json, KeyVariable, Parallel, Timeout
 from zsad.common.file_names import many, printable
 from zsad.errors import UsageError
-from zsad.explain.asking import Cost, VisionLanguageModel
+from zsad.explain.asking import Cost
+from zsad.explain.model import VisionLanguageModel
 from zsad.inference.explaining import open_model
 from zsad.inference.settings import pick_device
 from zsad.runs.explaining import Explained, explain_run

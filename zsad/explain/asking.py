@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from threading import Lock
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,30 +16,17 @@ from PIL import Image
 
 from zsad.common.threads import ahead
 from zsad.errors import ImageError, MissingExtra, UsageError
-from zsad.explain.endpoint import Failed, Unusable
+from zsad.explain.known import Explanations
+from zsad.explain.model import Failed, Unusable, VisionLanguageModel, ask_checked
 from zsad.explain.pictures import Case, Drawing, drawn, image_tokens, plain
-from zsad.explain.question import PROMPT_VERSION, Question, again, ask_about
+from zsad.explain.question import PROMPT_VERSION, Question, ask_about
 
-__all__ = ["Asker", "Cost", "Explanations", "VisionLanguageModel", "ask_checked"]
+__all__ = ["Asker", "Cost"]
 
 MOST_TEXT = 2000  # characters of an answer that is kept as plain text
 ANSWER_TOKENS = 200  # of one answer, estimated
 SILENT = 5  # questions in a row without an answer, after which the model is given up
 SILENT_AT_FIRST = 3  # the same before its first answer
-
-
-class VisionLanguageModel(Protocol):
-    """What is asked: ``Endpoint`` or ``LocalModel``."""
-
-    name: str
-    where: str
-    parallel: int
-
-    def __call__(self, question: Question) -> str:
-        """The answer; raises ``Failed`` where there is none."""
-
-    def close(self) -> None:
-        """Frees what is open."""
 
 
 @dataclass(frozen=True)
@@ -58,83 +44,6 @@ class Cost:
     known: int
     images: int
     tokens: int
-
-
-Made = TypeVar("Made")
-
-
-@dataclass(frozen=True)
-class Checked(Generic[Made]):
-    """An answer: ``made`` of it, or None with its text and what is wrong with its form."""
-
-    made: Made | None
-    text: str = ""
-    why: str = ""
-
-
-def ask_checked(model: VisionLanguageModel, question: Question, read: Callable[[str], Made]) -> Checked[Made]:
-    """Asks, and once more where the answer is not of the form asked for.
-
-    Args:
-        model: what is asked.
-        question: what it is asked.
-        read: makes of an answer what it says; raises ``ValueError`` where it is not of the form.
-
-    Raises:
-        Failed: no answer.
-    """
-    from zsad.explain.schema import why_invalid
-
-    text = model(question)
-    try:
-        return Checked(read(text))
-    except ValueError as error:
-        why = why_invalid(error)
-    try:
-        text = model(again(question, why))
-        return Checked(read(text))
-    except Failed:  # the first answer is one, if not of the form
-        return Checked(None, text, why)
-    except ValueError as error:
-        return Checked(None, text, why_invalid(error))
-
-
-class Explanations:
-    """Answers on disk, one a line, written when they come; a line that a stopped run tore is cut off.
-
-    Args:
-        file: the file; None: they are kept in memory.
-    """
-
-    def __init__(self, file: Path | None = None) -> None:
-        self._file, self._lock, self._known = file, Lock(), dict[str, dict[str, Any]]()
-        if file is not None and file.is_file():
-            self._read(file)
-
-    def _read(self, path: Path) -> None:
-        with path.open("rb+") as file:
-            place = 0
-            for line in file:
-                try:
-                    row = json.loads(line) if line.endswith(b"\n") else {}
-                    self._known[row["key"]] = row["explanation"]
-                except (ValueError, KeyError, TypeError):
-                    file.truncate(place)
-                    return
-                place += len(line)
-
-    def get(self, key: str) -> dict[str, Any] | None:
-        """The explanation of a key; None where there is none."""
-        return self._known.get(key)
-
-    def add(self, key: str, explanation: dict[str, Any]) -> None:
-        """Keeps an explanation."""
-        line = json.dumps({"key": key, "explanation": explanation}).encode() + b"\n"
-        with self._lock:
-            self._known[key] = explanation
-            if self._file is not None:
-                with self._file.open("ab") as file:
-                    file.write(line)
 
 
 class Asker:

@@ -17,11 +17,12 @@ from PIL import Image
 
 from zsad.common.file_names import printable
 from zsad.errors import MissingExtra, UsageError
+from zsad.explain.model import Failed, Unusable
 from zsad.explain.pictures import data_address
 from zsad.explain.question import Question
 from zsad.images.urls import without_keys
 
-__all__ = ["KEY", "Endpoint", "Failed", "Unusable"]
+__all__ = ["KEY", "Endpoint"]
 
 KEY = "ZSAD_API_KEY"
 TRIES = 6  # of one request, where the server is busy, fails or closes the connection
@@ -29,14 +30,6 @@ FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0  # seconds between tries; doubled each time
 MOST_TOKENS = 800  # of an answer
 AGAIN = {408, 409, 429}  # and from 500 on
 QUOTED = 300  # characters of a server's message that are shown
-
-
-class Failed(Exception):
-    """No answer to one question; another question may be answered."""
-
-
-class Unusable(Failed):
-    """No answer, and there will be none to another question either: no server, no such model, a wrong key."""
 
 
 class Endpoint:

@@ -11,11 +11,13 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from zsad.common.threads import ahead
 from zsad.decision.thresholds import ANOMALOUS, REVIEW, Thresholds
 from zsad.errors import UsageError
-from zsad.explain.asking import Asker, VisionLanguageModel
+from zsad.explain.asking import Asker
 from zsad.explain.endpoint import KEY, Endpoint
 from zsad.explain.local import LocalModel
+from zsad.explain.model import VisionLanguageModel
 from zsad.explain.pictures import Case, Drawing, Outline, Seen
 from zsad.images.reading import list_images, load_image
 from zsad.inference.result import Result
@@ -104,9 +106,12 @@ class Explains:
         try:
             normal = first_picture(reference, self.value_range)
             ask = Asker(asked, self.target, checked_drawing(drawing), normal)
-            for result in results:
+
+            def explained(result: Result) -> Result:
                 wanted = result.image is not None and (every or result.pred_label in (ANOMALOUS, REVIEW))
-                yield replace(result, explanation=ask(_case(result))) if wanted else result
+                return replace(result, explanation=ask(_case(result))) if wanted else result
+
+            yield from ahead(results, explained, asked.parallel, 2 * asked.parallel)
         finally:
             asked.close()
 

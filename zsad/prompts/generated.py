@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from zsad.errors import MissingExtra, UsageError
-from zsad.explain.asking import VisionLanguageModel, ask_checked
-from zsad.explain.endpoint import Failed
+from zsad.explain.model import Failed, VisionLanguageModel, ask_checked
 from zsad.prompts.prompt_set import PromptSet
 
 __all__ = ["generate_prompts"]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from zsad.common.file_names import many
-from zsad.explain.asking import VisionLanguageModel
+from zsad.explain.model import VisionLanguageModel
 from zsad.runs.additions import put_section
 from zsad.runs.report import MOST_ROWS
 

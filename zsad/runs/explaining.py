@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 
 from zsad.common.output_folder import HIDDEN
 from zsad.errors import UsageError, ZsadError
-from zsad.explain.asking import Asker, Cost, Explanations, VisionLanguageModel
+from zsad.explain.asking import Asker, Cost
+from zsad.explain.known import Explanations
+from zsad.explain.model import VisionLanguageModel
 from zsad.explain.pictures import Case, Drawing, Outline, Seen
 from zsad.images.reading import ImageRef, load_image
 from zsad.inference.explaining import first_picture
