@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,11 @@ from zsad.exports.graph import FEATURES
 from zsad.exports.metadata import Metadata
 from zsad.exports.sessions import Session, open_session
 from zsad.inference.feature_store import unpacked
-from zsad.inference.settings import compared
 from zsad.registry import method_class
 from zsad.types import Context, ImageFeatures, Prediction, Recipe, References, Tap
 from zsad.weights.checkpoints import read_state_dict
 
-__all__ = ["CONTEXT", "LEARNED", "Exported", "open_export"]
+__all__ = ["CONTEXT", "LEARNED", "Exported", "in_batch_mode", "open_export"]
 
 CONTEXT, LEARNED = "context.safetensors", "learned.safetensors"  # what torch needs beside the towers, to compare again
 log = logging.getLogger("zsad")
@@ -113,11 +112,15 @@ class Exported(Detector):
         """Words and sentences; all else is inside the model. Raises ``UsageError`` for another name, and for references."""
         self.called(name)
         if references is not None:
-            raise UsageError(
-                "An exported model has its references inside and takes no others. Export again: zsad export --references DIR."
-            )
+            self.reference_rows(ImageFeatures(torch.zeros(0, 1)))
         return Context(
             sentences={kind: tuple(some) for kind, some in self.meta.sentences.items()}, words=tuple(self.meta.words)
+        )
+
+    def reference_rows(self, features: ImageFeatures) -> Mapping[str, Tensor]:
+        """Raises ``UsageError``."""
+        raise UsageError(
+            "An exported model has its references inside and takes no others. Export again: zsad export --references DIR."
         )
 
     def session(self, device: str) -> Session:
@@ -162,7 +165,7 @@ class ExportedEncoder(Exported):
         if (path := Path(folder) / LEARNED).is_file():
             made.load_learned(read_state_dict(path), LEARNED)
         self.kept = Context.load(Path(folder) / CONTEXT)
-        self.method: Detector = compared(made.eval(), self.kept)
+        self.method = in_batch_mode(made.eval(), self.kept)
 
     def prepare(self, name: str = "object", references: References | None = None) -> Context:
         """The context that was exported. Raises ``UsageError`` as ``Exported.prepare``."""
@@ -188,6 +191,12 @@ class ExportedEncoder(Exported):
     def score_set(self, features: Sequence[ImageFeatures], context: Context) -> Iterator[Prediction]:
         """As the method."""
         return self.method.score_set(features, context)
+
+
+def in_batch_mode(detector: Detector, context: Context) -> Detector:
+    """A detector that compares pictures, in the form that encodes no more than that needs."""
+    found = detector.as_batch(context)
+    return detector if found is None else found
 
 
 def open_export(

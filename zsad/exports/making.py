@@ -17,7 +17,7 @@ from zsad.detector import Detector
 from zsad.errors import UsageError
 from zsad.exports import standalone
 from zsad.exports.certificate import PACKAGES, Certificate, CertificateFailed, Tolerance, certify, tolerance_of
-from zsad.exports.detector import CONTEXT, LEARNED, open_export
+from zsad.exports.detector import CONTEXT, LEARNED, in_batch_mode, open_export
 from zsad.exports.graph import FEATURES, SCORES, Graph
 from zsad.exports.metadata import FILE, Metadata, sha256_of_files
 from zsad.exports.pictures import Pictures, pictures_of
@@ -100,6 +100,8 @@ def export(
         batch=batch if batch else "off",
         **arguments,
     )
+    if inspector.needs_set:
+        inspector.detector = in_batch_mode(inspector.detector, inspector.context)
     if reason := inspector.detector.why_not_exported:
         raise UsageError(f"{inspector.detector.name} cannot be exported: {reason}")
     graph = Graph(inspector.detector, inspector.context, FEATURES if inspector.needs_set else SCORES)

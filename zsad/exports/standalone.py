@@ -53,14 +53,14 @@ def pictures(sources: list[str]) -> Iterator[Path]:
 
 def read(path: Path) -> np.ndarray[Any, Any]:
     """(H, W, 3) uint8 RGB, upright, transparency on white; 8 bits a channel alone."""
-    image: Image.Image = Image.open(path)
-    if image.mode.startswith(("I", "F")):
-        raise ValueError(f"{image.mode} has more than 8 bits a channel; convert it first, or use zsad")
-    see_through = image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info
-    image = ImageOps.exif_transpose(image)
+    with Image.open(path) as file:
+        if file.mode.startswith(("I", "F")):
+            raise ValueError(f"{file.mode} has more than 8 bits a channel; convert it first, or use zsad")
+        see_through = file.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in file.info
+        image = ImageOps.exif_transpose(file).convert("RGBA" if see_through else "RGB")
     if not see_through:
-        return np.asarray(image.convert("RGB"))
-    pixels = np.asarray(image.convert("RGBA")).astype(np.uint16)
+        return np.asarray(image)
+    pixels = np.asarray(image).astype(np.uint16)
     colour, alpha = pixels[..., :3], pixels[..., 3:]
     if not alpha.any():  # an unused byte and no transparency
         return colour.astype(np.uint8)

@@ -7,11 +7,10 @@ from typing import Any
 
 from zsad.errors import UsageError
 from zsad.exports.certificate import Certificate, Tolerance, certify, tolerance_of
-from zsad.exports.detector import CONTEXT, LEARNED, open_export
+from zsad.exports.detector import CONTEXT, LEARNED, in_batch_mode, open_export
 from zsad.exports.metadata import Metadata
 from zsad.exports.pictures import pictures_of
 from zsad.inference.inspector import Inspector
-from zsad.inference.settings import compared
 from zsad.registry import create, load_backbone
 from zsad.types import Context
 
@@ -62,7 +61,7 @@ def original_of(folder: Path, meta: Metadata) -> Inspector:
     inspector = Inspector(detector, meta.target, device="cpu", batch="off", value_range=facts["value_range"])
     context = Context.load(folder / CONTEXT)
     inspector.context = context
-    inspector.detector = compared(detector, context) if meta.batch else detector
+    inspector.detector = in_batch_mode(detector, context) if meta.batch else detector
     return inspector
 
 

@@ -123,7 +123,7 @@ def _resizes() -> dict[Any, Callable[..., Any]]:
                 for axis in (0, 1)
             )
             left, right = (op.Constant(value=onnx_ir.tensor(one.contiguous().numpy())) for one in (rows, columns.T))
-            return op.MatMul(op.MatMul(left, x), right)
+            return op.MatMul(left, op.MatMul(x, right))  # in this order: OpenVINO joins what follows to the second wrongly
 
         return resized
 
