@@ -75,8 +75,8 @@ def test_the_script_s_labels() -> None:
 
 
 def test_labels_by_the_folders_names(tmp_path: Path) -> None:
-    for folder in ("good", "crack", "ground_truth"):
-        (tmp_path / folder).mkdir()
+    for folder in ("good", "crack", "ground_truth/crack"):
+        (tmp_path / folder).mkdir(parents=True)
         Image.new("RGB", (4, 4)).save(tmp_path / folder / "a.png")
     found = pictures_of(str(tmp_path))
     assert [(ref.name, label) for ref, label in zip(found.refs, found.labels, strict=True)] == [

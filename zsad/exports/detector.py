@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from zsad.decision.calibration import Calibration
 from zsad.decision.thresholds import Thresholds
@@ -33,10 +33,12 @@ log = logging.getLogger("zsad")
 NO_PLACE = (0, 0)  # grid of what is no patch, so that nobody takes map values for patches
 
 
-class Encoder:
+class Encoder(nn.Module):
     """What is asked of a ``types.Backbone`` beside its forward pass, from the metadata."""
 
     def __init__(self, meta: Metadata) -> None:
+        super().__init__()
+        self.place = nn.Parameter(torch.zeros(0), requires_grad=False)  # has the device where pictures are expected
         facts = meta.detector
         self.name, self.image_size, self.activation = facts["backbone"], meta.input["size"][0], facts["activation"]
         self.position_embedding, self.weights_sha256 = facts["position_embedding"], facts["backbone_sha256"]
@@ -76,18 +78,12 @@ class Exported(Detector):
         self.word_margin, self.far_score, self.smallest_set = meta.word_margin, meta.far_score, meta.smallest_set  # type: ignore[misc]
         self.sessions: dict[str, Session] = {}
         self.opening = threading.Lock()
-        self.register_buffer("place", torch.zeros(0))
 
     def arguments(self) -> dict[str, Any]:
         """Those of the exported method, and which model it is."""
         model = self.meta.model
         digest = next(iter(model["files"].values()))[:16]
         return self.meta.detector["arguments"] | {"exported": f"{model['runtime']} {model['precision']} {digest}"}
-
-    @property
-    def device(self) -> torch.device:
-        """Where pictures are expected."""
-        return self.get_buffer("place").device
 
     def called(self, target: str) -> str:
         """The name that the model was exported for. Raises ``UsageError`` for another one."""

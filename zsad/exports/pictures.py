@@ -47,10 +47,10 @@ def pictures_of(source: Any = None) -> Pictures:
     if source is None:
         return own_pictures()
     refs = list(list_images(source))
-    roles = [role_of(PurePosixPath(ref.name).parent.name) for ref in refs]
-    kept = [(ref, role) for ref, role in zip(refs, roles, strict=True) if role != "mask"]
-    labels = [0 if role == "normal" else 1 for _, role in kept]
-    labelled = {0, 1} <= set(labels) and "unlabelled" not in roles
+    roles = [{role_of(part) for part in PurePosixPath(ref.name).parent.parts} for ref in refs]
+    kept = [(ref, role) for ref, role in zip(refs, roles, strict=True) if "mask" not in role]
+    labels = [0 if "normal" in role else 1 for _, role in kept]
+    labelled = {0, 1} <= set(labels) and not any("unlabelled" in role for role in roles)
     named = str(source) if isinstance(source, str) else f"{type(source).__name__} of {len(refs)}"
     return Pictures([ref for ref, _ in kept], labels if labelled else [], named)
 
