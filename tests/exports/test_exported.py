@@ -317,7 +317,8 @@ def test_exports_that_are_refused_before_anything_is_written(tmp_path: Path) -> 
     refused: list[tuple[str, dict[str, Any]]] = [
         ("format is onnx or openvino; got 'tensorrt'", {"format": "tensorrt"}),
         ("precision is fp32, int8 or int8-weights; got 'fp16'", {"precision": "fp16"}),
-        ("int8 is calibrated on pictures", {"precision": "int8"}),
+        ("int8 is made for OpenVINO alone", {"precision": "int8"}),
+        ("int8 is calibrated on pictures", {"precision": "int8", "format": "openvino"}),
         ("is there and holds no exported model, so it was left alone", {"out": tmp_path / "mine"}),
     ]
     for said, how in refused:
@@ -339,3 +340,24 @@ def test_methods_that_no_graph_can_hold(method: str, said: str, tmp_path: Path) 
     with pytest.raises(UsageError, match=f"{method} cannot be exported: .*{said}"):
         zsad.export(tiny_method(method), out=tmp_path / "model")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["int8", "int8-weights"])
+def test_int8_is_measured(
+    exported: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str
+) -> None:
+    pytest.importorskip("nncf")
+
+    def write(graph: Any, path: Path) -> None:
+        with torch.no_grad():
+            graph(graph.example())
+        shutil.copy(exported / "model.onnx", path)
+
+    monkeypatch.setattr("zsad.exports.writing.write_onnx", write)
+    out = tmp_path / "model"
+    found = zsad.export(made(), "nut", out=out, format="openvino", precision=precision, pictures=str(pictures), allow=True)
+    assert found.precision == precision
+    assert 1e-6 < found.map["worst"] < 0.5  # it is another model, and not another method
+    assert found.tolerance == {"difference": None, "auroc_loss": 0.01, "rank_correlation": 0.95}
+    assert found.auroc is not None

@@ -66,7 +66,7 @@ def export(
         out: the folder that is made.
         batch: compare the pictures of a folder with each other: the encoder is exported, and zsad compares its outputs.
         format: "onnx" (onnxruntime) or "openvino".
-        precision: "fp32"; "int8", weights and activations, calibrated on ``pictures``; "int8-weights", the weights alone.
+        precision: "fp32"; for OpenVINO also "int8", weights and activations, calibrated on ``pictures``, and "int8-weights".
         pictures: what both are compared on: whatever ``list_images`` takes, best the user's own. With a folder called "good"
             beside others, AUROC is compared too. None: example pictures and synthetic defects.
         tolerance: what is let pass; None: 1e-4 in any score and map value, and for int8 an AUROC lower by 0.01, or without
@@ -116,6 +116,10 @@ def _check(out: Path, kind: str, precision: str, pictures: Any, overwrite: bool)
     for name, value, known in (("format", kind, FORMATS), ("precision", precision, PRECISIONS)):
         if value not in known:
             raise UsageError(f"An exported model's {name} is {', '.join(known[:-1])} or {known[-1]}; got {value!r}.")
+    if precision != "fp32" and kind != "openvino":
+        raise UsageError(
+            f"{precision} is made for OpenVINO alone: NNCF cannot read the ONNX graphs of torch. Give --format openvino."
+        )
     if precision == INT8 and pictures is None:
         raise UsageError(
             "int8 is calibrated on pictures like those to come, normal ones for the most part. Give --pictures DIR."
@@ -160,7 +164,7 @@ def write_export(inspector: Inspector, graph: Graph, folder: Path, kind: str, pr
     writers: dict[str, Write] = {"onnx": write_onnx, "openvino": write_openvino}
     writers[kind](graph, path)
     if precision != "fp32":
-        quantize(path, kind, precision, inspector, pictures)
+        quantize(path, precision, inspector, pictures)
     detector, others = inspector.detector, sorted(one for one in folder.iterdir() if one != path)
     model = {
         "files": sha256_of_files([path, *others]),

@@ -24,12 +24,11 @@ PRECISIONS = ("fp32", INT8, INT8_WEIGHTS)
 MOST = 300  # pictures of the calibration
 
 
-def quantize(path: Path, kind: str, precision: str, inspector: Inspector, pictures: Pictures) -> None:
+def quantize(path: Path, precision: str, inspector: Inspector, pictures: Pictures) -> None:
     """Replaces a written model by its int8 form.
 
     Args:
-        path: of the model.
-        kind: "onnx" or "openvino".
+        path: of the model, OpenVINO's.
         precision: ``INT8`` or ``INT8_WEIGHTS``.
         inspector: cuts pictures as it will when it runs.
         pictures: for the ranges of the activations; the first ``MOST``.
@@ -39,7 +38,7 @@ def quantize(path: Path, kind: str, precision: str, inspector: Inspector, pictur
         UsageError: no picture could be read, or NNCF cannot quantize this model.
     """
     require("An int8 model", ("nncf",), "int8")
-    model, save = _opened(path, kind)
+    model = _opened(path)
     with _quiet():
         import nncf
 
@@ -63,9 +62,9 @@ def quantize(path: Path, kind: str, precision: str, inspector: Inspector, pictur
         except Exception as error:  # NNCF fails with whatever its passes trip over
             why = str(error).strip().splitlines() or [type(error).__name__]
             raise UsageError(
-                f"{inspector.detector.name} cannot be quantized ({why[0][:200]}). Give --precision fp32, or --format openvino."
+                f"{inspector.detector.name} cannot be quantized ({why[0][:200]}). Give --precision fp32."
             ) from error
-        save(made, path)
+        save_openvino(made, path)
 
 
 def pixels_of(inspector: Inspector, pictures: Pictures) -> list[Any]:
@@ -88,16 +87,11 @@ def pixels_of(inspector: Inspector, pictures: Pictures) -> list[Any]:
     return found
 
 
-def _opened(path: Path, kind: str) -> tuple[Any, Any]:
-    """A written model, and what writes its successor to the same place."""
-    if kind == "openvino":
-        openvino = load_openvino()
-        weights = path.with_suffix(".bin").read_bytes()  # not mapped, so that the file can be replaced
-        model = openvino.Core().read_model(path.read_bytes(), openvino.Tensor(np.frombuffer(weights, np.uint8)))
-        return model, save_openvino
-    import onnx
-
-    return onnx.load(str(path)), lambda made, place: onnx.save(made, str(place))
+def _opened(path: Path) -> Any:
+    """A written model, held in memory and not mapped, so that its files can be replaced."""
+    openvino = load_openvino()
+    weights = np.frombuffer(path.with_suffix(".bin").read_bytes(), np.uint8)
+    return openvino.Core().read_model(path.read_bytes(), openvino.Tensor(weights))
 
 
 def _is_transformer(inspector: Inspector) -> bool:
