@@ -18,7 +18,7 @@ FLOORS = (
     {"weights"},
     {"backbones", "prompts", "detector"},
     {"methods", "inference"},
-    {"training", "evaluation", "runs", "verification"},
+    {"training", "evaluation", "runs", "verification", "exports"},
     {"cli"},
     {"__init__"},
     {"__main__"},

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from zsad.decision.calibration import Calibration
+from zsad.decision.thresholds import Thresholds
 from zsad.errors import NeedsSet, UsageError
 from zsad.images.rotation import rotated_again
 from zsad.references.memory_bank import marked_rows, reference_banks
@@ -43,6 +45,7 @@ class Detector(WithWeights):
     far_score: float | None = None  # a score that normal pictures do not reach, whatever the others score; None: not known
     # a region's defect word is suggested only where its similarity exceeds the second's by this; None: never
     word_margin: float | None = None
+    why_not_exported: str = ""  # why no graph of another runtime can hold it, and what to do; "": nothing is known of it
 
     def __init__(self, backbone: Backbone) -> None:
         super().__init__()
@@ -77,6 +80,19 @@ class Detector(WithWeights):
     def forward(self, images: Tensor, context: Context) -> Prediction:
         """(B, 3, H, W) preprocessed pictures and a context -> ``Prediction``; pure in evaluation mode."""
         return self.score(self.encode(images), context)
+
+    def called(self, target: str) -> str:
+        """The object's name that is scored by; an exported model knows one only, and raises ``UsageError`` for others."""
+        return target
+
+    def own_levels(self, geometry: Any, value_range: Any) -> tuple[Calibration | None, Thresholds | None]:
+        """The calibration and the thresholds that an exported model has inside; (None, None) for all others.
+
+        Args:
+            geometry: ``Geometry.describe()`` of the pictures; levels hold for those that are cut as at the export.
+            value_range: likewise.
+        """
+        return None, None
 
     def needs_set(self, context: Context) -> bool:
         """True where a picture's score depends on the other pictures; then ``score_set`` is the way."""

@@ -17,7 +17,7 @@ __all__ = ["check_out", "inspector_settings", "joined", "method_arguments", "nam
 
 # ------------------------------------------------------------------ the detector
 Target = Annotated[str, typer.Option(help="What is to be seen, as a person would say it: 'metal nut'.")]
-Method = Annotated[str, typer.Option(help="A method, or method.tag; see zsad list methods.")]
+Method = Annotated[str, typer.Option(help="A method, method.tag, or the folder of an exported model; see zsad list methods.")]
 Backbone = Annotated[str | None, typer.Option(help="Image encoder, instead of the method's own.")]
 Checkpoint = Annotated[Path | None, typer.Option(help="Learned weights of the method.")]
 Words = Annotated[list[str] | None, typer.Option(help="Defect word, where the method takes them; repeat for more.")]

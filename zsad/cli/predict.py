@@ -215,7 +215,7 @@ def calibration_facts(inspector: Inspector, settings: Mapping[str, Any]) -> dict
     if made is None:
         return None
     shares = made.shares(settings["max_false_alarms"], settings["review_false_alarms"])
-    facts = {"file": str(settings["calibration"]), "kind": made.kind, "normal_pictures": len(made)}
+    facts = {"file": str(settings["calibration"] or "of the exported model"), "kind": made.kind, "normal_pictures": len(made)}
     return facts | {"max_false_alarms": shares[0], "review_false_alarms": shares[1]}
 
 

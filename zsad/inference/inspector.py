@@ -10,7 +10,7 @@ import torch
 
 from zsad.common.arguments import checked
 from zsad.decision.calibration import Calibration, resolve_thresholds
-from zsad.decision.thresholds import Thresholds, fixed
+from zsad.decision.thresholds import Thresholds, fixed, with_pixel
 from zsad.detector import Detector
 from zsad.images.in_memory import is_in_memory
 from zsad.images.intensity import check_range
@@ -108,20 +108,24 @@ class Inspector(WithReferences):
         batch: bool | str = "auto",
         **arguments: Any,
     ) -> None:
-        self.target = check_target(target)
-        self.calibration = Calibration.load(calibration) if isinstance(calibration, (str, Path)) else calibration
-        below = None if self.calibration is not None and threshold is None else review_at  # below the calibration's level then
-        given, own = fixed(threshold, below, pixel_threshold), None if below is not None else review_at
-        self.thresholds = resolve_thresholds(given, self.calibration, max_false_alarms, review_false_alarms, own)
-        self.device = pick_device(device)
+        called, self.device = check_target(target), pick_device(device)
         self.precision = pick_precision(precision, self.device)
         self.batch_size = at_least_one("batch_size", default_batch(self.device) if batch_size is None else batch_size)
         self.workers = at_least_one("workers", workers)
         self.value_range = check_range(value_range)
         self.geometry = read_geometry(tile, overlap, roi, keep_aspect)
         self.coreset, self.batch = share_of_rows(coreset), batch_mode(batch)
+        given = Calibration.load(calibration) if isinstance(calibration, (str, Path)) else calibration
         self.detector = build_method(method, backbone, checkpoint, arguments).to(self.device).eval()
         self.detector.require_trained()
+        self.target = self.detector.called(called)
+        inside = self.detector.own_levels(self.geometry.describe(), self.value_range)
+        self.calibration = inside[0] if given is None and threshold is None else given
+        below = None if self.calibration is not None and threshold is None else review_at  # below the calibration's level then
+        levels, own = fixed(threshold, below, pixel_threshold), None if below is not None else review_at
+        self.thresholds = resolve_thresholds(levels, self.calibration, max_false_alarms, review_false_alarms, own)
+        if self.thresholds.anomalous is None and inside[1] is not None:
+            self.thresholds = with_pixel(inside[1], self.thresholds)
         encoder, scorer = self._encoder(), self._scorer(Context())
         self.references = ReferenceSet(encoder) if references is None else open_references(references, scorer, encoder)
         self.context = self._prepared()

@@ -121,7 +121,7 @@ class Compact(Detector):
         """(B, 3, H, W) -> the raw stages 2 to 6, and in ``streams["vit"]`` the second tower's blocks, of length one."""
         streams = {} if self.vit is None else {"vit": second_blocks(self.vit, images, self.backbone.preprocess)}
         if self.vit_alone:
-            return ImageFeatures(images.new_zeros(len(images), 0), streams=streams)
+            return ImageFeatures(images.new_zeros(images.shape[0], 0), streams=streams)
         return replace(self.encode_for_loss(images), streams=streams)
 
     def encode_for_loss(self, images: Tensor) -> ImageFeatures:
