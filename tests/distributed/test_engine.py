@@ -20,6 +20,7 @@ from typer.testing import CliRunner, Result
 
 from zsad.cli import app
 from zsad.cli.predict_engine import watched
+from zsad.distributed.job import in_process
 from zsad.distributed.ray_engine import RayEngine, load_ray, plain_errors, pool_of
 from zsad.distributed.scorer import BatchScorer
 from zsad.distributed.specification import Specification
@@ -56,7 +57,7 @@ def test_one_cpu_stays_free() -> None:
         (["--engine", "ray", "--maps", "png"], "With --engine maps need both --maps (png or npy) and --maps-out"),
         (
             ["--engine", "ray", "--method", "musc", "--backbone", "compact"],
-            "which does not divide among machines. Give --batch on",
+            "musc cannot compare pictures with a pool of others",
         ),
     ],
 )
@@ -105,6 +106,49 @@ def test_what_a_worker_says_comes_through() -> None:
         raise RayTaskError("f", "trace", inner)
     with pytest.raises(UsageError, match="A worker has no zsad, or one without"), plain_errors():
         raise RayTaskError("f", "ModuleNotFoundError: No module named 'zsad.distributed'", ModuleNotFoundError("zsad"))
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The engine is this process."""
+    monkeypatch.setattr(RayEngine, "__call__", lambda self, scorer, units: in_process(scorer, units))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("here")
+def test_a_pool_is_made_kept_and_used_again(tmp_path: Path) -> None:
+    folder_of(tmp_path / "in", 12, 1)
+    (tmp_path / "list.txt").write_text("\n".join(str(path) for path in sorted((tmp_path / "in").iterdir())))
+    words = [f"@{tmp_path / 'list.txt'}", "--engine", "ray", "--method", "subspacead", "--backbone", "tiny"]
+    words += ["--set", "rotations=0", "--pool-size", "9", "--out", str(tmp_path / "out")]
+    done = call(*words)
+    assert done.exit_code == 0, done.output
+    assert "Pictures were compared with a pool of 9, drawn by seed." in done.stdout
+    first = rows_of(tmp_path / "out")
+    assert len(first) == 13
+    with (tmp_path / "list.txt").open("a") as file:
+        file.write(f"\n{tmp_path / 'new.png'}")
+    folder_of(tmp_path / "other", 1)
+    (tmp_path / "other/00.png").rename(tmp_path / "new.png")
+    again = json.loads(call(*words, "--json").stdout)
+    assert sum(again["counts"].values()) == 14
+    second = rows_of(tmp_path / "out")
+    assert {name: second[name]["score"] for name in first} == {name: row["score"] for name, row in first.items()}
+    pool = json.loads((tmp_path / "out/manifest.json").read_text())["pool"]
+    assert pool["pieces"] == 9
+
+
+def test_a_stop_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def stopped(engine: RayEngine, scorer: Any, units: Any) -> Iterator[Done]:
+        raise KeyboardInterrupt
+        yield
+
+    monkeypatch.setattr(RayEngine, "__call__", stopped)
+    folder_of(tmp_path / "in", 2)
+    done = call(tmp_path / "in", "--engine", "ray", "--set", "tower=small", "--out", tmp_path / "out")
+    assert done.exit_code == 130
+    assert done.stderr.endswith("the same command goes on with it.\n")
+    assert not (tmp_path / "out/.zsad/lock").exists()
 
 
 @pytest.mark.slow

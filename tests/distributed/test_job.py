@@ -19,7 +19,8 @@ from zsad.distributed.job import Job, in_process
 from zsad.distributed.levels import Outcome, kind_of
 from zsad.distributed.manifest import manifest_of
 from zsad.distributed.places import Place
-from zsad.distributed.specification import attachments_of, specify
+from zsad.distributed.scorer import BatchScorer
+from zsad.distributed.specification import Specification, attachments_of, specify
 from zsad.distributed.table import arrow_table, recorded, write_part
 from zsad.distributed.work import Done, Unit, UnitScorer, size_of_unit
 from zsad.errors import UsageError, WeightsUnavailable
@@ -226,6 +227,16 @@ def test_the_manifest_holds_no_keys(pictures: Path, tmp_path: Path) -> None:
     spec = replace(job(pictures, tmp_path).specification, source="s3://me:secret@bucket/in?region=x&token=secret")
     assert manifest_of(spec)["source"] == "s3://bucket/in"
     assert "secret" not in json.dumps(manifest_of(spec))
+
+
+def test_paths_have_one_spelling(tmp_path: Path) -> None:
+    scorer = BatchScorer(Specification({}, {}, source="memory://bucket/in"))
+    assert scorer.path_of("bucket/in/a/b.png") == scorer.path_of("memory://bucket/in/a/b.png") == "memory://bucket/in/a/b.png"
+    assert scorer.name_of("memory://bucket/in/a/b.png") == "a/b.png"
+    local = BatchScorer(Specification({}, {}, source=str(tmp_path)))
+    assert local.path_of(f"file:{tmp_path}/a.png") == local.path_of(f"file://{tmp_path}/a.png") == f"{tmp_path}/a.png"
+    assert local.name_of(f"{tmp_path}/x/a.png") == "x/a.png"
+    assert local.name_of("/elsewhere/a.png") == "a.png"
 
 
 def test_units_grow_to_a_limit() -> None:

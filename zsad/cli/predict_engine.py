@@ -21,7 +21,7 @@ from zsad.distributed.job import Job
 from zsad.distributed.levels import Outcome
 from zsad.distributed.manifest import read_manifest
 from zsad.distributed.places import Place, is_store
-from zsad.distributed.pool import POOL, POOL_FILE, draw, kept_pool, make_pool
+from zsad.distributed.pool import POOL, POOL_FILE, draw, kept_pool, make_pool, pooled_form
 from zsad.distributed.ray_engine import RayEngine, load_ray
 from zsad.distributed.scorer import BatchScorer
 from zsad.distributed.specification import LEVELS, Specification, attachments_of, go_offline, specify
@@ -102,7 +102,7 @@ def source_of(text: str) -> str:
 
 
 def job_of(given: Mapping[str, Any], inspector: Inspector, settings: Mapping[str, Any], source: str) -> Job:
-    """The run, with its pool where pictures are compared with one."""
+    """The run, with its pool where pictures are compared with one: asked for, or because the method always compares."""
     pictures = None
     if source.startswith("@"):
         listed = [str(Path(path).absolute()) for path in read_paths(Path(source[1:]).read_bytes(), f"The list {source[1:]!r}")]
@@ -112,13 +112,8 @@ def job_of(given: Mapping[str, Any], inspector: Inspector, settings: Mapping[str
         network=given["allow_downloads"],
     )  # fmt: skip
     attachments = attachments_of(inspector)
-    if given["batch"] == "on":
+    if given["batch"] == "on" or inspector.needs_set:
         spec = with_pool(given, inspector, spec, attachments, pictures)
-    elif inspector.needs_set:
-        raise UsageError(
-            f"{inspector.detector.name} compares pictures with each other, which does not divide among machines. Give --batch "
-            "on: then each is compared with a pool of others."
-        )
     return Job(spec, attachments, given["out"], given["retry_errors"], given["overwrite"], pictures)
 
 
@@ -130,14 +125,17 @@ def with_pool(
     pictures: Iterable[tuple[str, str]] | None,
 ) -> Specification:
     """Draws and encodes the pool, or takes that of the table that is gone on with; adds it to the attachments."""
+    pooled_form(inspector)
     place, seed = Place(given["out"]), int(inspector.detector.arguments().get("seed", 0))
-    kept = None if given["overwrite"] else kept_pool(place, read_manifest(place), seed)
+    manifest = None if given["overwrite"] else read_manifest(place)
+    kept = kept_pool(place, manifest, seed)
     if kept is None:
         listed = Place(spec.source).pictures() if pictures is None else pictures
         scorer = BatchScorer(spec)
         drawn = draw((path for path, _ in listed), given["pool_size"], seed)
         kept = make_pool(inspector, map(scorer.ref, drawn), seed)
-        place.write(POOL_FILE, kept[0])
+        if manifest is None:  # else the table was made with another pool, and the run is refused
+            place.write(POOL_FILE, kept[0])
     attachments[POOL_FILE] = kept[0]
     return replace(spec, pool=kept[1])
 

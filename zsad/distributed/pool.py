@@ -14,13 +14,14 @@ from typing import Any
 
 from safetensors.torch import load, save
 
+from zsad.detector import Detector
 from zsad.distributed.places import Place
 from zsad.errors import UsageError
 from zsad.images.reading import ImageRef
 from zsad.inference.inspector import Inspector
 from zsad.types import Bank
 
-__all__ = ["POOL", "POOL_FILE", "draw", "kept_pool", "make_pool", "pooled_inspector"]
+__all__ = ["POOL", "POOL_FILE", "draw", "kept_pool", "make_pool", "pooled_form", "pooled_inspector"]
 
 POOL = 250  # pictures; as many as the embedded default takes components of in a folder
 POOL_FILE = "pool.safetensors"
@@ -35,6 +36,17 @@ def draw(paths: Iterable[str], size: int, seed: int) -> list[str]:
     return heapq.nsmallest(size, paths, key=digest)
 
 
+def pooled_form(inspector: Inspector) -> Detector:
+    """The detector that compares pictures with a pool. Raises ``UsageError`` where the method has none."""
+    found = inspector.detector.against_pool(inspector.context)
+    if found is None:
+        raise UsageError(
+            f"{inspector.detector.name} cannot compare pictures with a pool of others, and comparing all with all does not "
+            "divide among machines. Choose a method that can, compact or subspacead, or leave --engine out."
+        )
+    return found
+
+
 def make_pool(inspector: Inspector, refs: Iterable[ImageRef], seed: int) -> tuple[bytes, dict[str, Any]]:
     """Encodes the pool; returns it as a safetensors file, and its description for the manifest.
 
@@ -46,12 +58,7 @@ def make_pool(inspector: Inspector, refs: Iterable[ImageRef], seed: int) -> tupl
     Raises:
         UsageError: the method has no such mode, or too few pictures could be read.
     """
-    detector = inspector.detector.against_pool(inspector.context)
-    if detector is None:
-        raise UsageError(
-            f"{inspector.detector.name} cannot compare pictures with a pool of others. Leave --batch out, or choose a method "
-            "that can: compact, musc or subspacead."
-        )
+    detector = pooled_form(inspector)
     scorer = inspector.with_detector(detector).scorer()
     features = [found for _, _, found in scorer.encoded(refs) if found is not None]
     banks = detector.pool_banks(features, inspector.context)
@@ -76,7 +83,5 @@ def pooled_inspector(inspector: Inspector, attachments: Mapping[str, bytes]) -> 
     tensors = load(attachments[POOL_FILE])
     keys = {key.rpartition("/")[0] for key in tensors}
     banks = {key: Bank(tensors[f"{key}/rows"], tensors[f"{key}/source"]).to(inspector.device) for key in sorted(keys)}
-    detector = inspector.detector.against_pool(inspector.context)
-    assert detector is not None
     context = replace(inspector.context, banks={**inspector.context.banks, **banks})
-    return inspector.with_detector(detector, context)
+    return inspector.with_detector(pooled_form(inspector), context)

@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from zsad.common.file_names import printable
-from zsad.distributed.places import place_of
+from zsad.distributed.places import normal_path, place_of
 from zsad.distributed.specification import Attachments, Specification
 from zsad.distributed.table import COLUMNS, arrow_table
 from zsad.errors import ImageError
@@ -65,7 +66,7 @@ class BatchScorer:
         """One row per picture, in the order given."""
         inspector = self.inspector
         begun, found = time.perf_counter(), list[dict[str, Any]]()
-        plain = [str(path) for path in paths]
+        plain = [self.path_of(str(path)) for path in paths]
         refs = self._refs(plain, [None] * len(plain) if contents is None else contents)
         for path, scored in zip(plain, inspector.scored(refs), strict=True):
             found.append(self._row(inspector, path, scored))
@@ -101,6 +102,11 @@ class BatchScorer:
             why = error.strerror or str(error) or type(error).__name__
             failure = ImageError(f"cannot be fetched: {why}. Try it again: --retry-errors")
             return ImageRef(self.name_of(path), Path(path), failure)
+
+    def path_of(self, path: str) -> str:
+        """A path as the table spells it: engines drop the scheme of a store, or write local files as ``file:/...``."""
+        local = re.sub(r"(?i)^file:/+", "/", path)
+        return normal_path(local, place_of(self.specification.source).before) if self.specification.source else local
 
     def name_of(self, path: str) -> str:
         """The path below the source, or the last part of one that lies elsewhere."""
