@@ -104,6 +104,8 @@ def test_what_a_worker_says_comes_through() -> None:
     inner = UsageError("The worker far has zsad 1, and the run was started with 2. Install the same on all machines.")
     with pytest.raises(UsageError, match=r"^The worker far has zsad 1"), plain_errors():
         raise RayTaskError("f", "trace", inner)
+    with pytest.raises(UsageError, match=r"^The worker far lacks it\.$"), plain_errors():
+        raise RayTaskError("f", "in load\nzsad.errors.UsageError: The worker far lacks it.\n", RuntimeError("the actor died"))
     with pytest.raises(UsageError, match="A worker has no zsad, or one without"), plain_errors():
         raise RayTaskError("f", "ModuleNotFoundError: No module named 'zsad.distributed'", ModuleNotFoundError("zsad"))
 

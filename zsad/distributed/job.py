@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 from zsad.common.folder_lock import FolderLock
 from zsad.common.output_folder import HIDDEN, RUN
@@ -52,7 +51,6 @@ class Job:
     retry_errors: bool = False
     overwrite: bool = False
     pictures: Iterable[tuple[str, str]] | None = None
-    facts: Mapping[str, Any] = field(default_factory=dict)
 
     def run(self, engine: Engine, watch: Watch, far: float | None = None) -> Outcome:
         """Scores what the table lacks, and finishes it.
@@ -79,7 +77,7 @@ class Job:
             for _ in watch(engine(scorer, units[::-1]) if units else iter(()), left, before):
                 pass
             outcome = finish(place, self.specification.thresholds, far)
-            place.write(SUMMARY, json.dumps(outcome.as_dict() | dict(self.facts), indent=1).encode())
+            place.write(SUMMARY, json.dumps(outcome.as_dict(), indent=1).encode())
             place.delete_folder(WORK)
         return outcome
 

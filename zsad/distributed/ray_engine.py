@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import socket
 import sys
 from collections.abc import Iterator
@@ -97,7 +98,6 @@ class RayActor:
 
         pictures = BatchScorer(scorer.scorer.specification, ray.get(attachments[0]))
         self.score = UnitScorer(pictures, scorer.place)
-        _ = pictures.inspector  # loads, so that what is wrong here is found before any unit is lost
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
         columns = [batch[key].tolist() for key in ("file", "group", "pictures")]
@@ -114,16 +114,12 @@ class RayEngine:
         actors: processes that score; None: one per GPU, or one per CPU but one.
         threads: CPUs of each.
         cpus: of a Ray that is started here; None: those of the machine, and with ``actors`` one more than these need.
-
-    Attributes:
-        workers: of the run, once it is started.
     """
 
     address: str | None = None
     actors: int | None = None
     threads: int = 1
     cpus: int | None = None
-    workers: int = 0
 
     def __call__(self, scorer: UnitScorer, units: list[Unit]) -> Iterator[Done]:
         """Scores units; see ``job.Engine``.
@@ -137,7 +133,6 @@ class RayEngine:
             pool = pool_of(found.get("CPU", 0), found.get("GPU", 0), self.actors, self.threads)
             if pool.note:
                 log.warning("%s", pool.note)
-            self.workers = pool.actors
             yield from self._scored(ray, pool, scorer, units)
 
     def _scored(self, ray: Any, pool: Pool, scorer: UnitScorer, units: list[Unit]) -> Iterator[Done]:
@@ -211,6 +206,8 @@ def quiet(ray: Any) -> None:
     context.enable_progress_bars = False
     context.verbose_stats_logs = False
     context.print_on_execution_start = False
+    for name in ("ray.data.exceptions", "ray.data._internal.execution", "ray.data._internal.planner"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # tracebacks of what ends as a sentence
 
 
 @contextmanager
@@ -225,13 +222,15 @@ def plain_errors() -> Iterator[None]:
 
 
 def _plain(error: BaseException) -> ZsadError:
-    """The first error of zsad behind one of Ray; else a sentence that names what is known."""
+    """The sentence of the first error of zsad behind one of Ray; else one that names what is known."""
     seen: BaseException | None = error
     while seen is not None:
         if isinstance(seen, ZsadError):
-            return type(seen)(str(seen.args[0]).partition("\n")[0]) if not isinstance(seen, MissingExtra) else seen
+            return UsageError(str(seen.args[0]).partition("\n")[0])
         seen = getattr(seen, "cause", None) or seen.__cause__
     text = str(error)
+    if named := re.findall(r"zsad\.errors\.\w+: (.+)", text):  # of an actor that failed while it loaded
+        return UsageError(named[-1].strip())
     if "No module named 'zsad" in text:
         return UsageError("A worker has no zsad, or one without zsad.distributed. Install the same version on all machines.")
     lines = [line for line in text.strip().splitlines() if line.strip()]
