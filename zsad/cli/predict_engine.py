@@ -147,14 +147,16 @@ def watched(done: Iterator[Done], left: int, before: int) -> Iterator[Done]:
         typer.echo(f"zsad: {many(before, 'picture is', 'pictures are')} in the table already, {left} to score.", err=True)
     bar = tqdm(total=left, desc="scoring", unit="picture", disable=None)
     begun = told = time.monotonic()
-    scored = errors = 0
+    scored = errors = first = 0
     with bar:
         for one in done:
             scored, errors = scored + one.pictures, errors + one.errors
             bar.update(one.pictures)
             now = time.monotonic()
-            if not sys.stderr.isatty() and now - told >= SECONDS:
-                told, rate = now, scored / (now - begun)
+            if not first:
+                begun, first = now, scored  # the time before has the start of Ray and the loading of models
+            elif not sys.stderr.isatty() and now - told >= SECONDS:
+                told, rate = now, (scored - first) / (now - begun)
                 rest = (left - scored) / rate / 60
                 typer.echo(
                     f"zsad: {scored} of {left}, {errors} errors, {rate:.1f} per second, {rest:.0f} minutes to go", err=True
