@@ -221,7 +221,8 @@ def equal(scratch: Path, count: int, side: int, workers: list[int]) -> None:
         for path in (ROOT / "demo/examples" / folder).glob("*.png"):
             (source / folder).mkdir(exist_ok=True)
             (source / folder / path.name).write_bytes(path.read_bytes())
-    hostile = [(name, data) for name, data in contents() if name.startswith(("cut-0.02", "empty", "zeros", "page", "pointer"))]
+    kinds = ("cut-0.02", "empty.", "zeros", "page", "pointer")
+    hostile = [(name, data) for name, data in contents() if name.startswith(kinds) and not name.endswith(".avi")]
     hostile += [(f"again-{name}", data) for name, data in hostile]
     (source / "hostile").mkdir()
     for name, data in hostile[:60]:

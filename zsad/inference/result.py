@@ -25,23 +25,14 @@ _EIGHT = np.ones((3, 3), dtype=bool)
 
 @dataclass(frozen=True)
 class Region:
-    """A connected place of a picture whose map reaches the pixel threshold. All numbers in pixels of the original picture.
+    """A connected place of a picture whose map reaches the pixel threshold. All numbers in pixels of the original picture."""
 
-    Attributes:
-        box: x0, y0, x1, y1; x1 and y1 are one past the last pixel.
-        area: pixels.
-        peak: largest value of the map inside.
-        contour: (x, y) corners of the outer boundary, clockwise, along the pixels' edges.
-        suggested_word: defect word, only where it stands out from the others.
-        margin: by how much.
-    """
-
-    box: tuple[int, int, int, int]
-    area: int
-    peak: float
-    contour: tuple[tuple[int, int], ...]
-    suggested_word: str | None = None
-    margin: float | None = None
+    box: tuple[int, int, int, int]  # x0, y0, x1, y1; x1 and y1 are one past the last pixel
+    area: int  # pixels
+    peak: float  # largest value of the map inside
+    contour: tuple[tuple[int, int], ...]  # (x, y) corners of the outer boundary, clockwise, along the pixels' edges
+    suggested_word: str | None = None  # defect word, only where it stands out from the others
+    margin: float | None = None  # by how much
 
     def moved(self, x: int, y: int) -> Region:
         """The same region in a picture that begins x pixels further left and y pixels further up."""
