@@ -102,6 +102,14 @@ class Detector(WithWeights):
         """This detector with pictures compared with each other (``needs_set``), where it can do so or not; None: it cannot."""
         return None
 
+    def against_pool(self, context: Context) -> Detector | None:
+        """This detector with every picture scored by itself against a pool of others (``pool_banks``); None: it cannot."""
+        return None
+
+    def pool_banks(self, features: Sequence[ImageFeatures], context: Context) -> dict[str, Bank]:
+        """Banks, beside the context's, by which ``against_pool`` compares pictures with a pool (B = 1 each, as it encodes)."""
+        raise UsageError(f"{self.name} cannot compare pictures with a pool of others.")
+
     def scales_within_set(self, context: Context) -> str:
         """How to avoid that scores are scaled to a set's own extremes, where they are; "": they are not."""
         return ""

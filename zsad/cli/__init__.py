@@ -18,6 +18,7 @@ from zsad.cli import (  # noqa: F401  (each file registers its command)
     prompts,
     push,
     references,
+    report,
     verify,
     watch,
 )

@@ -65,6 +65,27 @@ SkipMasks = Annotated[
     Literal["auto", "on", "off"],
     typer.Option(help="Leave out masks beside their pictures (1_mask.png); auto: where every picture has one."),
 ]
+# ------------------------------------------------------------------ many machines
+Engine = Annotated[
+    Literal["ray"] | None,
+    typer.Option(help="Score on a cluster, or in several processes of this machine, into a Parquet table in --out."),
+]
+Address = Annotated[
+    str | None, typer.Option(help="Of the Ray cluster: auto, or host:port; by default Ray runs on this machine alone.")
+]
+Actors = Annotated[
+    int | None, typer.Option(min=1, help="Processes that score, with --engine; by default all CPUs but one, or one per GPU.")
+]
+MapsOut = Annotated[str | None, typer.Option(help="Folder or address for the maps, with --engine and --maps.")]
+RetryErrors = Annotated[
+    bool, typer.Option("--retry-errors", help="With --engine: score pictures again that are errors in the table.")
+]
+PoolSize = Annotated[
+    int, typer.Option("--pool-size", min=1, help="With --engine and --batch on: pictures that all are compared with.")
+]
+AllowDownloads = Annotated[
+    bool, typer.Option("--allow-downloads", help="With --engine: workers may download weights that they lack.")
+]
 # ------------------------------------------------------------------ a data set
 Layout = Annotated[str | None, typer.Option(help="Of the data set, where it fits several.")]
 Categories = Annotated[str | None, typer.Option(help="Only these, with commas between.")]

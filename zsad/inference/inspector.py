@@ -20,7 +20,7 @@ from zsad.inference.encoded import Encoded, answers, encode_pictures
 from zsad.inference.few_shot import WithReferences, open_references
 from zsad.inference.reference_set import ReferenceSet
 from zsad.inference.result import Result
-from zsad.inference.scorer import Scored
+from zsad.inference.scorer import Scored, Scorer
 from zsad.inference.settings import (
     AUTO_FEWEST,
     at_least_one,
@@ -165,6 +165,14 @@ class Inspector(WithReferences):
     def alone(self) -> Inspector:
         """This inspector with every picture scored by itself, unless the method always compares them."""
         return self._with(batch="off")
+
+    def with_detector(self, detector: Detector, context: Context | None = None) -> Inspector:
+        """This inspector with another form of its detector, and another context."""
+        return self._with(detector=detector, context=context or self.context)
+
+    def scorer(self) -> Scorer:
+        """How pictures reach the detector."""
+        return self._scoring(self.context)
 
     def scored(self, refs: Iterable[ImageRef], *, keep_images: bool = False, folder: Path | None = None) -> Iterator[Scored]:
         """Scores and maps of pictures, before any threshold and at model size; see ``Scorer``.
