@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from zsad.common.arguments import checked
-from zsad.decision.calibration import Calibration, resolve_thresholds
-from zsad.decision.thresholds import Thresholds, fixed, with_pixel
+from zsad.decision.calibration import Calibration
+from zsad.decision.thresholds import Thresholds
 from zsad.detector import Detector
 from zsad.images.in_memory import is_in_memory
 from zsad.images.intensity import check_range
@@ -30,6 +30,7 @@ from zsad.inference.settings import (
     compared,
     default_batch,
     describe_encoder,
+    known_levels,
     pick_device,
     pick_precision,
     share_of_rows,
@@ -115,17 +116,13 @@ class Inspector(WithReferences):
         self.value_range = check_range(value_range)
         self.geometry = read_geometry(tile, overlap, roi, keep_aspect)
         self.coreset, self.batch = share_of_rows(coreset), batch_mode(batch)
-        given = Calibration.load(calibration) if isinstance(calibration, (str, Path)) else calibration
         self.detector = build_method(method, backbone, checkpoint, arguments).to(self.device).eval()
         self.detector.require_trained()
         self.target = self.detector.called(called)
         inside = self.detector.own_levels(self.geometry.describe(), self.value_range)
-        self.calibration = inside[0] if given is None and threshold is None else given
-        below = None if self.calibration is not None and threshold is None else review_at  # below the calibration's level then
-        levels, own = fixed(threshold, below, pixel_threshold), None if below is not None else review_at
-        self.thresholds = resolve_thresholds(levels, self.calibration, max_false_alarms, review_false_alarms, own)
-        if self.thresholds.anomalous is None and inside[1] is not None:
-            self.thresholds = with_pixel(inside[1], self.thresholds)
+        given = {"threshold": threshold, "review_at": review_at, "pixel_threshold": pixel_threshold}
+        rates = max_false_alarms, review_false_alarms
+        self.calibration, self.thresholds = known_levels(inside, calibration, *rates, **given)
         encoder, scorer = self._encoder(), self._scorer(Context())
         self.references = ReferenceSet(encoder) if references is None else open_references(references, scorer, encoder)
         self.context = self._prepared()
