@@ -24,6 +24,7 @@ __all__ = [
     "method_class",
     "register",
     "register_backbone",
+    "register_folders",
 ]
 
 log = logging.getLogger("zsad")
@@ -31,6 +32,7 @@ Method = TypeVar("Method", bound=type)
 Loader = Callable[..., Any]
 _methods: dict[str, type] = {}
 _backbones: dict[str, Loader] = {}
+_folders: list[tuple[Callable[[str], bool], type, Loader]] = []  # of methods that a folder holds
 _fixed: set[str] = set()  # backbones whose size and activation are their own, whatever a recipe says
 _FALLBACK = "openclip:"  # a bare "architecture.tag" is an open_clip name
 
@@ -65,6 +67,24 @@ def register_backbone(name: str, *, fixed: bool = False) -> Callable[[Loader], L
     return add
 
 
+def register_folders(holds: Callable[[str], bool], cls: type, opener: Loader) -> None:
+    """Makes folders known as methods: ``create("model/")``.
+
+    Args:
+        holds: whether a name, which is none of a method, means such a folder.
+        cls: class of the detectors.
+        opener: called with the name and the keywords of ``create``.
+    """
+    _folders.append((holds, cls, opener))
+
+
+def _folder(name: str) -> tuple[type, Loader] | None:
+    """Class and opener of the folder that a name means; None: it means none."""
+    if name in _methods:
+        return None
+    return next(((cls, opener) for holds, cls, opener in _folders if holds(name)), None)
+
+
 def list_methods() -> list[str]:
     """Names that ``create`` takes, sorted."""
     return sorted(_methods)
@@ -76,11 +96,13 @@ def list_backbones() -> list[str]:
 
 
 def method_class(name: str) -> Any:
-    """The class behind a method's name; a tag behind a dot is left out of account.
+    """The class behind a method's name, or an exported folder's; a tag behind a dot is left out of account.
 
     Raises:
         UnknownName: no such method.
     """
+    if folder := _folder(name):
+        return folder[0]
     stem = name.partition(".")[0]
     if stem not in _methods:
         raise UnknownName.among("method", stem, _methods)
@@ -133,7 +155,8 @@ def create(name: str, *, backbone: str | Backbone | None = None, checkpoint: str
     """Builds a method, in evaluation mode, on the CPU.
 
     Args:
-        name: a method's name, or ``"method.tag"`` for the checkpoint of that tag in ``checkpoints/index.toml``.
+        name: a method's name, ``"method.tag"`` for the checkpoint of that tag in ``checkpoints/index.toml``, or the path of a
+            folder that ``zsad.export`` wrote.
         backbone: a name (loaded by the method's recipe), a built backbone, or None for the recipe's own.
         checkpoint: path of learned weights; overrides the tag.
         **arguments: the method's constructor keywords. Where one is left out, what the checkpoint was saved with (or what its
@@ -143,6 +166,8 @@ def create(name: str, *, backbone: str | Backbone | None = None, checkpoint: str
         UnknownName: no such method, tag or keyword.
         WeightsError: weights cannot be had or do not fit.
     """
+    if folder := _folder(name):
+        return folder[1](name, backbone=backbone, checkpoint=checkpoint, **arguments)
     cls = method_class(name)
     known = [key for key in inspect.signature(cls.__init__).parameters if key not in ("self", "backbone")]
     for key, value in arguments.items():  # before any weights are loaded

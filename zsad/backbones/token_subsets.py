@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from zsad.alignment.blocks import in_blocks
 from zsad.alignment.windows import window_tokens
 from zsad.backbones.blocks import Block
 from zsad.backbones.vit import VisionTransformer
@@ -51,7 +52,7 @@ def encode_subsets(visual: VisionTransformer, images: Tensor, indices: Sequence[
         group should be small beside the others (the whole picture is): it is the one that pays for its last block.
     """
     x = visual.embed(images)  # (B, 1 + L, C)
-    groups = [Group(len(x) * index.shape[0], index.shape[1]) for index in indices]
+    groups = [Group(x.shape[0] * index.shape[0], index.shape[1]) for index in indices]
     blocks = visual.blocks
     rows = _first_block(blocks[0], x, indices, groups) if len(blocks) > 1 else _gather(x, indices)
     for block in blocks[1:-1]:
@@ -59,8 +60,8 @@ def encode_subsets(visual: VisionTransformer, images: Tensor, indices: Sequence[
         rows = _feed(block, rows + block.attn.out_proj(_attend(qkv, groups, block.attn.heads)))
     first, others = _last_block(blocks[-1], rows, groups).tensor_split([groups[0].rows])
     embedded = visual.project(torch.cat([first[:: groups[0].tokens], others]))  # (subsets, D)
-    classes = [part.unflatten(0, (len(x), -1)) for part in embedded.split([group.subsets for group in groups])]
-    return classes, first.view(len(x), -1, groups[0].tokens, first.shape[-1])
+    classes = [part.unflatten(0, (x.shape[0], -1)) for part in embedded.split([group.subsets for group in groups])]
+    return classes, first.view(x.shape[0], -1, groups[0].tokens, first.shape[-1])
 
 
 def encode_windows(visual: VisionTransformer, images: Tensor, scales: Sequence[int]) -> ImageFeatures:
@@ -111,7 +112,7 @@ def _attend(qkv: Tensor, groups: list[Group], heads: int) -> Tensor:
 
 def _feed(block: Block, rows: Tensor) -> Tensor:
     """The MLP half of a block, (R, C), in slices that stay in the cache."""
-    return torch.cat([block.feed(part) for part in rows.split(SLICE)])
+    return torch.cat([block.feed(part) for part in in_blocks(rows, SLICE)])
 
 
 def _last_block(block: Block, rows: Tensor, groups: list[Group]) -> Tensor:

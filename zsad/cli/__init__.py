@@ -1,4 +1,4 @@
-"""The command line: ``zsad predict | watch | calibrate | references | evaluate | finetune | convert | push | demo ...``."""
+"""The command line: ``zsad predict | watch | calibrate | references | evaluate | finetune | convert | export | demo ...``."""
 
 import os
 import sys
@@ -11,6 +11,7 @@ from zsad.cli import (  # noqa: F401  (each file registers its command)
     doctor,
     evaluate,
     explain,
+    export,
     finetune,
     kinds,
     list,
@@ -18,6 +19,7 @@ from zsad.cli import (  # noqa: F401  (each file registers its command)
     prompts,
     push,
     references,
+    report,
     verify,
     watch,
 )

@@ -17,7 +17,7 @@ __all__ = ["check_out", "inspector_settings", "joined", "method_arguments", "nam
 
 # ------------------------------------------------------------------ the detector
 Target = Annotated[str, typer.Option(help="What is to be seen, as a person would say it: 'metal nut'.")]
-Method = Annotated[str, typer.Option(help="A method, or method.tag; see zsad list methods.")]
+Method = Annotated[str, typer.Option(help="A method, method.tag, or the folder of an exported model; see zsad list methods.")]
 Backbone = Annotated[str | None, typer.Option(help="Image encoder, instead of the method's own.")]
 Checkpoint = Annotated[Path | None, typer.Option(help="Learned weights of the method.")]
 Words = Annotated[list[str] | None, typer.Option(help="Defect word, where the method takes them; repeat for more.")]
@@ -70,6 +70,27 @@ AllowUrls = Annotated[bool, typer.Option("--allow-urls", help="Fetch pictures th
 SkipMasks = Annotated[
     Literal["auto", "on", "off"],
     typer.Option(help="Leave out masks beside their pictures (1_mask.png); auto: where every picture has one."),
+]
+# ------------------------------------------------------------------ many machines
+Engine = Annotated[
+    Literal["ray"] | None,
+    typer.Option(help="Score on a cluster, or in several processes of this machine, into a Parquet table in --out."),
+]
+Address = Annotated[
+    str | None, typer.Option(help="Of the Ray cluster: auto, or host:port; by default Ray runs on this machine alone.")
+]
+Actors = Annotated[
+    int | None, typer.Option(min=1, help="Processes that score, with --engine; by default all CPUs but one, or one per GPU.")
+]
+MapsOut = Annotated[str | None, typer.Option(help="Folder or address for the maps, with --engine and --maps.")]
+RetryErrors = Annotated[
+    bool, typer.Option("--retry-errors", help="With --engine: score pictures again that are errors in the table.")
+]
+PoolSize = Annotated[
+    int, typer.Option("--pool-size", min=1, help="With --engine and --batch on: pictures that all are compared with.")
+]
+AllowDownloads = Annotated[
+    bool, typer.Option("--allow-downloads", help="With --engine: workers may download weights that they lack.")
 ]
 # ------------------------------------------------------------------ a data set
 Layout = Annotated[str | None, typer.Option(help="Of the data set, where it fits several.")]

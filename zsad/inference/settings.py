@@ -9,6 +9,8 @@ from typing import Any
 import torch
 
 from zsad.common.file_names import many
+from zsad.decision.calibration import Calibration, resolve_thresholds
+from zsad.decision.thresholds import Thresholds, fixed, with_pixel
 from zsad.detector import Detector
 from zsad.errors import UsageError
 from zsad.inference.scorer import PRECISIONS, Scorer
@@ -25,6 +27,7 @@ __all__ = [
     "compared",
     "default_batch",
     "describe_encoder",
+    "known_levels",
     "pick_device",
     "pick_precision",
     "share_of_rows",
@@ -55,6 +58,37 @@ def check_target(target: str) -> str:
             f"tokens. Give a name of at most {TARGET_WORDS} words and {TARGET_CHARACTERS} characters, such as 'metal nut'."
         )
     return target
+
+
+def known_levels(
+    inside: tuple[Calibration | None, Thresholds | None],
+    calibration: Calibration | str | Path | None,
+    max_false_alarms: float | None,
+    review_false_alarms: float | None,
+    *,
+    threshold: float | None,
+    review_at: float | None,
+    pixel_threshold: float | None,
+) -> tuple[Calibration | None, Thresholds]:
+    """The calibration in force, and the levels: what is given goes before the calibration, that before the detector's own.
+
+    Args:
+        inside: the detector's own, ``Detector.own_levels``.
+        calibration: as of ``Inspector``; the others likewise.
+        max_false_alarms: share of normal pictures that may be called anomalous.
+        review_false_alarms: share of normal pictures that may be called anomalous or review.
+        threshold: raw score of the anomalous.
+        review_at: raw score of what is for review.
+        pixel_threshold: map value.
+    """
+    loaded = Calibration.load(calibration) if isinstance(calibration, (str, Path)) else calibration
+    found = inside[0] if loaded is None and threshold is None else loaded
+    below = None if found is not None and threshold is None else review_at  # below the calibration's level then
+    levels, own = fixed(threshold, below, pixel_threshold), None if below is not None else review_at
+    resolved = resolve_thresholds(levels, found, max_false_alarms, review_false_alarms, own)
+    if resolved.anomalous is None and inside[1] is not None:
+        resolved = with_pixel(inside[1], resolved)
+    return found, resolved
 
 
 def pick_device(device: str | torch.device = "auto") -> torch.device:
