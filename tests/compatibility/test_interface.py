@@ -45,7 +45,8 @@ def entries(text: str, heading: str) -> list[tuple[list[str], str, str]]:
 
 @cache
 def parameters(command: str) -> list[Any]:
-    return get_command(app).commands[command].params  # type: ignore[attr-defined]
+    found: Any = get_command(app).commands[command]  # type: ignore[attr-defined]
+    return getattr(found, "commands", {}).get("show", found).params  # "prompts METHOD" is "prompts show METHOD" now
 
 
 def test_the_text_is_read_whole() -> None:
