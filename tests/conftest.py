@@ -23,6 +23,14 @@ def root() -> Path:
     return ROOT
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """How many code blocks of the documentation the tests run, and why the others are not."""
+    from code_blocks import summary
+
+    terminalreporter.section("code blocks of the documentation")
+    terminalreporter.write_line(summary())
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Files with slow tests first, so that no process is left alone with one at the end; tests for a card only with one."""
     if "ZSAD_TEST_DEVICE" not in os.environ and not torch.cuda.is_available():

@@ -13,7 +13,7 @@ from sphinx.application import Sphinx
 def output_lines(output: dict[str, Any]) -> list[str]:
     """A stored output as Markdown: a picture, or text."""
     data = output.get("data", {})
-    for kind in ("image/png", "image/jpeg"):
+    for kind in ("image/jpeg", "image/png"):
         if kind in data:
             return [f"![output of the cell above](data:{kind};base64,{''.join(data[kind]).replace(chr(10), '')})", ""]
     text = "".join(output.get("text", data.get("text/plain", []))).rstrip()

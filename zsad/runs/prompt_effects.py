@@ -127,7 +127,7 @@ def compare_prompts(session: Session, sets: Sequence[Mapping[str, Any]], numbers
         numbers: of the pictures.
 
     Returns:
-        A row per picture, a column per set: raw scores, higher is more anomalous.
+        A row per picture with a column per set, raw scores; higher is more anomalous.
     """
     columns = [_scores(variant(session.inspector, **one), session, numbers) for one in sets]
     return [list(row) for row in zip(*columns, strict=True)]
