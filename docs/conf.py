@@ -8,7 +8,7 @@ from pathlib import Path
 DOCS = Path(__file__).resolve().parent
 sys.path[:0] = [str(DOCS / "_ext"), str(DOCS.parent)]
 
-from zsad.common.version import __version__ as release
+from zsad.common.version import __version__ as release  # noqa: E402 (behind the path to it)
 
 project = "zsad"
 author = "the zsad authors"
@@ -21,6 +21,7 @@ extensions = [
     "sphinx_copybutton",
     "sphinx_design",
     "command_line",
+    "field_comments",
     "notebook_pages",
     "public_names",
     "repository_pages",
@@ -36,6 +37,7 @@ nitpick_ignore_regex = [
     (r"py:.*", r"(Path|Tensor|NDArray|Image|Any|Literal|Iterator|Sequence|Mapping|Collection)"),
     (r"py:.*", r"(Geometry|Reference|Scorer|MaskOf)"),
 ]
+smartquotes = False  # options begin with two hyphens
 suppress_warnings = ["myst.header"]
 
 myst_enable_extensions = ["colon_fence", "deflist"]

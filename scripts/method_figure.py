@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from html import escape
 
 HEIGHT, GAP, ROW, CHAR, PAD = 34, 26, 48, 7.2, 22  # pixels; CHAR is the mean width of a letter at 13 px
-FILL = {"": ("#e8eef5", "#8aa0b8"), "*": ("#fde7c7", "#d08a1d")}  # plain; learned for the method
+FILL = {"": ("#dfe8f3", "#7d95b0"), "*": ("#fbdfb2", "#c98416")}  # plain; learned for the method
+OPTIONAL = "#f5f6f8"  # of what is optional and not learned
 MERGE = 30  # from the end of the longest lane to the first joined box
 
 
@@ -25,7 +26,8 @@ def boxes(lane: str) -> list[tuple[str, bool, bool]]:
 def box(x: float, y: float, label: str, learned: bool, optional: bool) -> str:
     """One box, y being its middle."""
     fill, line = FILL["*" if learned else ""]
-    dash = ' stroke-dasharray="5 4"' if optional else ""
+    fill = OPTIONAL if optional and not learned else fill
+    dash = ' stroke-width="2" stroke-dasharray="6 4"' if optional else ""
     return (
         f'<rect x="{x:.0f}" y="{y - HEIGHT / 2:.0f}" width="{width(label):.0f}" height="{HEIGHT}" rx="6" fill="{fill}" '
         f'stroke="{line}"{dash}/><text x="{x + width(label) / 2:.0f}" y="{y + 4.5:.0f}" text-anchor="middle">{escape(label)}</text>'
@@ -35,7 +37,9 @@ def box(x: float, y: float, label: str, learned: bool, optional: bool) -> str:
 def arrow(x0: float, y0: float, x1: float, y1: float) -> str:
     """From the end of one box to the beginning of another."""
     middle = (x0 + x1) / 2
-    return f'<path d="M{x0:.0f} {y0:.0f}C{middle:.0f} {y0:.0f} {middle:.0f} {y1:.0f} {x1 - 4:.0f} {y1:.0f}" marker-end="url(#a)"/>'
+    return (
+        f'<path d="M{x0:.0f} {y0:.0f}C{middle:.0f} {y0:.0f} {middle:.0f} {y1:.0f} {x1 - 4:.0f} {y1:.0f}" marker-end="url(#a)"/>'
+    )
 
 
 def chain(cells: Sequence[tuple[str, bool, bool]], x: float, y: float) -> tuple[list[str], float]:
@@ -69,7 +73,7 @@ def figure(lanes: Sequence[str], joined: str, title: str) -> str:
     parts, end = chain(boxes(joined), start, middle)
     total, height = end + 8, ROW * (len(lanes) - 1) + HEIGHT + 16
     head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {total:.0f} {height:.0f}" width="{total:.0f}" role="img">'
-    style = '<style>text{font:13px system-ui,sans-serif;fill:#1d2733}path{fill:none;stroke:#8a8f98;stroke-width:1.6}</style>'
+    style = "<style>text{font:13px system-ui,sans-serif;fill:#1d2733}path{fill:none;stroke:#8a8f98;stroke-width:1.6}</style>"
     tip = '<defs><marker id="a" viewBox="0 0 8 8" refX="5" refY="4" markerWidth="6" markerHeight="6" orient="auto">'
     tip += '<path d="M0 0L8 4L0 8z" style="fill:#8a8f98;stroke:none"/></marker></defs>'
     return "\n".join([head, f"<title>{escape(title)}</title>", style, tip, *drawn, *parts, "</svg>"]) + "\n"

@@ -18,8 +18,9 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-import zsad
 from method_figure import figure
+
+import zsad
 from zsad.common.text_table import markdown
 from zsad.inference.listing import listings, traits
 from zsad.verification import list_proofs, verify
@@ -94,7 +95,9 @@ def weights_section(method: str) -> list[str]:
     rows = [{key.replace("trained_on", "learned from"): row[key] for key in keys} for row in checkpoints_of(method)]
     rows = [row | {"name": f"`{row['name']}`"} for row in rows]
     own = traits(method)["auxiliary data"]
-    none = "It learns nothing: the weights are those of its encoder." if own == "no" else "None is published that is known here."
+    none = (
+        "It learns nothing: the weights are those of its encoder." if own == "no" else "None is published that is known here."
+    )
     return ["## Weights", "", *(markdown(rows) if rows else [none]), ""]
 
 
@@ -124,7 +127,9 @@ def method_page(method: str, prose: dict[str, Any], measured: dict[str, Any]) ->
     lines += ["## When not", "", prose["avoid"], "", "## Cost and parity", "", *cost(method, measured), ""]
     lines += weights_section(method)
     lines += ["## Published figures", "", *(f"- {line}." for line in prose["figures"]), ""] if prose["figures"] else []
-    lines += ["## Quirks of the authors' program", "", *(f"- {line}" for line in prose["quirks"]), ""] if prose["quirks"] else []
+    lines += (
+        ["## Quirks of the authors' program", "", *(f"- {line}" for line in prose["quirks"]), ""] if prose["quirks"] else []
+    )
     source = f"Paper: {prose['paper']}. Code: {prose['code']}."
     return "\n".join([*lines, "## Source", "", source, "", *citation(method, prose["paper"])]).rstrip() + "\n"
 

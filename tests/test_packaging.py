@@ -103,6 +103,36 @@ def test_a_wheel_works_outside_the_checkout(built: dict[str, Path], tmp_path: Pa
 
 
 @pytest.mark.slow
+def test_the_command_works_in_an_environment_of_its_own(built: dict[str, Path], tmp_path: Path) -> None:
+    """What uvx and pipx do, but for the dependencies, which come from the environment of the tests."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "own")], check=True)
+    programs = tmp_path / "own" / ("Scripts" if os.name == "nt" else "bin")
+    site = next((tmp_path / "own").rglob("site-packages"))
+    shared = [path for path in sys.path if path.endswith("site-packages")]
+    (site / "shared.pth").write_text("\n".join(shared))
+    target = ["--no-deps", "--no-index", "--target", str(site), "--quiet", str(built["wheel"])]
+    subprocess.run([sys.executable, "-m", "pip", "--disable-pip-version-check", "install", *target], check=True)
+    scripts = dict(
+        line.split(" = ") for line in (next(site.glob("zsad-*.dist-info")) / "entry_points.txt").read_text().splitlines()[1:]
+    )
+    module, _, function = scripts["zsad"].partition(":")
+    (programs / "run.py").write_text(
+        f"import sys; from {module} import {function}; import zsad; print(zsad.__file__); {function}()"
+    )
+    done = subprocess.run(
+        [str(programs / "python"), str(programs / "run.py"), "predict", "--help"],
+        cwd=tmp_path,
+        env={"PATH": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(str(site))
+    assert "--calibration" in done.stdout
+
+
+@pytest.mark.slow
 def test_the_demo_runs_from_a_wheel(built: dict[str, Path], tmp_path: Path) -> None:
     pytest.importorskip("gradio", reason="the extra demo is not installed")
     with zipfile.ZipFile(built["wheel"]) as archive:

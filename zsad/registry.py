@@ -66,7 +66,13 @@ def register_backbone(name: str, *, fixed: bool = False) -> Callable[[Loader], L
 
 
 def list_methods() -> list[str]:
-    """Names that ``create`` takes, sorted."""
+    """Names that ``create`` takes, sorted.
+
+    Example:
+        >>> import zsad
+        >>> "winclip" in zsad.list_methods()
+        True
+    """
     return sorted(_methods)
 
 
@@ -110,6 +116,13 @@ def load_backbone(
     Raises:
         UnknownName: no such backbone.
         WeightsError: its weights cannot be had or do not fit.
+
+    Example:
+        >>> import torch, zsad
+        >>> backbone = zsad.load_backbone("compact")
+        >>> features = backbone.encode_image(torch.zeros(1, 3, 256, 256), taps=(3, 4))
+        >>> {layer: (tap.grid, tuple(tap.patches.shape)) for layer, tap in features.taps.items()}
+        {3: ((16, 16), (1, 256, 80)), 4: ((16, 16), (1, 256, 112))}
     """
     prefix = name.partition(":")[0] + ":" if ":" in name else ""
     if prefix and prefix not in _backbones:
@@ -142,6 +155,17 @@ def create(name: str, *, backbone: str | Backbone | None = None, checkpoint: str
     Raises:
         UnknownName: no such method, tag or keyword.
         WeightsError: weights cannot be had or do not fit.
+
+    Example:
+        >>> import torch, zsad
+        >>> detector = zsad.create("winclip", backbone="tiny")  # random weights, for tests
+        >>> context = detector.prepare("metal nut")
+        >>> context.sentences["normal"][0]
+        'a cropped photo of the metal nut.'
+        >>> side = detector.backbone.image_size
+        >>> prediction = detector(torch.zeros(2, 3, side, side), context)
+        >>> prediction.pred_score.shape, prediction.anomaly_map.shape == (2, side, side)
+        (torch.Size([2]), True)
     """
     cls = method_class(name)
     known = [key for key in inspect.signature(cls.__init__).parameters if key not in ("self", "backbone")]

@@ -26,29 +26,17 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Recipe:
-    """Encoder and input settings of a paper. A backbone that is named by a string is loaded so.
+    """Encoder and input settings of a paper. A backbone that is named by a string is loaded so."""
 
-    Attributes:
-        backbone: name for load_backbone.
-        image_size: side of the square input in pixels.
-        activation: "gelu", "quick_gelu" or None (the backbone's own).
-        position_embedding: "bilinear", "bicubic", "bicubic_antialias" or None (the backbone's own).
-        taps: layers whose patches are scored, 1-based.
-        local_start: first layer of the local (surgery) path, 1-based; None: there is none.
-        follows_weights: weights that state their activation keep it; the recipe's is for state dicts on disk.
-        depth: layers of the paper's tower, which taps and local_start count.
-        optional: of a further encoder: there is none unless one is named.
-    """
-
-    backbone: str
-    image_size: int
-    activation: str | None = None
-    position_embedding: str | None = None
-    taps: tuple[int, ...] = ()
-    local_start: int | None = None
-    follows_weights: bool = False
-    depth: int = 24
-    optional: bool = False
+    backbone: str  # name for load_backbone
+    image_size: int  # side of the square input in pixels
+    activation: str | None = None  # "gelu", "quick_gelu" or None (the backbone's own)
+    position_embedding: str | None = None  # "bilinear", "bicubic", "bicubic_antialias" or None (the backbone's own)
+    taps: tuple[int, ...] = ()  # layers whose patches are scored, 1-based
+    local_start: int | None = None  # first layer of the local (surgery) path, 1-based; None: there is none
+    follows_weights: bool = False  # weights that state their activation keep it; the recipe's is for state dicts on disk
+    depth: int = 24  # layers of the paper's tower, which taps and local_start count
+    optional: bool = False  # of a further encoder: there is none unless one is named
 
     def layers(self, depth: int, taps: Sequence[int] | None = None) -> tuple[int, ...]:
         """The layers to tap in a tower of ``depth`` layers: ``taps`` where they are given, else the paper's, in proportion."""
@@ -62,52 +50,32 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Phase:
-    """A part of a training with its own learning rates.
+    """A part of a training with its own learning rates."""
 
-    Attributes:
-        epochs: of a schedule, the phases' sum is its ``epochs``.
-        rates: learning rate by the beginning of a parameter's name; parameters without one are frozen.
-    """
-
-    epochs: int
-    rates: Mapping[str, float]
+    epochs: int  # of a schedule, the phases' sum is its ``epochs``
+    rates: Mapping[str, float]  # learning rate by the beginning of a parameter's name; parameters without one are frozen
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """Optimiser settings of a paper: the defaults of ``zsad.train``. The number of epochs is fixed.
+    """Optimiser settings of a paper: the defaults of ``zsad.train``. The number of epochs is fixed."""
 
-    Attributes:
-        optimizer: "adam", "adamw" or "stable_adamw".
-        lr: learning rate, the highest of "one_cycle" and of "cosine".
-        epochs: passes over the pictures.
-        batch_size: pictures per step, over all processes and parts of a step together.
-        betas: decay of the optimiser's two moments.
-        weight_decay: of the optimiser.
-        clip: largest norm of the gradient; None: any.
-        one_name: a step holds pictures of one category, since the loss takes one context.
-        labels_only: the loss has a term that learns from labels, so pictures without masks are of use.
-        lr_schedule: "constant"; "one_cycle": it rises to lr and falls to nothing; "cosine": it falls to last_lr.
-        last_lr: learning rate at the end of "cosine".
-        phases: one after the other; (): all parameters learn at lr for ``epochs``.
-        references: normal pictures of the same category that each picture comes with, drawn anew in every step.
-        mosaic: part of the steps' pictures that become a 2 x 2 mosaic with others of their category.
-    """
-
-    optimizer: str = "adam"
+    optimizer: str = "adam"  # or "adamw", "stable_adamw"
     lr: float = 1e-3
     epochs: int = 5
-    batch_size: int = 8
+    batch_size: int = 8  # pictures per step, over all processes and parts of a step together
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 0.0
-    clip: float | None = None
-    one_name: bool = True
-    labels_only: bool = False
-    lr_schedule: str = "constant"
-    last_lr: float = 0.0
-    phases: tuple[Phase, ...] = ()
-    references: int = 0
-    mosaic: float = 0.0
+    clip: float | None = None  # largest norm of the gradient
+    one_name: bool = True  # a step holds pictures of one category, since the loss takes one context
+    labels_only: bool = False  # the loss has a term that learns from labels, so pictures without masks are of use
+    lr_schedule: str = "constant"  # or "one_cycle": it rises to lr and falls to nothing; "cosine": it falls to last_lr
+    last_lr: float = 0.0  # of "cosine"
+    warmup: int = 0  # first steps of a run, in which the rate rises in a line from 0; ``lr_schedule`` follows them
+    phases: tuple[Phase, ...] = ()  # one after the other; (): all parameters learn at lr for ``epochs``
+    references: int = 0  # normal pictures of the same category that each picture comes with, drawn anew in every step
+    anomalous: int = 0  # pictures of its category with a defect and its mask, likewise; of its own kind where it has one
+    mosaic: float = 0.0  # part of the steps' pictures that become a 2 x 2 mosaic with others of their category
 
 
 def each_tensor(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
@@ -123,17 +91,11 @@ def each_tensor(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
 
 @dataclass(frozen=True)
 class Tap:
-    """Tokens of one layer.
+    """Tokens of one layer."""
 
-    Attributes:
-        patches: (B, L, C), raw hidden states.
-        grid: (h, w) in patches, h * w == L.
-        cls: (B, C) class token; None: the tower has none.
-    """
-
-    patches: Tensor
-    grid: tuple[int, int]
-    cls: Tensor | None = None
+    patches: Tensor  # (B, L, C), raw hidden states
+    grid: tuple[int, int]  # (h, w) with h * w == L
+    cls: Tensor | None = None  # (B, C)
 
 
 @dataclass(frozen=True)
@@ -142,16 +104,11 @@ class ImageFeatures:
 
     ``features[i:j]`` cuts pictures out, ``len(features)`` is B. A method that looks at several views of a picture keeps each
     as a stream, its patches turned back to where they lie in the picture.
-
-    Attributes:
-        image: (B, D), one vector per picture.
-        taps: layer -> tokens of the plain stream.
-        streams: name -> layer -> tokens of another stream.
     """
 
-    image: Tensor
-    taps: Mapping[int, Tap] = field(default_factory=dict)
-    streams: Mapping[str, Mapping[int, Tap]] = field(default_factory=dict)
+    image: Tensor  # (B, D)
+    taps: Mapping[int, Tap] = field(default_factory=dict)  # layer -> tokens of the plain stream
+    streams: Mapping[str, Mapping[int, Tap]] = field(default_factory=dict)  # name -> layer -> tokens of another stream
 
     def __len__(self) -> int:
         return self.image.shape[0]
@@ -166,17 +123,11 @@ class ImageFeatures:
 
 @dataclass(frozen=True)
 class Bank:
-    """Memory bank of one layer or scale: reference rows, each with the number of the reference that it came from.
+    """Memory bank of one layer or scale: reference rows, each with the number of the reference that it came from."""
 
-    Attributes:
-        rows: (M, C), features of reference patches.
-        source: (M,) int64, number of the reference; normal ones first.
-        sign: +1 normal examples, -1 anomalous examples.
-    """
-
-    rows: Tensor
-    source: Tensor
-    sign: int = 1
+    rows: Tensor  # (M, C)
+    source: Tensor  # (M,) int64, number of the reference; normal ones first
+    sign: int = 1  # +1 normal examples, -1 anomalous examples
 
     def to(self, device: torch.device | str) -> Bank:
         """The same bank on another device."""
@@ -238,36 +189,24 @@ class Context:
 class References:
     """Normal (and, where a method takes them, anomalous) reference images of a category, preprocessed for the backbone.
 
-    Attributes:
-        normal: (K, 3, H, W) normal pictures.
-        anomalous: (K', 3, H, W) pictures with a defect.
-        masks: (K', H, W) of the anomalous ones, 1 = defect; None: all of each picture counts.
-        sources: one name per picture, normal first.
-        banks: what ``Detector.banks`` made of pictures that were encoded before, which stand for them.
+    ``banks`` stands for pictures that were encoded before: what ``Detector.banks`` made of them.
     """
 
-    normal: Tensor | None = None
-    anomalous: Tensor | None = None
-    masks: Tensor | None = None
-    sources: tuple[str, ...] = ()
-    banks: Mapping[str, Bank] = field(default_factory=dict)
+    normal: Tensor | None = None  # (K, 3, H, W)
+    anomalous: Tensor | None = None  # (K', 3, H, W)
+    masks: Tensor | None = None  # (K', H, W) of the anomalous ones, 1 = defect; None: all of each picture counts
+    sources: tuple[str, ...] = ()  # one name per picture, normal first
+    banks: Mapping[str, Bank] = field(default_factory=dict)  # of pictures that were encoded before
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """Anomaly scores and anomaly maps of B pictures. Higher is more anomalous, in both.
+    """Anomaly scores and anomaly maps of B pictures. Higher is more anomalous, in both."""
 
-    Attributes:
-        pred_score: (B,), one score per picture.
-        anomaly_map: (B, H, W) at model size.
-        word_maps: (B, len(context.words), h, w), similarity of each place to each defect word.
-        notes: what a person should know of these pictures.
-    """
-
-    pred_score: Tensor
-    anomaly_map: Tensor
-    word_maps: Tensor | None = None
-    notes: tuple[str, ...] = ()
+    pred_score: Tensor  # (B,)
+    anomaly_map: Tensor  # (B, H, W) at model size
+    word_maps: Tensor | None = None  # (B, len(context.words), h, w), similarity of each place to each defect word
+    notes: tuple[str, ...] = ()  # what a person should know of these pictures
 
     def __len__(self) -> int:
         return self.pred_score.shape[0]
@@ -275,27 +214,16 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Batch:
-    """Pictures of one training step, with labels and masks.
+    """Pictures of one training step, with labels and masks."""
 
-    Attributes:
-        images: (B, 3, H, W), or features where the method may cache them.
-        labels: (B,) 0 normal, 1 anomalous.
-        masks: (B, H, W) 1 = defect; None: image labels only.
-        names: category of each picture.
-        kinds: what each picture's defect is called, "" where it is normal or unknown; (): nothing is known.
-        references: normal pictures, ``Schedule.references`` per picture in its order.
-        anomalous: pictures with a defect, as many for each picture, in its order.
-        anomalous_masks: (B', H, W) of these, 1 = defect.
-    """
-
-    images: Tensor | ImageFeatures
-    labels: Tensor
-    masks: Tensor | None
-    names: Sequence[str]
-    kinds: Sequence[str] = ()
-    references: Tensor | ImageFeatures | None = None
-    anomalous: Tensor | ImageFeatures | None = None
-    anomalous_masks: Tensor | None = None
+    images: Tensor | ImageFeatures  # (B, 3, H, W), or features where the method may cache them
+    labels: Tensor  # (B,) 0 normal, 1 anomalous
+    masks: Tensor | None  # (B, H, W) 1 = defect; None: image labels only
+    names: Sequence[str]  # category of each picture
+    kinds: Sequence[str] = ()  # what each picture's defect is called, "" where it is normal or unknown; (): nothing is known
+    references: Tensor | ImageFeatures | None = None  # normal pictures, ``Schedule.references`` per picture in its order
+    anomalous: Tensor | ImageFeatures | None = None  # pictures with a defect, ``Schedule.anomalous`` per picture in its order
+    anomalous_masks: Tensor | None = None  # (B', H, W) of these, 1 = defect
 
 
 class Backbone(Protocol):

@@ -28,7 +28,12 @@ def script() -> ModuleType:
 
 def printed(notebook: Any) -> list[str]:
     """What the cells print, numbers rounded to one digit, since sums differ between machines."""
-    text = ["".join(one.get("text", "")) for cell in notebook.cells for one in cell.get("outputs", []) if one.get("name") == "stdout"]
+    text = [
+        "".join(one.get("text", ""))
+        for cell in notebook.cells
+        for one in cell.get("outputs", [])
+        if one.get("name") == "stdout"
+    ]
     return [re.sub(r"\d+\.\d+", lambda found: f"{float(found[0]):.0f}", one) for one in text]
 
 

@@ -107,7 +107,11 @@ def blocks_of(page: str) -> list[Block]:
 def pages() -> list[str]:
     """README, the start, the concepts, the how-tos and the pages of methods."""
     found = ["README.md", "docs/start.md", "docs/concepts.md", "docs/index.md", "docs/training-on-your-data.md"]
-    return found + [str(path.relative_to(ROOT)) for folder in ("how-to", "methods") for path in sorted((ROOT / "docs" / folder).glob("*.md"))]
+    return found + [
+        str(path.relative_to(ROOT))
+        for folder in ("how-to", "methods")
+        for path in sorted((ROOT / "docs" / folder).glob("*.md"))
+    ]
 
 
 def summary() -> str:
@@ -117,7 +121,9 @@ def summary() -> str:
     run = Counter(one.language for one in code if not one.reason)
     left = Counter(one.reason for one in code if one.reason)
     other = Counter(one.language or "plain" for one in every if one.language not in CODE)
-    lines = [f"{len(code)} code blocks in {len(pages())} pages: {run['console']} of commands and {run['python']} of Python are run."]
+    lines = [
+        f"{len(code)} code blocks in {len(pages())} pages: {run['console']} of commands and {run['python']} of Python are run."
+    ]
     lines += [f"  {count} not run: {reason}" for reason, count in sorted(left.items())]
     return "\n".join([*lines, f"  {other.total()} others hold no code ({', '.join(sorted(other))})."])
 

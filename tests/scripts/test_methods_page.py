@@ -76,7 +76,15 @@ def test_a_figure_shows_what_is_learned_and_what_is_optional(script: ModuleType)
     root = ElementTree.fromstring(drawn)
     space = "{http://www.w3.org/2000/svg}"
     boxes = root.findall(f"{space}rect")
-    assert [one.text for one in root.findall(f"{space}text")] == "picture tower patches references memory distance map".split()
+    assert [one.text for one in root.findall(f"{space}text")] == [
+        "picture",
+        "tower",
+        "patches",
+        "references",
+        "memory",
+        "distance",
+        "map",
+    ]
     assert [one.get("stroke-dasharray") is not None for one in boxes] == [False, False, False, True, True, False, False]
-    assert [one.get("fill") == "#fde7c7" for one in boxes].index(True) == 2
+    assert [one.get("fill") == "#fbdfb2" for one in boxes].index(True) == 2
     assert len(root.findall(f"{space}path")) == 2 + 1 + 2 + 1  # within lanes, from each lane's end, within the chain

@@ -165,12 +165,8 @@ class Inspector(WithReferences):
     def scored(self, refs: Iterable[ImageRef], *, keep_images: bool = False, folder: Path | None = None) -> Iterator[Scored]:
         """Scores and maps of pictures, before any threshold and at model size; see ``Scorer``.
 
-        Where the method compares pictures with each other, features go to disk and the scores come after the last picture.
-
-        Args:
-            refs: from ``list_images``.
-            keep_images: whether each answer carries its picture.
-            folder: for the features; None: a temporary one.
+        Where the method compares pictures with each other, features go to disk (``folder``, or a temporary one) and the
+        scores come after the last picture. ``refs`` are from ``list_images``; ``keep_images`` leaves each picture in its answer.
         """
         scorer = self._scoring(self.context)
         if self.needs_set:

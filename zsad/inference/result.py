@@ -34,6 +34,10 @@ class Region:
         contour: (x, y) corners of the outer boundary, clockwise, along the pixels' edges.
         suggested_word: defect word, only where it stands out from the others.
         margin: by how much its similarity exceeds that of the second word.
+
+    Example:
+        >>> Region(box=(2, 3, 5, 7), area=12, peak=0.9, contour=((2, 3), (5, 3), (5, 7), (2, 7))).moved(10, 20).box
+        (12, 23, 15, 27)
     """
 
     box: tuple[int, int, int, int]
