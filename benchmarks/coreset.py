@@ -66,7 +66,8 @@ def compare(given: argparse.Namespace, asked: list[Tensor]) -> dict[str, float]:
     """Exact search of the first references beside a coreset of just these."""
     full = torch.cat([picture(number, given.patches, given.channels) for number in range(given.exact)])
     seconds, exact = timed(lambda rows: nearest_cosine(rows, bank_of(full)), asked)
-    few, _ = streamed_coreset(full.split(given.block * given.patches), given.fraction, 0, given.width)
+    parts = full.split(given.block * given.patches)
+    few, _ = streamed_coreset(parts, given.fraction, [len(part) for part in parts], 0, given.width)
     less, near = timed(lambda rows: nearest_cosine(rows, bank_of(few)), asked)
     rows = {
         "exact_references": given.exact,
@@ -100,7 +101,8 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     start = time.perf_counter()
-    rows, _ = streamed_coreset(blocks(given, given.references), given.fraction, 0, given.width)
+    each = [min(given.block, given.references - start) * given.patches for start in range(0, given.references, given.block)]
+    rows, _ = streamed_coreset(blocks(given, given.references), given.fraction, each, 0, given.width)
     made = time.perf_counter() - start
     # pictures that are no references, the last with a defect: a ninth of its patches are of another kind
     asked = [picture(10_000 + number, given.patches, given.channels) for number in range(3)]

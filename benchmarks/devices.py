@@ -5,9 +5,9 @@
     python benchmarks/devices.py --compile --method anomalyclip --json figures.json
 
 Towers have random weights (time does not depend on them) but for those that ship with zsad. Pictures are noise, eight of them
-are references where a method needs some. Differences are those of float32 on the CPU to each precision on the device, on six
-pictures, as a share of the largest value; methods whose float32 lies within 1e-3 are marked "ok". ``--compile`` also times the
-image tower after ``torch.compile``.
+are references where a method needs some. Differences are those of float32 on the CPU to each precision on the device, on two
+pictures (more where a method compares pictures), as a share of the largest value; methods whose float32 lies within 1e-3 are
+marked "ok". ``--compile`` also times the image tower after ``torch.compile``.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from zsad.types import Context, Prediction
 
 CLOSE = 1e-3  # float32 on the device against float32 on the CPU, as a share of the largest value
 REFERENCES = 8
-COMPARED = 6  # MuSc needs five
+COMPARED = 2  # pictures; more where a method needs more
 
 
 def predicted(detector: Any, context: Context, images: Tensor, precision: str) -> Prediction:
@@ -78,7 +78,7 @@ def measured(detector: Any, device: torch.device, given: argparse.Namespace) -> 
     few, size = type(detector).needs_references, detector.backbone.image_size
     detector.trained = True  # random weights; nothing here says that scores are good
     shown = pictures(min(REFERENCES, type(detector).most_references or REFERENCES), size, seed=1) if few else None
-    few_pictures = pictures(COMPARED, size)
+    few_pictures = pictures(max(COMPARED, detector.smallest_set), size)
 
     def context_on(where: torch.device) -> Context:
         return detector.prepare("metal nut", None if shown is None else zsad.References(shown.to(where))).to(where)

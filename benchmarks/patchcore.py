@@ -2,10 +2,12 @@
 
     python benchmarks/patchcore.py                      # 1,000 references of 1,369 patches x 1,024 channels, 10 % kept
     python benchmarks/patchcore.py --references 100
+    python benchmarks/patchcore.py --method subspacead  # sums in place of rows; also mvg
 
 The tower is a stand-in that makes up the features of ``coreset.py`` from a picture's number: the peak is that of references
 alone. Every reference's rows (5.6 MB by default) lie in the temporary folder meanwhile: 5.6 GB for 1,000. The peak is read
-before the first picture is scored and behind: verdicts without a calibration score references by the others first.
+when the references are there, and again when pictures are scored: verdicts without a calibration score up to 64 references by
+the others first.
 """
 
 from __future__ import annotations
@@ -26,6 +28,8 @@ from torch import Tensor, nn
 
 import zsad
 from zsad.types import ImageFeatures, Tap
+
+SETTINGS: dict[str, dict[str, Any]] = {"patchcore": {}, "subspacead": {"rotations": 0}, "mvg": {"width": None}}
 
 
 class MadeUp(nn.Module):
@@ -61,16 +65,20 @@ def main() -> None:
     parser.add_argument("--references", type=int, default=1000)
     parser.add_argument("--grid", type=int, default=37, help="patches per side")
     parser.add_argument("--channels", type=int, default=1024)
+    parser.add_argument("--method", choices=tuple(SETTINGS), default="patchcore")
     parser.add_argument("--coreset", type=float, default=0.1)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    detector = zsad.create("patchcore", backbone=MadeUp(given.grid, given.channels), taps=(1,))
+    detector = zsad.create(given.method, backbone=MadeUp(given.grid, given.channels), taps=(1,), **SETTINGS[given.method])
     start, before = time.perf_counter(), peak_mb()
     references = [numbered(number) for number in range(given.references)]
     inspector = zsad.Inspector(detector, references=references, coreset=given.coreset, device="cpu", batch="off")
     made, chosen, seconds = time.perf_counter() - start, peak_mb(), []
+    start = time.perf_counter()
+    inspector.known_thresholds()
+    levels = time.perf_counter() - start
     for number in range(3):
         begun = time.perf_counter()
         list(inspector([numbered(100_000 + number)]))
@@ -78,8 +86,9 @@ def main() -> None:
     row: dict[str, Any] = {
         "references": given.references,
         "rows": given.references * given.grid**2,
-        "rows_kept": len(inspector.context.banks["patches"].rows),
+        "rows_kept": sum(len(bank.rows) for bank in inspector.context.banks.values()),
         "seconds": made,
+        "seconds_levels": levels,
         "seconds_per_picture": statistics.median(seconds),
         "peak_mb": chosen,
         "peak_mb_scored": peak_mb(),

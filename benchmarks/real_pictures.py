@@ -29,7 +29,8 @@ from tqdm import tqdm
 
 import zsad
 from zsad.decision.thresholds import NORMAL, decide
-from zsad.inference.scorer import Scored, scores_and_peaks
+from zsad.inference.scorer import Scored
+from zsad.inference.verdict import scores_and_peaks
 from zsad.metrics import aupro, image_auroc
 
 SIDE = 128  # pixels of maps and masks

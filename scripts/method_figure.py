@@ -28,18 +28,18 @@ def box(x: float, y: float, label: str, learned: bool, optional: bool) -> str:
     fill, line = FILL["*" if learned else ""]
     fill = OPTIONAL if optional and not learned else fill
     dash = ' stroke-width="2" stroke-dasharray="6 4"' if optional else ""
+    middle = f'x="{x + width(label) / 2:.0f}" y="{y + 4.5:.0f}"'
     return (
         f'<rect x="{x:.0f}" y="{y - HEIGHT / 2:.0f}" width="{width(label):.0f}" height="{HEIGHT}" rx="6" fill="{fill}" '
-        f'stroke="{line}"{dash}/><text x="{x + width(label) / 2:.0f}" y="{y + 4.5:.0f}" text-anchor="middle">{escape(label)}</text>'
+        f'stroke="{line}"{dash}/><text {middle} text-anchor="middle">{escape(label)}</text>'
     )
 
 
 def arrow(x0: float, y0: float, x1: float, y1: float) -> str:
     """From the end of one box to the beginning of another."""
     middle = (x0 + x1) / 2
-    return (
-        f'<path d="M{x0:.0f} {y0:.0f}C{middle:.0f} {y0:.0f} {middle:.0f} {y1:.0f} {x1 - 4:.0f} {y1:.0f}" marker-end="url(#a)"/>'
-    )
+    curve = f"M{x0:.0f} {y0:.0f}C{middle:.0f} {y0:.0f} {middle:.0f} {y1:.0f} {x1 - 4:.0f} {y1:.0f}"
+    return f'<path d="{curve}" marker-end="url(#a)"/>'
 
 
 def chain(cells: Sequence[tuple[str, bool, bool]], x: float, y: float) -> tuple[list[str], float]:

@@ -109,7 +109,7 @@ def cost(method: str, measured: dict[str, Any]) -> list[str]:
     own = traits(method)
     return [
         f"- Encoder: {row['tower']}; pictures of {row['px']} px.",
-        f"- Text: {own['text']}. Auxiliary data: {own['auxiliary data']}. References: {own['references']}. Batch: {own['batch']}.",
+        "- " + " ".join(f"{key.capitalize()}: {own[key]}." for key in ("text", "auxiliary data", "references", "batch")),
         f"- Scores: {own['scores']}.",
         f"- Time: {time} ([all methods](../methods.md)).",
         f"- Parity with the authors' outputs: {parity}; run `zsad verify{'' if parity.startswith('there') else ' ' + method}`.",

@@ -10,11 +10,31 @@ import pytest
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may reach for the network
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read once, by torch's import: idle threads sleep. Spinning, they take
 # the cores of whatever else runs, a training's processes among them: 7 times the CPU seconds on a shared machine
+if "PYTEST_XDIST_WORKER" in os.environ:  # one process per core; OpenBLAS ignores the policy and spins: 7 to 90 times the
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # CPU seconds of a small product. Programs that tests start inherit it
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import torch
 
 torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
 ROOT = Path(__file__).resolve().parents[1]
+LONGEST = (  # files of 15 to 60 seconds of CPU, the longest first: begun last, one would keep one process busy alone
+    "demo/test_browser.py",
+    "contract/test_pipeline.py",
+    "verification/test_proofs.py",
+    "training/test_processes.py",
+    "contract/test_contract.py",
+    "demo/test_demo.py",
+    "inference/test_reference_set.py",
+    "inference/test_processes.py",
+    "test_packaging.py",
+    "evaluation/test_evaluate.py",
+    "inference/test_batch_mode.py",
+    "training/test_loop.py",
+    "methods/test_musc.py",
+    "runs/test_resume.py",
+    "backbones/test_vit.py",
+)
 
 
 @pytest.fixture(scope="session")
@@ -32,10 +52,16 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Files with slow tests first, so that no process is left alone with one at the end; tests for a card only with one."""
+    """The longest files first, then those with slow tests, so that no process is left alone with one at the end.
+
+    Tests for a card run only where there is one.
+    """
     if "ZSAD_TEST_DEVICE" not in os.environ and not torch.cuda.is_available():
         left_out = [item for item in items if item.get_closest_marker("cuda")]
         items[:] = [item for item in items if not item.get_closest_marker("cuda")]
         config.hook.pytest_deselected(items=left_out)
+    place = {ROOT / "tests" / name: number for number, name in enumerate(LONGEST)}
+    if gone := [str(path) for path in place if not path.is_file()]:
+        raise pytest.UsageError(f"tests/conftest.py names files that are not there: {', '.join(gone)}")
     slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in slow)
+    items.sort(key=lambda item: (place.get(item.path, len(place)), item.path not in slow))

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tarfile
 import zipfile
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -87,65 +88,57 @@ def test_contents(built: dict[str, Path]) -> None:
     assert {"zsad/_assets/parity/winclip.npz", "zsad/_assets/parity/winclip.json"} <= set(names(built["wheel"]))
 
 
-@pytest.mark.slow
-def test_a_wheel_works_outside_the_checkout(built: dict[str, Path], tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def site(built: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel, unpacked as an installation is."""
+    folder = tmp_path_factory.mktemp("installed") / "site"
     with zipfile.ZipFile(built["wheel"]) as archive:
-        archive.extractall(tmp_path / "site")
-    code = (
-        "import sys; sys.path.insert(0, sys.argv[1]); import zsad; from zsad.prompts.prompt_set import PromptSet; "
-        "assert zsad.__file__.startswith(sys.argv[1]), zsad.__file__; PromptSet.load('winclip'); "
-        "zsad.create('compact').require_trained()"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path / "site")], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
+        archive.extractall(folder)
+    return folder
+
+
+WORKS = """
+import sys; sys.path.insert(0, sys.argv[1])
+import zsad
+from zsad.prompts.prompt_set import PromptSet
+assert zsad.__file__.startswith(sys.argv[1]), zsad.__file__
+PromptSet.load('winclip')
+zsad.create('compact').require_trained()
+"""
+DEMO = """
+import runpy
+from zsad.common.assets import asset
+app = str(asset('demo/app.py'))
+assert app.startswith(sys.argv[1]), app
+page = runpy.run_path(app, run_name='zsad_demo_app')['build']()
+said = str(page.get_config_file())
+assert '12 brick walls' in said and 'solar cells' not in said
+"""
 
 
 @pytest.mark.slow
 def test_the_command_works_in_an_environment_of_its_own(built: dict[str, Path], tmp_path: Path) -> None:
     """What uvx and pipx do, but for the dependencies, which come from the environment of the tests."""
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "own")], check=True)
-    programs = tmp_path / "own" / ("Scripts" if os.name == "nt" else "bin")
     site = next((tmp_path / "own").rglob("site-packages"))
-    shared = [path for path in sys.path if path.endswith("site-packages")]
-    (site / "shared.pth").write_text("\n".join(shared))
-    target = ["--no-deps", "--no-index", "--target", str(site), "--quiet", str(built["wheel"])]
-    subprocess.run([sys.executable, "-m", "pip", "--disable-pip-version-check", "install", *target], check=True)
-    scripts = dict(
-        line.split(" = ") for line in (next(site.glob("zsad-*.dist-info")) / "entry_points.txt").read_text().splitlines()[1:]
-    )
-    module, _, function = scripts["zsad"].partition(":")
-    (programs / "run.py").write_text(
-        f"import sys; from {module} import {function}; import zsad; print(zsad.__file__); {function}()"
-    )
-    done = subprocess.run(
-        [str(programs / "python"), str(programs / "run.py"), "predict", "--help"],
-        cwd=tmp_path,
-        env={"PATH": ""},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    (site / "shared.pth").write_text("\n".join(path for path in sys.path if path.endswith("site-packages")))
+    install = ["--disable-pip-version-check", "install", "--no-deps", "--no-index", "--quiet", "--target", str(site)]
+    subprocess.run([sys.executable, "-m", "pip", *install, str(built["wheel"])], check=True)
+    entry = (next(site.glob("zsad-*.dist-info")) / "entry_points.txt").read_text().splitlines()[1]
+    module, _, function = entry.removeprefix("zsad = ").partition(":")
+    code = f"from {module} import {function}; import zsad; print(zsad.__file__); {function}()"
+    python = tmp_path / "own" / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    command = [str(python), "-c", code, "predict", "--help"]
+    done = subprocess.run(command, cwd=tmp_path, env={"PATH": ""}, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(str(site))
     assert "--calibration" in done.stdout
 
 
 @pytest.mark.slow
-def test_the_demo_runs_from_a_wheel(built: dict[str, Path], tmp_path: Path) -> None:
-    pytest.importorskip("gradio", reason="the extra demo is not installed")
-    with zipfile.ZipFile(built["wheel"]) as archive:
-        archive.extractall(tmp_path / "site")
-    code = (
-        "import runpy, sys; sys.path.insert(0, sys.argv[1]); from zsad.common.assets import asset; "
-        "app = str(asset('demo/app.py')); assert app.startswith(sys.argv[1]), app; "
-        "page = runpy.run_path(app, run_name='zsad_demo_app')['build'](); "
-        "said = str(page.get_config_file()); assert '12 brick walls' in said and 'solar cells' not in said"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path / "site")], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
+def test_a_wheel_and_its_demo_work_outside_the_checkout(site: Path, tmp_path: Path) -> None:
+    code = WORKS + DEMO if find_spec("gradio") else WORKS  # the extra demo may not be installed
+    done = subprocess.run([sys.executable, "-c", code, str(site)], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
 
@@ -155,13 +148,11 @@ def test_an_absent_asset_is_named() -> None:
 
 
 @pytest.mark.slow
-def test_a_wheel_proves_that_methods_equal_their_authors_code(built: dict[str, Path], tmp_path: Path) -> None:
-    with zipfile.ZipFile(built["wheel"]) as archive:
-        archive.extractall(tmp_path / "site")
+def test_a_wheel_proves_that_methods_equal_their_authors_code(site: Path, tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "zsad", "verify", "musc"],
         cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(tmp_path / "site")},
+        env=os.environ | {"PYTHONPATH": str(site)},
         capture_output=True,
         text=True,
         check=False,

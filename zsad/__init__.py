@@ -15,6 +15,7 @@ from zsad.detector import Detector
 from zsad.errors import ZsadError
 from zsad.evaluation import evaluate
 from zsad.evaluation.metrics_table import Evaluation
+from zsad.exports import export
 from zsad.inference.inspector import Inspector
 from zsad.inference.listing import listings
 from zsad.inference.result import Region, Result
@@ -43,6 +44,7 @@ __all__ = [
     "compare_prompts",
     "create",
     "evaluate",
+    "export",
     "from_pretrained",
     "list_backbones",
     "list_methods",

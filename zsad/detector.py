@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from zsad.decision.calibration import Calibration
+from zsad.decision.thresholds import Thresholds
 from zsad.errors import NeedsSet, UsageError
 from zsad.images.rotation import rotated_again
 from zsad.references.memory_bank import marked_rows, reference_banks
@@ -36,16 +38,17 @@ class Detector(WithWeights):
     train_mode: ClassVar[tuple[str, ...]] = ()  # own modules that learn in training mode: batch statistics, dropout
     remembers: ClassVar[bool] = False  # True: training begins with ``remember``, one pass over all pictures
     own_references: ClassVar[bool] = False  # normal references by the paper's own rule, not by ``references/fusion.py``
-    needs_references: ClassVar[int] = 0  # fewest normal references that it scores with; see ``require_references``
     learned_comparison: ClassVar[bool] = False  # True: that a picture matches its own reference is learned, not built in
     most_references: ClassVar[int | None] = None  # most of them; None: any number
     takes_anomalous: ClassVar[bool] = False  # references may be anomalous, with masks; see ``banks``
     smallest_set: ClassVar[int] = 1  # fewest pictures of a batch whose pictures are compared with each other
+    needs_references: int = 0  # fewest normal references that it scores with; see ``require_references``
     reference_angles: tuple[float, ...] = ()  # degrees by which further copies of each reference are turned; see ``view_rows``
     map_range: tuple[float, float] = (0.0, 1.0)  # of the anomaly map: the ends of the fixed colour scale
     far_score: float | None = None  # a score that normal pictures do not reach, whatever the others score; None: not known
     # a region's defect word is suggested only where its similarity exceeds the second's by this; None: never
     word_margin: float | None = None
+    why_not_exported: str = ""  # why no graph of another runtime can hold it, and what to do; "": nothing is known of it
 
     def __init__(self, backbone: Backbone) -> None:
         super().__init__()
@@ -81,6 +84,19 @@ class Detector(WithWeights):
         """(B, 3, H, W) preprocessed pictures and a context -> ``Prediction``; pure in evaluation mode."""
         return self.score(self.encode(images), context)
 
+    def called(self, target: str) -> str:
+        """The object's name that is scored by; an exported model knows one only, and raises ``UsageError`` for others."""
+        return target
+
+    def own_levels(self, geometry: Any, value_range: Any) -> tuple[Calibration | None, Thresholds | None]:
+        """The calibration and the thresholds that an exported model has inside; (None, None) for all others.
+
+        Args:
+            geometry: ``Geometry.describe()`` of the pictures; levels hold for those that are cut as at the export.
+            value_range: likewise.
+        """
+        return None, None
+
     def needs_set(self, context: Context) -> bool:
         """True where a picture's score depends on the other pictures; then ``score_set`` is the way."""
         return False
@@ -88,6 +104,14 @@ class Detector(WithWeights):
     def as_batch(self, context: Context) -> Detector | None:
         """This detector with pictures compared with each other (``needs_set``), where it can do so or not; None: it cannot."""
         return None
+
+    def against_pool(self, context: Context) -> Detector | None:
+        """This detector with every picture scored by itself against a pool of others (``pool_banks``); None: it cannot."""
+        return None
+
+    def pool_banks(self, features: Sequence[ImageFeatures], context: Context) -> dict[str, Bank]:
+        """Banks, beside the context's, by which ``against_pool`` compares pictures with a pool (B = 1 each, as it encodes)."""
+        raise UsageError(f"{self.name} cannot compare pictures with a pool of others.")
 
     def scales_within_set(self, context: Context) -> str:
         """How to avoid that scores are scaled to a set's own extremes, where they are; "": they are not."""

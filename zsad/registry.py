@@ -24,6 +24,7 @@ __all__ = [
     "method_class",
     "register",
     "register_backbone",
+    "register_folders",
 ]
 
 log = logging.getLogger("zsad")
@@ -31,6 +32,7 @@ Method = TypeVar("Method", bound=type)
 Loader = Callable[..., Any]
 _methods: dict[str, type] = {}
 _backbones: dict[str, Loader] = {}
+_folders: list[tuple[Callable[[str], bool], type, Loader]] = []  # of methods that a folder holds
 _fixed: set[str] = set()  # backbones whose size and activation are their own, whatever a recipe says
 _FALLBACK = "openclip:"  # a bare "architecture.tag" is an open_clip name
 
@@ -65,14 +67,26 @@ def register_backbone(name: str, *, fixed: bool = False) -> Callable[[Loader], L
     return add
 
 
-def list_methods() -> list[str]:
-    """Names that ``create`` takes, sorted.
+def register_folders(holds: Callable[[str], bool], cls: type, opener: Loader) -> None:
+    """Makes folders known as methods: ``create("model/")``.
 
-    Example:
-        >>> import zsad
-        >>> "winclip" in zsad.list_methods()
-        True
+    Args:
+        holds: whether a name, which is none of a method, means such a folder.
+        cls: class of the detectors.
+        opener: called with the name and the keywords of ``create``.
     """
+    _folders.append((holds, cls, opener))
+
+
+def _folder(name: str) -> tuple[type, Loader] | None:
+    """Class and opener of the folder that a name means; None: it means none."""
+    if name in _methods:
+        return None
+    return next(((cls, opener) for holds, cls, opener in _folders if holds(name)), None)
+
+
+def list_methods() -> list[str]:
+    """Names that ``create`` takes, sorted."""
     return sorted(_methods)
 
 
@@ -82,11 +96,13 @@ def list_backbones() -> list[str]:
 
 
 def method_class(name: str) -> Any:
-    """The class behind a method's name; a tag behind a dot is left out of account.
+    """The class behind a method's name, or an exported folder's; a tag behind a dot is left out of account.
 
     Raises:
         UnknownName: no such method.
     """
+    if folder := _folder(name):
+        return folder[0]
     stem = name.partition(".")[0]
     if stem not in _methods:
         raise UnknownName.among("method", stem, _methods)
@@ -116,13 +132,6 @@ def load_backbone(
     Raises:
         UnknownName: no such backbone.
         WeightsError: its weights cannot be had or do not fit.
-
-    Example:
-        >>> import torch, zsad
-        >>> backbone = zsad.load_backbone("compact")
-        >>> features = backbone.encode_image(torch.zeros(1, 3, 256, 256), taps=(3, 4))
-        >>> {layer: (tap.grid, tuple(tap.patches.shape)) for layer, tap in features.taps.items()}
-        {3: ((16, 16), (1, 256, 80)), 4: ((16, 16), (1, 256, 112))}
     """
     prefix = name.partition(":")[0] + ":" if ":" in name else ""
     if prefix and prefix not in _backbones:
@@ -146,7 +155,8 @@ def create(name: str, *, backbone: str | Backbone | None = None, checkpoint: str
     """Builds a method, in evaluation mode, on the CPU.
 
     Args:
-        name: a method's name, or ``"method.tag"`` for the checkpoint of that tag in ``checkpoints/index.toml``.
+        name: a method's name, ``"method.tag"`` for the checkpoint of that tag in ``checkpoints/index.toml``, or the path of a
+            folder that ``zsad.export`` wrote.
         backbone: a name (loaded by the method's recipe), a built backbone, or None for the recipe's own.
         checkpoint: path of learned weights; overrides the tag.
         **arguments: the method's constructor keywords. Where one is left out, what the checkpoint was saved with (or what its
@@ -160,13 +170,12 @@ def create(name: str, *, backbone: str | Backbone | None = None, checkpoint: str
         >>> import torch, zsad
         >>> detector = zsad.create("winclip", backbone="tiny")  # random weights, for tests
         >>> context = detector.prepare("metal nut")
-        >>> context.sentences["normal"][0]
-        'a cropped photo of the metal nut.'
-        >>> side = detector.backbone.image_size
-        >>> prediction = detector(torch.zeros(2, 3, side, side), context)
-        >>> prediction.pred_score.shape, prediction.anomaly_map.shape == (2, side, side)
-        (torch.Size([2]), True)
+        >>> prediction = detector(torch.zeros(2, 3, 112, 112), context)
+        >>> prediction.pred_score.shape, prediction.anomaly_map.shape
+        (torch.Size([2]), torch.Size([2, 112, 112]))
     """
+    if folder := _folder(name):
+        return folder[1](name, backbone=backbone, checkpoint=checkpoint, **arguments)
     cls = method_class(name)
     known = [key for key in inspect.signature(cls.__init__).parameters if key not in ("self", "backbone")]
     for key, value in arguments.items():  # before any weights are loaded

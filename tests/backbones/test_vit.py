@@ -41,8 +41,9 @@ def test_equals_open_clip(architecture: str, tap: int, caplog: pytest.LogCapture
     block = theirs.visual.transformer.resblocks[tap - 1]
     block.register_forward_hook(lambda _m, _i, output: states.update(x=output))
     with torch.inference_mode():
-        torch.testing.assert_close(ours.encode_image(images).image, theirs.encode_image(images), rtol=0, atol=1e-5)
-        torch.testing.assert_close(ours.encode_image(images, (tap,)).taps[tap].patches, states["x"][:, 1:], rtol=0, atol=1e-5)
+        found = ours.encode_image(images, (tap,))
+        torch.testing.assert_close(found.image, theirs.encode_image(images), rtol=0, atol=1e-5)
+        torch.testing.assert_close(found.taps[tap].patches, states["x"][:, 1:], rtol=0, atol=1e-5)
         ids = open_clip.get_tokenizer(architecture)(SENTENCES)
         torch.testing.assert_close(ours.tokenize(SENTENCES), ids)
         torch.testing.assert_close(ours.encode_text(SENTENCES), theirs.encode_text(ids), rtol=0, atol=1e-5)

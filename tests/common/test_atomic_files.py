@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from light_import import LIGHT
 
 from zsad.common.atomic_files import remove_partials, write_atomically
 
@@ -47,9 +48,9 @@ def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
 def test_processes_that_write_the_same_file_leave_a_whole_one(tmp_path: Path) -> None:
     """As two runs of training do that share a cache of features. Both begin at the same moment."""
     code = (
-        "import sys; from pathlib import Path; from zsad.common.atomic_files import write_atomically\n"
+        f"{LIGHT}from pathlib import Path; from zsad.common.atomic_files import write_atomically\n"
         "print('ready', flush=True); sys.stdin.readline()\n"
-        "for _ in range(2000): write_atomically(Path(sys.argv[1]), sys.argv[2].encode() * 50_000)"
+        "for _ in range(1000): write_atomically(Path(sys.argv[1]), sys.argv[2].encode() * 50_000)"
     )
     pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
     command = [sys.executable, "-c", code, str(tmp_path / "kept")]

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from light_import import LIGHT
 
 from zsad.common import folder_lock
 from zsad.common.folder_lock import FolderLock, is_running
@@ -123,7 +124,7 @@ def test_without_locks_of_the_file_system_the_statement_counts(tmp_path: Path, m
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 def test_a_forked_child_leaves_the_lock_to_its_parent(tmp_path: Path) -> None:
     code = (
-        "import os, sys; from pathlib import Path; from zsad.common.folder_lock import FolderLock\n"
+        f"{LIGHT}import os; from pathlib import Path; from zsad.common.folder_lock import FolderLock\n"
         "lock = FolderLock(Path(sys.argv[1]) / 'lock', 'zsad predict', Path(sys.argv[1]))\n"
         "if not (child := os.fork()): sys.exit(0)\n"
         "os.waitpid(child, 0); print(lock.path.exists())\n"

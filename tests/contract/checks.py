@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import pytest
 import torch
@@ -31,7 +32,17 @@ def pictures(detector: Any, count: int | None = None) -> Tensor:
     return smooth * 2 - 1 + 0.2 * torch.randn(count, 3, size, size, generator=generator)
 
 
+CONTEXTS: WeakKeyDictionary[Any, Context] = WeakKeyDictionary()  # made once per detector: text takes most of a check's time
+
+
 def prepared(detector: Any) -> Context:
+    """``fresh``, made once per detector."""
+    if detector not in CONTEXTS:
+        CONTEXTS[detector] = fresh(detector)
+    return CONTEXTS[detector]
+
+
+def fresh(detector: Any) -> Context:
     """A context, with other normal pictures as references where the method scores with references alone."""
     few = detector.needs_references
     references = References(pictures(detector, few + 3)[3:].flip(-1)) if few else None
@@ -138,7 +149,7 @@ def snapshot(detector: Any) -> dict[str, Any]:
 def check_writes_nothing(detector: Any) -> None:
     before = snapshot(detector)
     images = pictures(detector)
-    predict(detector, images, prepared(detector))
+    predict(detector, images, fresh(detector))
     assert snapshot(detector) == before, "prepare, encode or score wrote on the detector"
     if (context := with_references(detector, images[:1])) is not None:
         predict(detector, images, context)

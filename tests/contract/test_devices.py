@@ -23,8 +23,9 @@ from zsad.registry import method_class
 
 pytestmark = [pytest.mark.cuda, pytest.mark.slow]
 DEVICE = os.environ.get("ZSAD_TEST_DEVICE", "cuda")
-# worst difference to float32 on the CPU, as a share of the largest value of the pictures' scores or maps
-TOLERANCE = {"fp32": 1e-3, "bf16": 0.2, "fp16": 0.05}
+# worst difference to float32 on the CPU, as a share of the largest value of the pictures' scores or maps; some pictures are
+# references themselves, and a distance near zero is the root of what rounding leaves: 2e-3 was seen there
+TOLERANCE = {"fp32": 4e-3, "bf16": 0.2, "fp16": 0.05}
 PRECISIONS = [one for one in TOLERANCE if one != "fp16" or DEVICE != "cpu"]
 LEARNED = [name for name in zsad.list_methods() if method_class(name).loss is not Detector.loss]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from zsad.decision.thresholds import Thresholds, batch_rule, decide, fixed, pixel_level
+from zsad.decision.thresholds import APART, Thresholds, batch_rule, decide, doubt, fixed, pixel_level
 from zsad.errors import UsageError
 
 
@@ -135,3 +135,15 @@ def test_decide_keeps_what_was_given() -> None:
 def test_bad_levels(arguments: tuple[float, ...], message: str) -> None:
     with pytest.raises(UsageError, match=message.replace(".", r"\.")):
         fixed(*arguments)
+
+
+def test_two_groups_are_found_among_a_million_scores_and_as_by_a_loop() -> None:
+    rng = np.random.default_rng(0)
+    assert batch_rule(rng.normal(size=10**6)).anomalous == pytest.approx(3, abs=0.03)
+    for shift in np.linspace(0, 14, 30):
+        values = np.sort(np.concatenate([rng.normal(size=40), shift + rng.normal(size=30)]))
+        splits = range(21, 50)
+        within = [(values[:k].var() * k + values[k:].var() * (70 - k)) / 70 for k in splits]
+        place = splits[int(np.argmin(within))]
+        apart = (values[place:].mean() - values[:place].mean()) / np.sqrt(min(within))
+        assert (f"two groups of {place} and {70 - place}" in doubt(values)) == (apart > APART)

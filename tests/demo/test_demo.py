@@ -273,27 +273,12 @@ def test_checkpoints_that_cannot_be_loaded(learned: Path, tmp_path: Path, monkey
     assert (done.exit_code, "There are no weights at" in done.output) == (2, True)
 
 
-@pytest.mark.slow
-def test_a_visitor_can_use_the_loaded_checkpoints_and_no_others(learned: Path, tmp_path: Path) -> None:
-    pytest.importorskip("gradio", reason="the extra demo is not installed")
-    with served(tmp_path, "--checkpoint", learned) as running:
-        client = pytest.importorskip("gradio_client").Client(running.url, verbose=False)
-        (found,) = [row for row in client.predict(api_name="/methods") if row["name"] == "anomalyclip"]
-        assert found["usable"]
-        assert "private-folder" not in json.dumps(found)
-        answer = client.predict(files(BRICKS[0]), "brick", None, "", "anomalyclip", api_name="/predict")
-        assert answer["results"][0]["error"] is None
-        for method in (f"anomalyclip={learned}", str(learned), "anomalyclip.mvtec"):
-            with pytest.raises(Exception, match="No method is called"):
-                client.predict(files(BRICKS[0]), "brick", None, "", method, api_name="/predict")
-        client.close()
-
-
 # ------------------------------------------------------------------ the server
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+def server(learned: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """With one checkpoint, for all tests of the file."""
     pytest.importorskip("gradio", reason="the extra demo is not installed")
-    with served(tmp_path_factory.mktemp("served")) as running:
+    with served(tmp_path_factory.mktemp("served"), "--checkpoint", learned) as running:
         yield running
 
 
@@ -344,6 +329,18 @@ def test_the_endpoints_keep_their_names(client: Any) -> None:
     assert set(named) == {"/predict", "/calibrate", "/prompts", "/methods"}
     taken = [one["parameter_name"] for one in named["/predict"]["parameters"]]
     assert taken == ["pictures", "target", "references", "words", "method"]
+
+
+@pytest.mark.slow
+def test_a_visitor_can_use_the_loaded_checkpoints_and_no_others(learned: Path, client: Any) -> None:
+    (found,) = [row for row in client.predict(api_name="/methods") if row["name"] == "anomalyclip"]
+    assert found["usable"]
+    assert "private-folder" not in json.dumps(found)
+    answer = client.predict(files(BRICKS[0]), "brick", None, "", "anomalyclip", api_name="/predict")
+    assert answer["results"][0]["error"] is None
+    for method in (f"anomalyclip={learned}", str(learned), "anomalyclip.mvtec"):
+        with pytest.raises(Exception, match="No method is called"):
+            client.predict(files(BRICKS[0]), "brick", None, "", method, api_name="/predict")
 
 
 @pytest.mark.slow

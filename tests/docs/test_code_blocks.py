@@ -6,7 +6,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import code_blocks
 import pytest
 from code_blocks import CODE, Block, blocks_of, pages
 from PIL import Image
+from typer.exceptions import TyperException
 from typer.main import get_command
 from typer.testing import CliRunner
 
@@ -26,7 +26,7 @@ GOOD = ("01", "02", "04", "06", "07", "09", "10", "11", "12")  # of the bricks, 
 
 
 @pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with the examples in it, and for the README pictures under the names that it uses."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "demo").mkdir()
@@ -36,7 +36,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     for name in GOOD[:4]:
         shutil.copy(ROOT / f"demo/examples/brick/brick-{name}.png", tmp_path / "refs/good")
     Image.open(ROOT / "demo/examples/brick/brick-07.png").save(tmp_path / "refs/good/dirty.png")
-    yield tmp_path
+    return tmp_path
 
 
 def in_a_shell(line: str) -> str:
@@ -48,7 +48,7 @@ def in_a_shell(line: str) -> str:
 
 
 def run_command(line: str) -> None:
-    """A command of a page: zsad in this process, with what a pipe gives it and into the file that it names; others in a shell."""
+    """A command of a page: zsad in this process, fed by its pipe and printing into its file; others in a shell."""
     before, pipe, last = line.rpartition(" | ")
     if not last.startswith("zsad "):
         in_a_shell(line)
@@ -82,18 +82,30 @@ def words_of(block: Block) -> list[list[str]]:
     return [shlex.split(part) for part in parts if part.startswith("zsad ")]
 
 
-@pytest.mark.parametrize("block", MARKED, ids=lambda one: f"{one.page}:{one.line}")
-def test_a_command_that_is_not_run_has_options_that_exist(block: Block) -> None:
+def usage_error(words: list[str]) -> str:
+    """What the command line says of a command that it cannot read; it is not carried out."""
     group: Any = get_command(app)
-    for _, name, *arguments in words_of(block) if block.language == "console" else []:
-        command = group.commands[name]
-        known = {option for one in command.params for option in [*one.opts, *one.secondary_opts]}
-        given = {word.partition("=")[0] for word in arguments if word.startswith("--")}
-        assert given <= known, f"{block.page}:{block.line}: {given - known}"
+    try:
+        group.commands[words[1]].make_context(words[1], words[2:])
+    except (TyperException, KeyError) as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize("block", MARKED, ids=lambda one: f"{one.page}:{one.line}")
+def test_a_command_that_is_not_run_can_be_read(block: Block) -> None:
+    for words in words_of(block) if block.language == "console" else []:
+        assert usage_error(words) == "", words
+
+
+def test_a_command_that_cannot_be_read_is_found() -> None:
+    assert "No such option" in usage_error(["zsad", "predict", "photos/", "--nope"])
+    assert "unexpected extra argument" in usage_error(["zsad", "export", "compact", "metal nut"])
+    assert usage_error(["zsad", "absent"])
 
 
 def test_reasons_are_given_and_known() -> None:
-    known = ("needs ", "installs", "downloads ", "serves ", "takes ", "runs ", "an example ")
+    known = ("needs ", "installs", "downloads ", "serves ", "takes ", "runs ", "recipe: ")
     for block in MARKED:
         assert block.reason.startswith(known), (block.page, block.line, block.reason)
     assert len(MARKED) < sum(one.language in CODE and not one.reason for page in pages() for one in blocks_of(page)) + 25
@@ -107,7 +119,8 @@ def test_a_block_that_fails_is_found(place: Path) -> None:
 
 
 def test_blocks_are_found_as_they_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    text = "# T\n\n```{note}\nno\n```\n\n```console\n$ zsad list  # all\nout\n$ ls\n```\n\n<!-- not run: needs it -->\n```python\na\n```\n\n    zsad doctor\n"
+    note, console = "# T\n\n```{note}\nno\n```\n\n", "```console\n$ zsad list  # all\nout\n$ ls\n```\n\n"
+    text = note + console + "<!-- not run: needs it -->\n```python\na\n```\n\n    zsad doctor\n"
     (tmp_path / "page.md").write_text(text)
     monkeypatch.setattr(code_blocks, "ROOT", tmp_path)
     found = blocks_of("page.md")

@@ -28,12 +28,8 @@ def script() -> ModuleType:
 
 def printed(notebook: Any) -> list[str]:
     """What the cells print, numbers rounded to one digit, since sums differ between machines."""
-    text = [
-        "".join(one.get("text", ""))
-        for cell in notebook.cells
-        for one in cell.get("outputs", [])
-        if one.get("name") == "stdout"
-    ]
+    outputs = [one for cell in notebook.cells for one in cell.get("outputs", []) if one.get("name") == "stdout"]
+    text = ["".join(one.text) for one in outputs]
     return [re.sub(r"\d+\.\d+", lambda found: f"{float(found[0]):.0f}", one) for one in text]
 
 

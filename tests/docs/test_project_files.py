@@ -49,9 +49,8 @@ def test_the_workflow_is_one() -> None:
     matrix = workflow["jobs"]["tests"]["strategy"]["matrix"]
     assert set(matrix["os"]) == RUNNERS
     classifiers = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["classifiers"]
-    assert [f"Programming Language :: Python :: {one}" for one in matrix["python"]] == [
-        one for one in classifiers if ":: 3." in one
-    ]
+    versions = [one.rpartition(" ")[2] for one in classifiers if ":: Python :: 3." in one]
+    assert matrix["python"] == versions
     commands = str(workflow["jobs"])
     assert all(one in commands for one in ("pytest", "scripts/check", "sphinx -W docs", "python -m build", "pipx run"))
 

@@ -15,7 +15,7 @@ from pathlib import Path
 __all__ = ["Block", "blocks_of", "pages", "summary"]
 
 ROOT = Path(__file__).resolve().parents[2]
-MARK = re.compile(r"<!-- not run: (.+) -->")
+MARK = re.compile(r"<!-- (?:not run: |(?=recipe: ))(.+) -->")  # tests/distributed runs the recipes of docs/scale.md
 CODE = ("console", "python")
 README = {  # the README has no room for marks: the beginnings of commands and blocks that are not run, and why
     "pip install": "installs",
@@ -106,12 +106,10 @@ def blocks_of(page: str) -> list[Block]:
 
 def pages() -> list[str]:
     """README, the start, the concepts, the how-tos and the pages of methods."""
-    found = ["README.md", "docs/start.md", "docs/concepts.md", "docs/index.md", "docs/training-on-your-data.md"]
-    return found + [
-        str(path.relative_to(ROOT))
-        for folder in ("how-to", "methods")
-        for path in sorted((ROOT / "docs" / folder).glob("*.md"))
-    ]
+    names = ("start", "concepts", "index", "gallery", "training-on-your-data", "export", "scale")
+    folders = [ROOT / "docs" / name for name in ("how-to", "methods")]
+    found = [path.relative_to(ROOT).as_posix() for folder in folders for path in sorted(folder.glob("*.md"))]
+    return ["README.md", *(f"docs/{name}.md" for name in names), *found]
 
 
 def summary() -> str:
@@ -121,9 +119,8 @@ def summary() -> str:
     run = Counter(one.language for one in code if not one.reason)
     left = Counter(one.reason for one in code if one.reason)
     other = Counter(one.language or "plain" for one in every if one.language not in CODE)
-    lines = [
-        f"{len(code)} code blocks in {len(pages())} pages: {run['console']} of commands and {run['python']} of Python are run."
-    ]
+    ran = f"{run['console']} of commands and {run['python']} of Python are run."
+    lines = [f"{len(code)} code blocks in {len(pages())} pages: {ran}"]
     lines += [f"  {count} not run: {reason}" for reason, count in sorted(left.items())]
     return "\n".join([*lines, f"  {other.total()} others hold no code ({', '.join(sorted(other))})."])
 

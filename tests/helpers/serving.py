@@ -53,7 +53,7 @@ def served(scratch: Path, *options: object) -> Iterator[Served]:
         process.wait(30)
 
 
-def wait_for(url: str, process: subprocess.Popen[bytes], log: Path, seconds: float = 120) -> None:
+def wait_for(url: str, process: subprocess.Popen[bytes], log: Path, seconds: float = 300) -> None:
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         if process.poll() is not None:

@@ -1,5 +1,7 @@
 """Shared by tests of training. As a program it trains on the tiny backbone: method, data, out, epochs, batch size [resume].
 
+Several trainings, one after the other, are separated by a comma.
+
 The program is for tests that need a process of their own: to kill it, or to have two of them.
 """
 
@@ -37,6 +39,11 @@ def type_of(method: str) -> Any:
 
 
 def main(arguments: list[str]) -> None:
+    if "," in arguments:
+        end = arguments.index(",")
+        main(arguments[:end])
+        main(arguments[end + 1 :])
+        return
     method, data, out, epochs, batch_size, *rest = arguments
     torch.set_num_threads(1)
     detector = tiny(method)

@@ -143,7 +143,7 @@ def test_the_callers_random_numbers_stay() -> None:
 
 def test_the_whole_answers_as_exact() -> None:
     points, asked = rows(50, 8), rows(2, 5, 8, seed=2)
-    kept, positions = streamed_coreset(points.split(13), 1.0)
+    kept, positions = streamed_coreset(parts := points.split(13), 1.0, [len(part) for part in parts])
     assert torch.equal(positions, torch.arange(50))
     assert torch.equal(nearest_cosine(asked, bank(kept)), nearest_cosine(asked, bank(points)))
 
@@ -157,7 +157,7 @@ def test_streams_block_by_block() -> None:
             alive.append(len(block))
             yield block.clone()
 
-    kept, positions = streamed_coreset(blocks(), 0.1, seed=2)
+    kept, positions = streamed_coreset(blocks(), 0.1, [70, 70, 70, 70, 20], seed=2)
     assert alive == [70, 70, 70, 70, 20]
     assert torch.equal(kept, points[positions])
     assert len(positions) == 4 * 7 + 2
@@ -174,7 +174,7 @@ def test_what_cannot_be_chosen_is_refused() -> None:
     with pytest.raises(UsageError, match="got 0.5 of 0 rows"):
         coreset(rows(0, 3), 0.5)
     with pytest.raises(UsageError, match="at least one block of rows; got none"):
-        streamed_coreset([], 0.5)
+        streamed_coreset([], 0.5, [])
 
 
 # ------------------------------------------------------------------ faiss

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import zsad
 from zsad.detector import Detector
 from zsad.errors import UsageError
-from zsad.training.data import Example, epoch_steps, share
+from zsad.training.data import Example, epoch_steps, find_examples, open_datasets, share, usable
 from zsad.training.draws import Draws, mosaic_of
 from zsad.training.rates import learning_rate_at, phase_at, scaled_phases
 from zsad.types import Batch, Context, ImageFeatures, Phase, Prediction, Recipe, Schedule
@@ -161,6 +161,17 @@ def test_cosine_is_torchs() -> None:
         torchs.step()
 
 
+def test_the_rate_rises_in_a_line_first() -> None:
+    """INP-Former's: lr * step / 99 over 100 steps, then the cosine over the others."""
+    rising = Schedule(lr=1e-3, lr_schedule="cosine", last_lr=1e-4, warmup=100)
+    rates = [learning_rate_at(rising, step / 300, 300) for step in range(300)]
+    assert rates[:100] == pytest.approx([1e-3 * step / 99 for step in range(100)])
+    falling = [1e-4 + 9e-4 * (1 + np.cos(np.pi * step / 200)) / 2 for step in range(200)]
+    assert rates[100:] == pytest.approx(falling)
+    assert learning_rate_at(Schedule(lr=1.0, warmup=2), 0.5, 4) == 1.0
+    assert learning_rate_at(rising, 0.5, 10) == pytest.approx(1e-3 * 5 / 99), "a short run does not reach it"
+
+
 def test_phases_scale_with_the_epochs() -> None:
     phases = (Phase(15, {"a": 1e-3}), Phase(5, {"b": 1e-5}))
     assert [one.epochs for one in scaled_phases(phases, 8)] == [6, 2]
@@ -187,6 +198,49 @@ def test_references_are_normal_of_the_same_category_and_not_itself() -> None:
         assert draws.references(4, epoch, 2) == [4, 4], "the only normal one"
     assert draws.references(2, 1, 8) == Draws(examples(), [""] * 6, seed=3).references(2, 1, 8)
     assert len({tuple(draws.references(2, epoch, 8)) for epoch in range(9)}) > 1, "anew in every epoch"
+
+
+def test_anomalous_references_are_of_the_same_kind() -> None:
+    rows = [*examples(), Example(None, "6", "nut", 1, True), Example(None, "7", "nut", 1, False)]  # type: ignore[arg-type]
+    draws = Draws(rows, ["", "", "cut", "hole", "", "cut", "cut", "cut"], seed=3)
+    seen: set[int] = set()
+    for epoch in range(1, 20):
+        assert draws.anomalous(2, epoch, 2) == [6, 6]
+        assert draws.anomalous(3, epoch, 1) == [3], "the only one of its kind"
+        seen |= set(draws.anomalous(0, epoch, 1))
+        assert set(draws.anomalous(7, epoch, 1)) <= {2, 3, 6}, "one without a mask draws as a normal one does"
+        assert draws.anomalous(4, epoch, 1) == [5]
+    assert seen == {2, 3, 6}, "of any kind, with a mask"
+
+
+def test_a_batch_brings_references_with_defects(data: Path, tmp_path: Path) -> None:
+    class Both(Shaped):
+        name = "both"
+        schedule = Schedule(epochs=1, batch_size=4, references=2, anomalous=1)
+        seen: ClassVar[list[Batch]] = []
+
+        def loss(self, batch: Batch, context: Context) -> dict[str, Tensor]:
+            self.seen.append(batch)
+            return super().loss(batch, context)
+
+    zsad.train(Both(zsad.load_backbone("tiny")).eval(), data, tmp_path)
+    for batch in Both.seen:
+        assert isinstance(batch.anomalous, ImageFeatures)
+        assert batch.anomalous_masks is not None
+        assert len(batch.anomalous) == len(batch.anomalous_masks) == len(batch.labels)
+        assert batch.anomalous_masks.flatten(1).any(1).all()
+
+
+def test_a_category_without_a_masked_defect_is_left_out(tmp_path: Path) -> None:
+    data = write_set(tmp_path / "parts", good=2, bad=2)
+    for path in (data / "nut/ground_truth").rglob("*.png"):
+        path.unlink()
+    rows: list[dict[str, str]] = []
+    kept = usable(find_examples(open_datasets(data), 0)[0], Schedule(labels_only=True, anomalous=1), "shaped", rows)
+    assert {one.name for one in kept} == {"tile"}
+    assert {row["error"] for row in rows} == {
+        "is of a category without a defect that has a mask, and shaped learns by comparing each picture with one."
+    }
 
 
 def test_mosaics_draw_a_kind_first() -> None:

@@ -21,8 +21,8 @@ from zsad.verification.compare import Comparisons, worst_per_kind
 from zsad.verification.proof import matches
 from zsad.verification.reference import Reference
 
-WITHOUT_AUTHORS = {"compact", "patchcore"}  # methods of this project, and baselines without stored outputs
-NO_METHODS = {"metrics"}
+WITHOUT_AUTHORS = {"anomaly_ov", "compact", "mvg", "patchcore"}  # methods of this project, and those without stored outputs
+NO_METHODS = {"metrics", "anomalyncd"}
 QUICK = {"anomalyclip", "metrics", "musc", "winclip"}  # proofs that take less than two seconds
 NEEDS = {"tipsomaly": "sentencepiece"}  # packages of extras that proofs need
 
@@ -31,17 +31,51 @@ def test_every_method_has_a_proof() -> None:
     assert set(list_proofs()) == set(zsad.list_methods()) - WITHOUT_AUTHORS | NO_METHODS
 
 
-@pytest.mark.parametrize("folder", REFERENCE_SETS)
+class WithFull(Comparisons):
+    """Compares each output with the part in the repository and, of one run, with every value of the full set."""
+
+    def __init__(self, reference: Reference, full: list[Comparisons]) -> None:
+        super().__init__(reference)
+        full.append(Comparisons(Reference(REFERENCE_SETS["full"], reference.name)))
+        self.full = full[-1]
+        assert full[-1].reference.settings == {key: one for key, one in reference.settings.items() if key != "sampled"}
+
+    def __call__(self, kind: str, key: str, found: Any, **how: Any) -> None:
+        super().__call__(kind, key, found, **how)
+        self.full(kind, key, found, **how)
+
+    def used(self, *keys: str) -> None:
+        super().used(*keys)
+        self.full.used(*keys)
+
+
 @pytest.mark.parametrize(
     "method", [pytest.param(name, marks=pytest.mark.slow) if name not in QUICK else name for name in list_proofs()]
 )
-def test_equals_the_authors_code(method: str, folder: str) -> None:
+def test_equals_the_authors_code(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if method in NEEDS:
         pytest.importorskip(NEEDS[method])
-    found = verify(method, REFERENCE_SETS[folder])
+    full: list[Comparisons] = []
+    if "full" in REFERENCE_SETS:
+        monkeypatch.setattr("zsad.verification.proof.Comparisons", lambda reference: WithFull(reference, full))
+    found = verify(method)
     assert not [one for one in found.comparisons if not one.passed]
     assert not found.missing  # whatever is stored was compared, or the proof says why not
     assert found.passed
+    proof = list_proofs()[method]
+    exempt = (*proof.inputs, *proof.left_out, *proof.full_only)
+    for check in full:
+        assert not [one for one in check.made if not one.passed]
+        assert not [key for key in check.reference if key not in check.compared and not matches(key, exempt)]
+
+
+@pytest.mark.skipif("full" not in REFERENCE_SETS, reason="the full set does not lie beside the checkout")
+@pytest.mark.slow
+@pytest.mark.parametrize("method", [name for name, proof in list_proofs().items() if proof.full_only])
+def test_what_is_in_the_full_set_alone_equals_too(method: str) -> None:
+    if method in NEEDS:
+        pytest.importorskip(NEEDS[method])
+    assert verify(method, REFERENCE_SETS["full"]).passed
 
 
 @pytest.mark.parametrize("method", list_proofs())

@@ -11,8 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["cluster_labels", "cluster_mean", "fuse", "semantic_features"]
+__all__ = ["NO_GRAPH", "cluster_labels", "cluster_mean", "fuse", "semantic_features"]
 
+NO_GRAPH = (
+    "its image score draws k-means clusters of the most suspicious patches of every picture, which no graph can hold. Give "
+    "use_hsf=False: the maps stay the same, and the score is that of the class token alone."
+)
 SHARE = 0.2  # of the clusters in the image feature
 
 

@@ -54,7 +54,7 @@ def text_logits(features: Tensor, text: Tensor, temperature: float) -> Tensor:
         text: (1 or B, 2, D), row 0 normal, row 1 anomalous; used at the length that it has, unlike in ``anomaly_probability``.
         temperature: of the logits.
     """
-    rows = (F.normalize(features, dim=-1) / temperature).reshape(len(features), -1, features.shape[-1])  # (B, N, D)
+    rows = (F.normalize(features, dim=-1) / temperature).reshape(features.shape[0], -1, features.shape[-1])  # (B, N, D)
     return (rows @ text.transpose(1, 2)).reshape(*features.shape[:-1], 2)
 
 

@@ -126,7 +126,7 @@ class Block(nn.Module):
 
     def attended_at(self, x: Tensor, place: Tensor, causal: bool = False) -> Tensor:
         """``attended`` at one place of each sequence: (B, L, C) and indices (B,) -> (B, 1, C)."""
-        normed, width, rows = self.ln_1(x), x.shape[-1], torch.arange(len(x), device=x.device)
+        normed, width, rows = self.ln_1(x), x.shape[-1], torch.arange(x.shape[0], device=x.device)
         weight, bias = self.attn.in_proj_weight, self.attn.in_proj_bias
         k, v = F.linear(normed, weight[width:], bias[width:]).unflatten(-1, (2, self.attn.heads, -1)).permute(2, 0, 3, 1, 4)
         q = F.linear(normed[rows, place], weight[:width], bias[:width]).unflatten(-1, (self.attn.heads, 1, -1))  # (B, h, 1, d)

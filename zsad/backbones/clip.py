@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from zsad.backbones.blocks import ACTIVATIONS, TowerShape, Transformer
-from zsad.backbones.tokens import clip_tokenizer
+from zsad.backbones.tokens import clip_tokenizer, unknown_pieces
 from zsad.backbones.vit import POSITION_MODES, LocalPath, Prompts, VisionTransformer
 from zsad.errors import SizeMismatch, UsageError
 from zsad.images.preprocessing import CLIP_MEAN, CLIP_STD, Squash
@@ -98,6 +98,10 @@ class CLIP(nn.Module):
                 )
             row[: len(tokens)] = torch.tensor(tokens)
         return ids.to(self.positional_embedding.device)
+
+    def unknown_pieces(self, text: str) -> list[int]:
+        """Tokens of a text that are single bytes of a letter or sign: no word of the vocabulary is made of them."""
+        return unknown_pieces(text)
 
     def encode_embeddings(self, x: Tensor, eot: Tensor, prompts: Prompts | None = None) -> Tensor:
         """Token embeddings (N, L, C) without positions and the index (N,) of each end token -> (N, D), not normalised.

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from zsad.alignment.blocks import in_blocks
 from zsad.backbones.shipped import load_shipped
 from zsad.errors import UsageError
 from zsad.images.preprocessing import Squash
@@ -124,9 +125,9 @@ class CompactTower(nn.Module):
         """
         if wrong := [tap for tap in taps if not 0 <= tap < len(STAGES)]:
             raise UsageError(f"The compact tower has the stages 0 to {len(STAGES) - 1}; got {wrong}.")
-        size = TOGETHER if images.device.type == "cpu" else len(images)
+        size = TOGETHER if images.device.type == "cpu" else images.shape[0]
         wanted = sorted({*taps, len(STAGES) - 1})
-        parts = [self._stages(some, wanted) for some in images.split(size)]
+        parts = [self._stages(some, wanted) for some in in_blocks(images, size)]
         stages = {stage: torch.cat([part[stage] for part in parts]) for stage in wanted}
         kept = {tap: Tap(x.flatten(2).transpose(1, 2), (x.shape[2], x.shape[3])) for tap, x in stages.items() if tap in taps}
         return ImageFeatures(stages[len(STAGES) - 1].mean((2, 3)), kept)

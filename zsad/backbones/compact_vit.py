@@ -65,7 +65,7 @@ class CompactViT(nn.Module):
         grid, kept = (images.shape[-2] // PATCH, images.shape[-1] // PATCH), {}
         positions = resize_positions(self.positional_embedding, grid, self.position_embedding)
         patches = self.conv1(images).flatten(2).transpose(1, 2) + positions[1:]
-        x = torch.cat([positions[:1].expand(len(images), 1, -1), patches], dim=1)
+        x = torch.cat([positions[:1].expand(images.shape[0], 1, -1), patches], dim=1)
         for layer, block in enumerate(self.blocks, 1):
             if layer > max(taps, default=SHAPE.layers):
                 break

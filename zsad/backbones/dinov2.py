@@ -107,8 +107,8 @@ class DINOv2(nn.Module):
     def embed(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) -> class token, registers and patches before the first block, (B, 1 + registers + h * w, C)."""
         positions = self.resized_positions(self.grid(images))
-        first = (self.class_token + positions[0]).expand(len(images), 1, -1)
-        registers = self.register_tokens.expand(len(images), -1, -1)
+        first = (self.class_token + positions[0]).expand(images.shape[0], 1, -1)
+        registers = self.register_tokens.expand(images.shape[0], -1, -1)
         return torch.cat([first, registers, self.patches(images).flatten(2).transpose(1, 2) + positions[1:]], dim=1)
 
     def grid(self, images: Tensor) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""``hf:`` - Hugging Face checkpoints: CLIP (renamed into the trunk) and DINOv2 (image only, see ``dinov2.py``).
+"""``hf:`` - Hugging Face checkpoints: CLIP (renamed into the trunk), and DINOv2 and SigLIP (image only).
 
 ``"hf:openai/clip-vit-large-patch14-336"`` or ``"hf:path/to/folder"``. Only safetensors are read, no code of a repository is
 run. A download is announced with its size.
@@ -18,6 +18,7 @@ from zsad.backbones.clip import CLIP
 from zsad.backbones.dinov2 import DINOv2
 from zsad.backbones.dinov2_weights import build_dinov2
 from zsad.backbones.file import load_clip_state
+from zsad.backbones.siglip import SigLIP
 from zsad.errors import UnsupportedBackbone, WeightsUnavailable
 from zsad.registry import register_backbone
 from zsad.weights.checkpoints import sha256_of
@@ -26,6 +27,7 @@ from zsad.weights.download import announce_download, cached_file, quiet_without_
 __all__ = ["load_huggingface"]
 
 FILE = "model.safetensors"
+SIGLIP = ("siglip", "siglip_vision_model")  # transformers' names of the kinds of model
 # Hugging Face's names inside a tower -> CLIP's
 BLOCK_NAMES = {
     "layer_norm1.": "ln_1.",
@@ -59,12 +61,12 @@ TOWERS = {
 @register_backbone("hf:")
 def load_huggingface(
     name: str, *, activation: str | None = None, position_embedding: str | None = None, image_size: int | None = None
-) -> CLIP | DINOv2:
+) -> CLIP | DINOv2 | SigLIP:
     """Loads ``"hf:org/name"`` or ``"hf:folder"``.
 
     Raises:
         WeightsUnavailable: not in the cache, and no network or ``HF_HUB_OFFLINE`` set.
-        UnsupportedBackbone: neither CLIP nor DINOv2.
+        UnsupportedBackbone: neither CLIP, DINOv2 nor SigLIP.
     """
     import transformers
 
@@ -75,8 +77,8 @@ def load_huggingface(
     try:
         config = transformers.AutoConfig.from_pretrained(source, trust_remote_code=False)
         kind = config.model_type
-        if kind not in ("clip", "dinov2", "dinov2_with_registers"):
-            raise UnsupportedBackbone(f"{name} is a {kind!r} model; hf: covers CLIP and DINOv2.")
+        if kind not in ("clip", "dinov2", "dinov2_with_registers", *SIGLIP):
+            raise UnsupportedBackbone(f"{name} is a {kind!r} model; hf: covers CLIP and DINOv2, and SigLIP's image tower.")
         model = transformers.AutoModel.from_pretrained(source, config=config, use_safetensors=True, dtype=torch.float32)
         file = transformers.utils.cached_file(source, FILE, _raise_exceptions_for_missing_entries=False)
     except (OSError, ValueError, RuntimeError, TypeError, KeyError, SafetensorError) as error:
@@ -88,6 +90,9 @@ def load_huggingface(
     sha256 = sha256_of(file) if file else ""
     if kind == "clip":
         return _clip(name, config, model.state_dict(), sha256, activation, position_embedding, image_size)
+    if kind in SIGLIP:
+        own = config if kind == "siglip_vision_model" else config.vision_config
+        return SigLIP(name, getattr(model, "vision_model", model), own, image_size, sha256)
     return build_dinov2(
         name,
         model.state_dict(),

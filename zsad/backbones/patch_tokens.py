@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from zsad.backbones.dinov2 import DINOv2
+from zsad.backbones.siglip import SigLIP
 from zsad.backbones.tapped import merged
 from zsad.errors import UnsupportedBackbone
 from zsad.types import Tap
@@ -19,6 +20,8 @@ def patch_width(backbone: Any) -> int:
     """Channels of a transformer's patches. Raises ``UnsupportedBackbone`` where they cannot be read off."""
     if isinstance(backbone, DINOv2):
         return backbone.class_token.numel()
+    if isinstance(backbone, SigLIP):
+        return int(backbone.width)
     if hasattr(backbone, "visual"):
         return int(backbone.visual.proj.shape[0])
     raise UnsupportedBackbone(f"The width of {backbone.name!r} is not known. Take a DINOv2 or a CLIP ViT.")

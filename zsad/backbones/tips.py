@@ -64,7 +64,7 @@ class TIPSVision(nn.Module):
         positions = resize_positions(self.positional_embedding, self.grid(images), POSITIONS)
         patches = self.conv1(images).flatten(2).transpose(1, 2) + positions[1:]
         first = torch.cat([self.class_embedding[None] + positions[:1], self.registers])
-        return torch.cat([first.expand(len(images), -1, -1), patches], dim=1)
+        return torch.cat([first.expand(images.shape[0], -1, -1), patches], dim=1)
 
     def forward(self, images: Tensor, taps: Collection[int] = ()) -> tuple[Tensor, dict[int, Tap]]:
         """(B, 3, H, W) -> all tokens behind the last norm, (B, 1 + registers + L, C), and raw states of the layers ``taps``."""

@@ -14,10 +14,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from zsad.alignment.blocks import in_blocks
+from zsad.alignment.windows import window_tokens
 from zsad.backbones.blocks import Block
 from zsad.backbones.vit import VisionTransformer
+from zsad.errors import UsageError
+from zsad.types import ImageFeatures, Tap
 
-__all__ = ["encode_subsets"]
+__all__ = ["encode_subsets", "encode_windows"]
 
 # Rows of an MLP at a time: its hidden layer is four times as wide, and written to fresh memory as a whole it costs a
 # twentieth of WinCLIP on a CPU.
@@ -48,7 +52,7 @@ def encode_subsets(visual: VisionTransformer, images: Tensor, indices: Sequence[
         group should be small beside the others (the whole picture is): it is the one that pays for its last block.
     """
     x = visual.embed(images)  # (B, 1 + L, C)
-    groups = [Group(len(x) * index.shape[0], index.shape[1]) for index in indices]
+    groups = [Group(x.shape[0] * index.shape[0], index.shape[1]) for index in indices]
     blocks = visual.blocks
     rows = _first_block(blocks[0], x, indices, groups) if len(blocks) > 1 else _gather(x, indices)
     for block in blocks[1:-1]:
@@ -56,8 +60,33 @@ def encode_subsets(visual: VisionTransformer, images: Tensor, indices: Sequence[
         rows = _feed(block, rows + block.attn.out_proj(_attend(qkv, groups, block.attn.heads)))
     first, others = _last_block(blocks[-1], rows, groups).tensor_split([groups[0].rows])
     embedded = visual.project(torch.cat([first[:: groups[0].tokens], others]))  # (subsets, D)
-    classes = [part.unflatten(0, (len(x), -1)) for part in embedded.split([group.subsets for group in groups])]
-    return classes, first.view(len(x), -1, groups[0].tokens, first.shape[-1])
+    classes = [part.unflatten(0, (x.shape[0], -1)) for part in embedded.split([group.subsets for group in groups])]
+    return classes, first.view(x.shape[0], -1, groups[0].tokens, first.shape[-1])
+
+
+def encode_windows(visual: VisionTransformer, images: Tensor, scales: Sequence[int]) -> ImageFeatures:
+    """The whole picture, its windows, and its patches (WinCLIP, section 4.2).
+
+    Args:
+        visual: the image tower.
+        images: (B, 3, H, W).
+        scales: sides of the windows in patches.
+
+    Returns:
+        Image features (B, D), ``streams["windows"][scale]``, a tap of (B, n, D) per scale, and the picture's patches behind
+        ``ln_post``, (B, L, C), in ``streams["patches"]`` under the last layer.
+
+    Raises:
+        UsageError: a window is larger than the grid.
+    """
+    grid = visual.grid(images)
+    if min(grid) < max(scales):
+        raise UsageError(f"Windows of {max(scales)} patches do not fit a grid of {grid[0]} x {grid[1]} patches.")
+    whole = torch.arange(1 + grid[0] * grid[1])[None]
+    (image, *windows), tokens = encode_subsets(visual, images, [whole, *(window_tokens(grid, scale) for scale in scales)])
+    taps = {scale: Tap(part, (grid[0] - scale + 1, grid[1] - scale + 1)) for scale, part in zip(scales, windows, strict=True)}
+    patches = Tap(visual.project(tokens[:, 0, 1:], proj=False), grid)
+    return ImageFeatures(image[:, 0], streams={"windows": taps, "patches": {len(visual.blocks): patches}})
 
 
 def _gather(x: Tensor, indices: Sequence[Tensor]) -> Tensor:
@@ -83,7 +112,7 @@ def _attend(qkv: Tensor, groups: list[Group], heads: int) -> Tensor:
 
 def _feed(block: Block, rows: Tensor) -> Tensor:
     """The MLP half of a block, (R, C), in slices that stay in the cache."""
-    return torch.cat([block.feed(part) for part in rows.split(SLICE)])
+    return torch.cat([block.feed(part) for part in in_blocks(rows, SLICE)])
 
 
 def _last_block(block: Block, rows: Tensor, groups: list[Group]) -> Tensor:

@@ -106,7 +106,7 @@ class VisionTransformer(nn.Module):
     def embed(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) -> tokens (B, 1 + h * w, C) with positions, behind ``ln_pre``."""
         patches = self.conv1(images).flatten(2).transpose(1, 2)
-        tokens = torch.cat([self.class_embedding.expand(len(images), 1, -1), patches], dim=1)
+        tokens = torch.cat([self.class_embedding.expand(images.shape[0], 1, -1), patches], dim=1)
         return self.ln_pre(tokens + resize_positions(self.positional_embedding, self.grid(images), self.position_mode))
 
     def project(self, x: Tensor, *, norm: bool = True, proj: bool = True) -> Tensor:
@@ -145,7 +145,7 @@ class VisionTransformer(nn.Module):
             elif whole or layer in attended:
                 between = block.attended(x)
             else:
-                between = block.attended_at(x, torch.zeros(len(x), dtype=torch.int64, device=x.device))
+                between = block.attended_at(x, torch.zeros(x.shape[0], dtype=torch.int64, device=x.device))
             x = block.feed(between if whole else between[:, :1])
             own = own if local and layer >= local.start else x
             if layer in attended:

@@ -1,4 +1,4 @@
-"""The command line: ``zsad predict | watch | calibrate | references | evaluate | finetune | convert | push | demo ...``."""
+"""The command line: ``zsad predict | watch | calibrate | references | evaluate | finetune | convert | export | demo ...``."""
 
 import os
 import sys
@@ -10,12 +10,15 @@ from zsad.cli import (  # noqa: F401  (each file registers its command)
     demo,
     doctor,
     evaluate,
+    export,
     finetune,
+    kinds,
     list,
     predict,
     prompts,
     push,
     references,
+    report,
     verify,
     watch,
 )

@@ -42,6 +42,7 @@ from zsad.cli.options import (
 from zsad.common.file_names import many, printable
 from zsad.datasets import Dataset, open_dataset
 from zsad.errors import UsageError
+from zsad.evaluation.kinds import KindsRow, evaluate_kinds
 from zsad.evaluation.metrics import check_metrics
 from zsad.evaluation.metrics_table import Evaluation
 from zsad.evaluation.plan import problems_of
@@ -85,6 +86,9 @@ def evaluate(
     overlap: Overlap = None,
     roi: Roi = None,
     keep_aspect: KeepAspect = False,
+    group_kinds: Annotated[
+        bool, typer.Option("--group-kinds", help="Also: how well kinds found without labels agree with the data's kinds.")
+    ] = False,
     jobs: Annotated[int, typer.Option(help="Processes; each takes whole categories.")] = 1,
     keep_maps: Annotated[bool, typer.Option("--keep-maps", help="Leave the maps in --out, as float32 .npy.")] = False,
     allow_leakage: Annotated[bool, typer.Option("--allow-leakage", help="Measure also on data that was learned from.")] = False,
@@ -108,10 +112,13 @@ def evaluate(
         _print_data(chosen, problems)
     with keeps_scores_in(out), log_to_stderr():
         found = evaluation.evaluate(method, opened, out=out, **settings)
+        shots_and_own = {key: value for key, value in settings.items() if key not in (*PLAN, *HOW)} | {"shots": shots}
+        grouped = evaluate_kinds(method, chosen, **shots_and_own) if group_kinds else []
     if as_json:
-        print_json(found.as_dict())
+        print_json(found.as_dict() | ({"kinds": [row.as_dict() for row in grouped]} if group_kinds else {}))
     else:
         _print_metrics(found, out)
+        _print_kinds(grouped)
         typer.echo(f"Written to {out}: {', '.join([*FILES, *([f'{MAPS}/'] if keep_maps else [])])}")
     raise typer.Exit(3 if found.errors or serious else 0)
 
@@ -161,6 +168,20 @@ def _print_metrics(found: Evaluation, out: str) -> None:
     where = f" in {out}/metrics.json"
     _print_some("Notes", found.row_notes(), where)
     _print_some("Errors", found.errors, where)
+
+
+def _print_kinds(rows: Sequence[KindsRow]) -> None:
+    """Agreement of groups with labels, beside that of whole pictures."""
+    lines = []
+    for row in rows:
+        whole = {f"{name} of pictures": f"{value:.3f}" for name, value in row.whole._asdict().items()}
+        found = {name: f"{value:.3f}" for name, value in row.regions._asdict().items()}
+        lines.append(
+            {"category": row.category, "pictures": row.pictures, "kinds": row.kinds, "groups": row.groups} | found | whole
+        )
+    if lines:
+        typer.echo("Kinds, found by grouping regions; beside them k-means on whole pictures, which is told how many there are:")
+        typer.echo("\n".join([*table(lines), ""]))
 
 
 def _print_some(title: str, lines: Sequence[str], where: str) -> None:

@@ -17,10 +17,18 @@ __all__ = ["check_out", "inspector_settings", "joined", "method_arguments", "nam
 
 # ------------------------------------------------------------------ the detector
 Target = Annotated[str, typer.Option(help="What is to be seen, as a person would say it: 'metal nut'.")]
-Method = Annotated[str, typer.Option(help="A method, or method.tag; see zsad list methods.")]
+Method = Annotated[str, typer.Option(help="A method, method.tag, or the folder of an exported model; see zsad list methods.")]
 Backbone = Annotated[str | None, typer.Option(help="Image encoder, instead of the method's own.")]
 Checkpoint = Annotated[Path | None, typer.Option(help="Learned weights of the method.")]
 Words = Annotated[list[str] | None, typer.Option(help="Defect word, where the method takes them; repeat for more.")]
+Focus = Annotated[
+    list[str] | None,
+    typer.Option("--focus", help="Look for this alone, such as scratch; several times. For laft and winclip."),
+]
+IgnoreWords = Annotated[
+    list[str] | None,
+    typer.Option("--ignore-words", help="Do not look at this, such as 'bright lighting'; several times. For laft and winclip."),
+]
 Sets = Annotated[list[str] | None, typer.Option("--set", help="key=value of the method, such as scales=(2,).")]
 References = Annotated[
     str | None, typer.Option(help="Normal pictures to compare with: a folder, a pattern, or what zsad references saved.")
@@ -56,6 +64,27 @@ AllowUrls = Annotated[bool, typer.Option("--allow-urls", help="Fetch pictures th
 SkipMasks = Annotated[
     Literal["auto", "on", "off"],
     typer.Option(help="Leave out masks beside their pictures (1_mask.png); auto: where every picture has one."),
+]
+# ------------------------------------------------------------------ many machines
+Engine = Annotated[
+    Literal["ray"] | None,
+    typer.Option(help="Score on a cluster, or in several processes of this machine, into a Parquet table in --out."),
+]
+Address = Annotated[
+    str | None, typer.Option(help="Of the Ray cluster: auto, or host:port; by default Ray runs on this machine alone.")
+]
+Actors = Annotated[
+    int | None, typer.Option(min=1, help="Processes that score, with --engine; by default all CPUs but one, or one per GPU.")
+]
+MapsOut = Annotated[str | None, typer.Option(help="Folder or address for the maps, with --engine and --maps.")]
+RetryErrors = Annotated[
+    bool, typer.Option("--retry-errors", help="With --engine: score pictures again that are errors in the table.")
+]
+PoolSize = Annotated[
+    int, typer.Option("--pool-size", min=1, help="With --engine and --batch on: pictures that all are compared with.")
+]
+AllowDownloads = Annotated[
+    bool, typer.Option("--allow-downloads", help="With --engine: workers may download weights that they lack.")
 ]
 # ------------------------------------------------------------------ a data set
 Layout = Annotated[str | None, typer.Option(help="Of the data set, where it fits several.")]
@@ -96,7 +125,8 @@ def inspector_settings(given: Mapping[str, Any], *more: str) -> dict[str, Any]:
     arguments = method_arguments(given["method"], given["set_"], given.get("word"))
     if "coreset" in more and "references" in given and given["coreset"] != 1 and given["references"] is None:
         raise UsageError(f"--coreset {given['coreset']:g} was given without --references, so it would do nothing. Give both.")
-    return joined({key: given[key] for key in (*ENCODER, *more)}, arguments)
+    concepts = {key: tuple(given[key]) for key in ("focus", "ignore_words") if given.get(key)}
+    return joined({key: given[key] for key in (*ENCODER, *more)} | concepts, arguments)
 
 
 def method_arguments(method: str, assignments: list[str] | None, words: list[str] | None) -> dict[str, Any]:

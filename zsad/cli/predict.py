@@ -18,6 +18,9 @@ from zsad.cli.app import EXIT_CODES, app, keeps_scores_in, sentence_on_error
 from zsad.cli.console import log_to_stderr, progress, report_unreadable
 from zsad.cli.dry_run import plan_of, show_plan
 from zsad.cli.options import (
+    Actors,
+    Address,
+    AllowDownloads,
     AllowUrls,
     Anomalous,
     AnomalousMasks,
@@ -27,18 +30,24 @@ from zsad.cli.options import (
     Checkpoint,
     Coreset,
     Device,
+    Engine,
     Every,
+    Focus,
+    IgnoreWords,
     Json,
     KeepAspect,
     LimitReport,
+    MapsOut,
     Method,
     Null,
     Overlap,
     Overwrite,
     PixelThreshold,
+    PoolSize,
     Precision,
     References,
     Resume,
+    RetryErrors,
     ReviewAt,
     Roi,
     Sets,
@@ -52,10 +61,12 @@ from zsad.cli.options import (
     check_out,
     inspector_settings,
 )
+from zsad.cli.predict_engine import engine_options, predict_with_engine
 from zsad.cli.predict_output import print_results, print_summary
 from zsad.cli.source import Source, TakesPaths
 from zsad.common.file_names import many
 from zsad.common.version import __version__, versions
+from zsad.distributed.pool import POOL
 from zsad.images.urls import without_keys
 from zsad.inference.inspector import Inspector
 from zsad.inference.settings import AUTO_FEWEST
@@ -86,6 +97,8 @@ def predict(
     backbone: Backbone = None,
     checkpoint: Checkpoint = None,
     word: Words = None,
+    focus: Focus = None,
+    ignore_words: IgnoreWords = None,
     references: References = None,
     anomalous: Anomalous = None,
     anomalous_masks: AnomalousMasks = None,
@@ -132,6 +145,13 @@ def predict(
         typer.Option("--dry-run", help="Print what would be scored, in how much time and memory; score nothing."),
     ] = False,
     limit_report: LimitReport = 500,
+    engine: Engine = None,
+    address: Address = None,
+    actors: Actors = None,
+    maps_out: MapsOut = None,
+    retry_errors: RetryErrors = False,
+    pool_size: PoolSize = POOL,
+    allow_downloads: AllowDownloads = False,
     as_json: Json = False,
 ) -> None:
     """Scores pictures, decides, and writes predictions.jsonl, .csv, report.html, overlays/ and masks/ to --out.
@@ -139,9 +159,11 @@ def predict(
     By default the pictures of a folder are compared with each other (--batch auto: from 8 on, where the method can, without
     --references, --threshold or --calibration). Without --threshold or --calibration the verdicts come from the references, if
     there are 4 or more, else from a robust rule over the batch, which assumes that more than half of the pictures are normal
-    and needs at least 8.
+    and needs at least 8. With --engine ray a folder or store of any size becomes a table, see docs/scale.md.
     """
     given = dict(locals())
+    if engine is not None or engine_options(given):
+        return predict_with_engine(given)
     settings = inspector_settings(given, "references", "anomalous", "anomalous_masks", "coreset", *LEVELS)
     settings |= {} if batch is None else {"batch": batch}
     check_out(out)
@@ -211,7 +233,7 @@ def calibration_facts(inspector: Inspector, settings: Mapping[str, Any]) -> dict
     if made is None:
         return None
     shares = made.shares(settings["max_false_alarms"], settings["review_false_alarms"])
-    facts = {"file": str(settings["calibration"]), "kind": made.kind, "normal_pictures": len(made)}
+    facts = {"file": str(settings["calibration"] or "of the exported model"), "kind": made.kind, "normal_pictures": len(made)}
     return facts | {"max_false_alarms": shares[0], "review_false_alarms": shares[1]}
 
 

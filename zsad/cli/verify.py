@@ -1,7 +1,8 @@
-"""``zsad verify``: methods beside the stored outputs of their authors' code."""
+"""``zsad verify``: methods beside the stored outputs of their authors' code, exported models beside their methods."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,8 +10,10 @@ import typer
 
 from zsad.cli.app import app, sentence_on_error
 from zsad.cli.console import print_json
+from zsad.cli.export import show
 from zsad.cli.options import Json
-from zsad.errors import MissingExtra
+from zsad.errors import MissingExtra, UsageError
+from zsad.exports import is_folder, verify_export
 
 if TYPE_CHECKING:
     from zsad.verification import Verification
@@ -19,17 +22,24 @@ if TYPE_CHECKING:
 @app.command(epilog="Exit codes: 0 all outputs within their tolerances, 1 one is not, 2 wrong usage.")
 @sentence_on_error
 def verify(
-    method: Annotated[str | None, typer.Argument(help="Only this one; all by default.")] = None,
+    method: Annotated[str | None, typer.Argument(help="Only this one, or the folder of an exported model.")] = None,
     references: Annotated[
         Path | None, typer.Option(help="Folder of stored outputs, in place of those that come with the package.")
     ] = None,
+    pictures: Annotated[str | None, typer.Option(help="Of an exported model: what both are compared on.")] = None,
     as_json: Json = False,
 ) -> None:
     """Checks that methods equal their authors' code: same weights, same pictures, outputs beside the stored ones.
 
     Small seeded weights are generated, so nothing is downloaded. A line per method shows, per kind of output, the
     worst difference and its tolerance ("rel": as a share of the stored value).
+
+    Of an exported model it makes certificate.json anew on this machine: the model beside the method in torch.
     """
+    if method and is_folder(method):
+        return _verify_export(method, pictures, as_json)
+    if pictures is not None:
+        raise UsageError("--pictures is for the folder of an exported model: zsad verify model/ --pictures DIR.")
     from zsad.verification import list_proofs
     from zsad.verification import verify as run
 
@@ -48,6 +58,15 @@ def verify(
     if as_json:
         print_json({"passed": passed, "methods": [one.as_dict() for one in found]})
     raise typer.Exit(0 if passed else 1)
+
+
+def _verify_export(folder: str, pictures: str | None, as_json: bool) -> None:
+    made = verify_export(folder, pictures)
+    if as_json:
+        print_json(asdict(made))
+    else:
+        show(made)
+    raise typer.Exit(0 if made.passed else 1)
 
 
 def _line(found: Verification) -> str:

@@ -21,6 +21,7 @@ from zsad.errors import UsageError
 __all__ = [
     "EVALUATION",
     "HIDDEN",
+    "LOCK",
     "RUN",
     "Owner",
     "begin_settings",
@@ -34,7 +35,14 @@ __all__ = [
 
 HIDDEN = ".zsad"  # of an output folder: what a command needs to go on with it
 LOCK = "lock"  # below HIDDEN
-OLD_ARGUMENTS = {"compact": {"tower": "small"}}  # keywords that earlier versions did not have, and what stands for that
+# keywords that earlier versions did not have, and what stands for that
+OLD_ARGUMENTS: dict[str, dict[str, Any]] = {
+    "compact": {"tower": "small"},
+    "winclip": {
+        **{"focus": [], "ignore_words": [], "components": None},
+        "projected": ["image-text", "window-text", "window-window"],
+    },
+}
 OLD_NAMES = {"judge": "detector"}  # keys of JSON objects in files of earlier versions, and what they are called now
 
 

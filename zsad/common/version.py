@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 __all__ = ["__version__", "package_version", "versions"]
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 
 
 def package_version(package: str) -> str | None:

@@ -152,9 +152,12 @@ def doubt(scores: Sequence[float] | np.ndarray[Any, Any]) -> str:
         return ""
     fewest = math.ceil(SHARE * count)
     splits = range(fewest, count - fewest + 1)
-    within = [(values[:k].var() * k + values[k:].var() * (count - k)) / count for k in splits]
-    place = splits[int(np.argmin(within))]
-    apart = float(values[place:].mean() - values[:place].mean()) / max(math.sqrt(min(within)), 1e-12)
+    centred = values - values.mean()
+    sums, sizes = np.cumsum(centred)[fewest - 1 : count - fewest], np.arange(fewest, count - fewest + 1)
+    between = sums**2 * (1 / sizes + 1 / (count - sizes)) / count  # what the split takes off the variance; centred sums to 0
+    place = splits[int(np.argmax(between))]
+    within = (values[:place].var() * place + values[place:].var() * (count - place)) / count
+    apart = float(values[place:].mean() - values[:place].mean()) / max(math.sqrt(within), 1e-12)
     if apart > APART:
         return f"the scores fall into two groups of {place} and {count - place}, and either may be the normal one"
     half = _shortest_half(values)

@@ -114,9 +114,12 @@ class WithReferences:
     def _references_by_the_others(self) -> Iterator[Scored]:
         entries = self.references.entries()
         for digest, entry in sorted(entries.items()) if len(entries) >= FEWEST else ():
-            other, one = self.left_out(digest), Encoded(self.geometry, {})
+            one = Encoded(self.geometry, {})
             one.entries.append(entry)
-            yield from answers(other._scoring(other.context), one)
+            yield from self.left_out(digest)._answers_now(one)  # no variable: one left-out bank is in memory at once
+
+    def _answers_now(self, encoded: Encoded) -> list[Scored]:
+        return list(answers(self._scoring(self.context), encoded))
 
     @property
     def far_score(self) -> float | None:

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from zsad.common.arguments import checked
-from zsad.decision.calibration import Calibration, resolve_thresholds
-from zsad.decision.thresholds import Thresholds, fixed
+from zsad.decision.calibration import Calibration
+from zsad.decision.thresholds import Thresholds
 from zsad.detector import Detector
 from zsad.images.in_memory import is_in_memory
 from zsad.images.intensity import check_range
@@ -20,7 +20,7 @@ from zsad.inference.encoded import Encoded, answers, encode_pictures
 from zsad.inference.few_shot import WithReferences, open_references
 from zsad.inference.reference_set import ReferenceSet
 from zsad.inference.result import Result
-from zsad.inference.scorer import Scored
+from zsad.inference.scorer import Scored, Scorer
 from zsad.inference.settings import (
     AUTO_FEWEST,
     at_least_one,
@@ -30,6 +30,7 @@ from zsad.inference.settings import (
     compared,
     default_batch,
     describe_encoder,
+    known_levels,
     pick_device,
     pick_precision,
     share_of_rows,
@@ -108,12 +109,7 @@ class Inspector(WithReferences):
         batch: bool | str = "auto",
         **arguments: Any,
     ) -> None:
-        self.target = check_target(target)
-        self.calibration = Calibration.load(calibration) if isinstance(calibration, (str, Path)) else calibration
-        below = None if self.calibration is not None and threshold is None else review_at  # below the calibration's level then
-        given, own = fixed(threshold, below, pixel_threshold), None if below is not None else review_at
-        self.thresholds = resolve_thresholds(given, self.calibration, max_false_alarms, review_false_alarms, own)
-        self.device = pick_device(device)
+        called, self.device = check_target(target), pick_device(device)
         self.precision = pick_precision(precision, self.device)
         self.batch_size = at_least_one("batch_size", default_batch(self.device) if batch_size is None else batch_size)
         self.workers = at_least_one("workers", workers)
@@ -122,6 +118,11 @@ class Inspector(WithReferences):
         self.coreset, self.batch = share_of_rows(coreset), batch_mode(batch)
         self.detector = build_method(method, backbone, checkpoint, arguments).to(self.device).eval()
         self.detector.require_trained()
+        self.target = self.detector.called(called)
+        inside = self.detector.own_levels(self.geometry.describe(), self.value_range)
+        given = {"threshold": threshold, "review_at": review_at, "pixel_threshold": pixel_threshold}
+        rates = max_false_alarms, review_false_alarms
+        self.calibration, self.thresholds = known_levels(inside, calibration, *rates, **given)
         encoder, scorer = self._encoder(), self._scorer(Context())
         self.references = ReferenceSet(encoder) if references is None else open_references(references, scorer, encoder)
         self.context = self._prepared()
@@ -162,11 +163,19 @@ class Inspector(WithReferences):
         """This inspector with every picture scored by itself, unless the method always compares them."""
         return self._with(batch="off")
 
+    def with_detector(self, detector: Detector, context: Context | None = None) -> Inspector:
+        """This inspector with another form of its detector, and another context."""
+        return self._with(detector=detector, context=context or self.context)
+
+    def scorer(self) -> Scorer:
+        """How pictures reach the detector."""
+        return self._scoring(self.context)
+
     def scored(self, refs: Iterable[ImageRef], *, keep_images: bool = False, folder: Path | None = None) -> Iterator[Scored]:
         """Scores and maps of pictures, before any threshold and at model size; see ``Scorer``.
 
         Where the method compares pictures with each other, features go to disk (``folder``, or a temporary one) and the
-        scores come after the last picture. ``refs`` are from ``list_images``; ``keep_images`` leaves each picture in its answer.
+        scores come after the last picture. ``refs`` are from ``list_images``; ``keep_images`` keeps each picture in its answer.
         """
         scorer = self._scoring(self.context)
         if self.needs_set:

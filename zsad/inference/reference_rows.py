@@ -11,7 +11,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from zsad.inference.reference_files import Reference, rows_file
-from zsad.references.coreset import blocks_of, counted, picked, streamed_coreset
+from zsad.references.coreset import blocks_of, picked, stacked, streamed_coreset
 from zsad.references.memory_bank import ANOMALOUS, leave_out
 from zsad.references.sum_banks import SUMS, joined, less
 from zsad.types import Bank
@@ -41,6 +41,14 @@ class StoredRows:
                 with safe_open(rows_file(self._folder, digest), framework="pt") as file:
                     yield file.get_tensor(key)
 
+    def _sizes(self, key: str, without: str | None) -> list[int]:
+        """M of each picture of ``rows``."""
+        found = []
+        for digest in sorted(self._members.keys() - {without}):
+            with safe_open(rows_file(self._folder, digest), framework="pt") as file:
+                found.append(int(file.get_slice(key).get_shape()[0]))
+        return found
+
     def keys(self) -> list[str]:
         """Names of the banks; one of the form "novelty.3" has a row per row of "3" and comes behind it."""
         with safe_open(rows_file(self._folder, next(iter(self._members or self._shown))), framework="pt") as file:
@@ -64,15 +72,15 @@ class StoredRows:
                 whole = joined(key, self.rows(key, without))
                 banks[key] = Bank(whole, torch.zeros(len(whole), dtype=torch.int64))
                 continue
-            leader = key.rpartition(".")[2]
-            sizes: list[int] = []
-            parts = counted(self.rows(key, without), sizes)
+            leader, sizes, parts = key.rpartition(".")[2], self._sizes(key, without), self.rows(key, without)
             if coreset == 1:
-                rows = torch.cat(list(parts))
+                rows = stacked(parts, sum(sizes))
                 chosen = torch.arange(len(rows))
             elif key == leader:
                 names = ((key, coreset, seed, *block) for block in self._blocks(without))
-                rows, chosen = streamed_coreset(blocks_of(parts, BLOCK), coreset, seed, known=self._chosen, names=names)
+                each = [sum(sizes[start : start + BLOCK]) for start in range(0, len(sizes), BLOCK)]
+                blocks = blocks_of(parts, BLOCK)
+                rows, chosen = streamed_coreset(blocks, coreset, each, seed, known=self._chosen, names=names)
                 positions[key] = chosen
             else:
                 rows, chosen = picked(parts, positions[leader]), positions[leader]

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from zsad.common.file_names import many
+from zsad.decision.calibration import Calibration, resolve_thresholds
+from zsad.decision.thresholds import Thresholds, fixed, with_pixel
 from zsad.detector import Detector
 from zsad.errors import UsageError
 from zsad.inference.scorer import PRECISIONS, Scorer
-from zsad.registry import create
+from zsad.registry import create, list_methods, method_class
 from zsad.types import Context
 from zsad.weights.learned import facts_of
 
@@ -24,6 +27,7 @@ __all__ = [
     "compared",
     "default_batch",
     "describe_encoder",
+    "known_levels",
     "pick_device",
     "pick_precision",
     "share_of_rows",
@@ -31,6 +35,7 @@ __all__ = [
 
 TARGET_WORDS, TARGET_CHARACTERS = 40, 300  # CLIP reads 77 tokens, and a prompt's own words take up to 20 of them
 CPU_BATCH, ACCELERATOR_BATCH = 8, 16
+CONCEPTS = ("focus", "ignore_words")  # keywords of methods that project features to what words differ in
 AUTO_FEWEST = 8  # pictures that are compared with each other by themselves; benchmarks/real_pictures.py has the figures
 
 
@@ -53,6 +58,37 @@ def check_target(target: str) -> str:
             f"tokens. Give a name of at most {TARGET_WORDS} words and {TARGET_CHARACTERS} characters, such as 'metal nut'."
         )
     return target
+
+
+def known_levels(
+    inside: tuple[Calibration | None, Thresholds | None],
+    calibration: Calibration | str | Path | None,
+    max_false_alarms: float | None,
+    review_false_alarms: float | None,
+    *,
+    threshold: float | None,
+    review_at: float | None,
+    pixel_threshold: float | None,
+) -> tuple[Calibration | None, Thresholds]:
+    """The calibration in force, and the levels: what is given goes before the calibration, that before the detector's own.
+
+    Args:
+        inside: the detector's own, ``Detector.own_levels``.
+        calibration: as of ``Inspector``; the others likewise.
+        max_false_alarms: share of normal pictures that may be called anomalous.
+        review_false_alarms: share of normal pictures that may be called anomalous or review.
+        threshold: raw score of the anomalous.
+        review_at: raw score of what is for review.
+        pixel_threshold: map value.
+    """
+    loaded = Calibration.load(calibration) if isinstance(calibration, (str, Path)) else calibration
+    found = inside[0] if loaded is None and threshold is None else loaded
+    below = None if found is not None and threshold is None else review_at  # below the calibration's level then
+    levels, own = fixed(threshold, below, pixel_threshold), None if below is not None else review_at
+    resolved = resolve_thresholds(levels, found, max_false_alarms, review_false_alarms, own)
+    if resolved.anomalous is None and inside[1] is not None:
+        resolved = with_pixel(inside[1], resolved)
+    return found, resolved
 
 
 def pick_device(device: str | torch.device = "auto") -> torch.device:
@@ -144,6 +180,7 @@ def describe_encoder(scorer: Scorer) -> dict[str, Any]:
 def build_method(method: str | Detector, backbone: Any, checkpoint: str | Path | None, arguments: dict[str, Any]) -> Detector:
     """The method by its name, or the built one that was given."""
     if isinstance(method, str):
+        check_words(method, arguments)
         built: Detector = create(method, backbone=backbone, checkpoint=checkpoint, **arguments)
         return built
     given = [name for name, value in (("backbone", backbone), ("checkpoint", checkpoint)) if value is not None]
@@ -153,6 +190,19 @@ def build_method(method: str | Detector, backbone: Any, checkpoint: str | Path |
             "or pass the method by name."
         )
     return method
+
+
+def check_words(method: str, arguments: dict[str, Any]) -> None:
+    """Raises ``UsageError`` where words say what to look at and the method has no space that pictures and texts share."""
+    asked = [key for key in CONCEPTS if arguments.get(key)]
+    if not asked:
+        return
+    takes = [name for name in list_methods() if CONCEPTS[0] in signature(method_class(name).__init__).parameters]
+    if method.partition(".")[0] not in takes:
+        no_text = "encode_text" not in method_class(method).needs
+        why = f"{method} has no space that pictures and texts share" if no_text else f"{method} compares no projected features"
+        options = " and ".join(f"--{key.replace('_', '-')}" for key in asked)
+        raise UsageError(f"{why}, so {options} would do nothing. Take a CLIP tower with --method {' or '.join(takes)}.")
 
 
 def plain(value: Any) -> Any:

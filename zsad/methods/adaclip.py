@@ -77,6 +77,7 @@ class AdaCLIP(Detector):
         super().__init__(backbone)
         self.taps, self.depth, self.length = taps, depth, length
         self.use_hsf, self.k_clusters, self.seed = use_hsf, k_clusters, seed
+        self.why_not_exported = semantic_fusion.NO_GRAPH if use_hsf else ""
         self.sigma, self.half_prompts, self.prompts = sigma, half_prompts, prompts
         self.layers = self.recipe.layers(backbone.depth, taps)
         (visual, dim), text = backbone.visual.proj.shape, backbone.token_embedding.embedding_dim

@@ -6,8 +6,7 @@ arXiv 2503.02424. Authors' code: luow23/INP-Former (MIT), read at 17d2653.
 Kept: raw blocks without the final norm; two groups of four layers, each rebuilt by four decoder blocks in reverse order; two
 resizes with different corners; norms with an epsilon of 1e-8. Quirks with a switch: zeros around the map in its Gaussian, which
 draw corners down to .37 of their value (``faithful``; image scores move by up to 3e-3), and a margin of a sixteenth on each
-side that is never seen (``crop``). Dropped: the learning rate's rise over the first 100 steps; pictures drawn for the few-shot
-training; it learns from those that it is given
+side that is never seen (``crop``). Dropped: pictures drawn for the few-shot training; it learns from those that it is given
 (``references/few_shot_views.py`` makes the paper's 22 views of each). References at test time count by
 ``references/fusion.py``, which is not the paper's.
 """
@@ -59,7 +58,7 @@ class InpFormer(Detector):
 
     recipe = Recipe("hf:facebook/dinov2-with-registers-base", 392, "gelu", "bicubic_offset", taps=(*range(3, 11),), depth=12)
     learned = True
-    schedule = Schedule("stable_adamw", 1e-3, 200, 16, (0.9, 0.999), 1e-4, 0.1, False, True, lr_schedule="cosine", last_lr=1e-4)
+    schedule = Schedule("stable_adamw", 1e-3, 200, 16, (0.9, 0.999), 1e-4, 0.1, False, True, "cosine", 1e-4, warmup=100)
     authors_file = AuthorsFile({r"^encoder\.": None})  # the frozen DINOv2
 
     def __init__(

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from zsad.alignment.aggregation import picture_scores
 from zsad.alignment.losses import likeness_terms, picture_term, zero_loss
 from zsad.alignment.maps import smooth, upsample
 from zsad.alignment.residual_proxies import ResidualProxies, Shown, mean_likeness
@@ -27,14 +28,14 @@ from zsad.backbones.tapped import tapped
 from zsad.detector import Detector
 from zsad.errors import UsageError
 from zsad.references.memory_bank import banks_of_sign
-from zsad.references.residuals import beyond_normal, marked_patches, next_anomalous
+from zsad.references.residuals import beside_each, beyond_normal, marked_patches, places_on, where_marked
 from zsad.registry import register
 from zsad.types import Backbone, Bank, Batch, Context, ImageFeatures, Phase, Prediction, Recipe, References, Schedule, Tap
 from zsad.weights.checkpoints import AuthorsFile
 
 __all__ = ["NAGL"]
 
-HIGHEST, TOP, SIGMA = 20, 0.01, 4.0  # patches that are the score in training; part of them that is it else; of the map
+HIGHEST, SIGMA = 20, 4.0  # patches that are the score in training; of the map's Gaussian
 PROXIES, PLACE = "guide.learnable_proxies.weight", "place"  # the second: bank with the places of another's rows
 
 
@@ -53,7 +54,7 @@ class NAGL(Detector):
     learned = own_references = takes_anomalous = True
     needs_references = 1
     phases = Phase(10, {"": 1e-5}), Phase(5, {"": 1e-6}), Phase(5, {"": 1e-7})
-    schedule = Schedule("adamw", 1e-5, 20, 8, weight_decay=0.01, phases=phases, references=1)
+    schedule = Schedule("adamw", 1e-5, 20, 8, weight_decay=0.01, phases=phases, references=1, anomalous=1)
     authors_file = AuthorsFile({r"^(learnable_|rm_|afl_)": r"guide.\1", r"\.(multihead|self)_attn\.": ".attention."})
 
     def __init__(self, backbone: Backbone, proxies: int = 25, aliased_positions: bool = True, faithful: bool = False) -> None:
@@ -78,8 +79,7 @@ class NAGL(Detector):
     def reference_rows(self, features: ImageFeatures) -> Mapping[str, Tensor]:
         """Patches (B, L, C), and the number of each on the grid (B, L, 1)."""
         patches = self.patches_of(features)
-        places = torch.arange(patches.shape[1], dtype=torch.float32, device=patches.device)
-        return {str(self.layer): patches, f"{PLACE}.{self.layer}": places[:, None].expand(len(patches), -1, -1)}
+        return {str(self.layer): patches, f"{PLACE}.{self.layer}": places_on(patches)}
 
     def marked_rows(self, masks: Tensor, grid: tuple[int, int]) -> Tensor:
         """Patches with any marked pixel, by the published windows; all where these see none."""
@@ -91,10 +91,8 @@ class NAGL(Detector):
         bad = banks_of_sign(banks, -1)
         if not bad:
             return None
-        tokens, number = bad[str(self.layer)].rows[None], bad[str(self.layer)].source.unique(return_inverse=True)[1]
-        places = bad[f"{PLACE}.{self.layer}"].rows[:, 0].long()
-        marked = torch.zeros(int(number.max()) + 1, grid[0] * grid[1], dtype=torch.bool, device=tokens.device)
-        marked[number, places] = True
+        tokens = bad[str(self.layer)].rows[None]
+        number, places, marked = where_marked(bad[str(self.layer)], bad[f"{PLACE}.{self.layer}"], grid[0] * grid[1])
         codes = self.guide.codes(marked, grid, self.aliased_positions)[number, places][None]
         residuals = beyond_normal(tokens, banks[str(self.layer)].rows[None])[1]
         return Shown(tokens, residuals, codes, torch.zeros_like(tokens[..., 0], dtype=torch.bool))
@@ -116,8 +114,7 @@ class NAGL(Detector):
         """Map: scores of patches, resized and smoothed. Image score: the mean of their highest hundredth."""
         self.require_references(context)
         grid = self.patch_scores(features.taps[self.layer], context.banks)
-        highest = grid.flatten(1).topk(max(1, int(TOP * grid[0].numel()))).values
-        return Prediction(highest.mean(1), smooth(upsample(grid, self.backbone.image_size), SIGMA))
+        return Prediction(picture_scores(grid, "top1"), smooth(upsample(grid, self.backbone.image_size), SIGMA))
 
     def loss(self, batch: Batch, context: Context) -> dict[str, Tensor]:
         """Cross-entropy of the mean of the 20 highest patches; focal and Dice losses of both likenesses' maps."""
@@ -135,17 +132,13 @@ class NAGL(Detector):
 
     def shown_in(self, batch: Batch, tap: Tap, rows: Tensor) -> Shown | None:
         """Each picture's anomalous references in a training step, beside its normal rows (B, M, C)."""
-        patches, masks = tap.patches, batch.anomalous_masks
-        if batch.anomalous is not None:
-            patches = self.patches_of(batch.anomalous)
-        elif (chosen := next_anomalous(batch.labels)) is not None:
-            patches, masks = patches[chosen], None if batch.masks is None else batch.masks[chosen]
-        else:
+        found = beside_each(batch, tap.patches, None if batch.anomalous is None else self.patches_of(batch.anomalous))
+        if found is None:
             return None
-        marked = torch.ones_like(patches[..., 0], dtype=torch.bool)
-        if masks is not None:
-            marked = marked_patches(masks, tap.grid, self.backbone.image_size // tap.grid[1]).flatten(1)
-        marked = marked.unflatten(0, (len(rows), -1))  # (B, a, L)
+        patches, masks = found
+        masks = torch.ones(len(patches), 1, 1, device=patches.device) if masks is None else masks
+        side, anomalous = self.backbone.image_size // tap.grid[1], len(patches) // len(rows)
+        marked = marked_patches(masks, tap.grid, side).flatten(1).unflatten(0, (-1, anomalous))  # (B, a, L)
         tokens = patches.reshape(len(rows), -1, patches.shape[2])
         codes = torch.stack([self.guide.codes(one, tap.grid, self.aliased_positions).flatten(0, 1) for one in marked])
         return Shown(tokens, beyond_normal(tokens, rows)[1], codes, ~marked.flatten(1))

@@ -99,6 +99,15 @@ class SubspaceAD(Detector):
         other.batch = True
         return other
 
+    def against_pool(self, context: Context) -> Detector:
+        other = copy(self)
+        other.batch = False
+        return other
+
+    def pool_banks(self, features: Sequence[ImageFeatures], context: Context) -> dict[str, Bank]:
+        """The sums of the pool's patches, with those of the references; sums of several pools may be added up."""
+        return {SUMS: with_sums(context.banks.get(SUMS), (sums for some in features for sums in self.sums(some)))}
+
     def encode(self, images: Tensor) -> ImageFeatures:
         """(B, 3, H, W) -> one tap, the merged patches (B, L, C), and what ``salient`` reads."""
         features = tapped(self.backbone, images, self.layers, self.saliency_block)

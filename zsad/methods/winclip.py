@@ -11,21 +11,27 @@ window; the text's part of the image score is the class token's softmax, never t
 Dropped: float64 aggregation (differences below 1e-6); a distance of zero or, by rounding, below it is ``FLOOR``, where the
 published code divides by it.
 
+``focus`` and ``ignore_words`` are LAFT's (Yun et al., ICLR 2025, arXiv 2503.01184): picture, windows and texts are projected to
+what the words differ in before their cosines; patches lie in another space and stay as they are.
+
 All windows of both scales and the full image go through the tower as one batch of rows (``backbones/token_subsets.py``).
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from zsad.alignment.maps import upsample
 from zsad.alignment.similarity import anomaly_probability
-from zsad.alignment.windows import harmonic_map, incidence, window_tokens
+from zsad.alignment.windows import harmonic_map, incidence
 from zsad.backbones.clip import CLIP
-from zsad.backbones.token_subsets import encode_subsets
+from zsad.backbones.token_subsets import encode_windows
 from zsad.detector import Detector
 from zsad.errors import UsageError
+from zsad.prompts.concepts import ROWS, concept_rows
 from zsad.prompts.prompt_set import PromptSet, encode_ensemble
 from zsad.references.memory_bank import nearest_cosine
 from zsad.registry import register
@@ -35,6 +41,7 @@ __all__ = ["WinCLIP"]
 
 # A distance below this is rounding; the harmonic mean needs a positive one.
 FLOOR = 1e-7
+COSINES = ("image-text", "window-text", "window-window")
 
 
 @register("winclip")
@@ -46,6 +53,10 @@ class WinCLIP(Detector):
         scales: sides of the windows in patches.
         temperature: of the softmax over (normal, anomalous).
         prompts: name of a set in ``prompts/``, or the path of a TOML file, with classes "normal" and "anomalous".
+        focus: words for what to look at, as "scratch"; all else counts less.
+        ignore_words: words for what not to look at, as "bright lighting".
+        components: most directions of each kind of words; None: all.
+        projected: cosines that the words change: "image-text", "window-text", "window-window".
     """
 
     own_references = True
@@ -56,10 +67,19 @@ class WinCLIP(Detector):
     backbone: CLIP
 
     def __init__(
-        self, backbone: CLIP, scales: tuple[int, ...] = (2, 3), temperature: float = 0.07, prompts: str = "winclip"
+        self,
+        backbone: CLIP,
+        scales: tuple[int, ...] = (2, 3),
+        temperature: float = 0.07,
+        prompts: str = "winclip",
+        focus: tuple[str, ...] = (),
+        ignore_words: tuple[str, ...] = (),
+        components: int | None = None,
+        projected: tuple[str, ...] = COSINES,
     ) -> None:
         super().__init__(backbone)
         self.scales, self.temperature, self.prompts = scales, temperature, prompts
+        self.focus, self.ignore_words, self.components, self.projected = focus, ignore_words, components, projected
 
     def prepare(self, name: str = "object", references: References | None = None) -> Context:
         """Encodes the ensemble once; ``context.text`` (1, 2, D) holds the plain, un-normalised means."""
@@ -67,28 +87,20 @@ class WinCLIP(Detector):
             raise UsageError(
                 f"scales={self.scales} and temperature={self.temperature}: give scales from 1 on, and a positive one."
             )
+        if unknown := set(self.projected) - set(COSINES):
+            raise UsageError(f"projected has {sorted(unknown)}; choose among {', '.join(COSINES)}.")
         sentences = PromptSet.pair(self.prompts, name)
         text = encode_ensemble(self.backbone, [*sentences.values()], normalize="none")
-        return Context(text=text, sentences=sentences, banks=self.banks(references))
+        rows = concept_rows(self.backbone, name, self.focus, self.ignore_words, self.components)
+        return Context(text=text, sentences=sentences, banks=self.banks(references), extra=rows)
+
+    def seen(self, rows: Tensor, context: Context, cosine: str) -> Tensor:
+        """(..., D) features or text as they enter a cosine: along the directions of the words, where it has some."""
+        return rows @ context.extra[ROWS].T if ROWS in context.extra and cosine in self.projected else rows
 
     def encode(self, images: Tensor) -> ImageFeatures:
-        """(B, 3, H, W) -> image features (B, D), ``streams["windows"][scale]``, a tap of (B, n, D) per scale, and the picture's
-        patches behind ``ln_post``, (B, L, C), in ``streams["patches"]`` under the last layer.
-        """
-        visual = self.backbone.visual
-        grid = visual.grid(images)
-        if min(grid) < max(self.scales):
-            raise UsageError(f"Windows of {max(self.scales)} patches do not fit a grid of {grid[0]} x {grid[1]} patches.")
-        whole = torch.arange(1 + grid[0] * grid[1])[None]
-        (image, *windows), tokens = encode_subsets(
-            visual, images, [whole, *(window_tokens(grid, scale) for scale in self.scales)]
-        )
-        taps = {
-            scale: Tap(part, (grid[0] - scale + 1, grid[1] - scale + 1))
-            for scale, part in zip(self.scales, windows, strict=True)
-        }
-        patches = Tap(visual.project(tokens[:, 0, 1:], proj=False), grid)
-        return ImageFeatures(image[:, 0], streams={"windows": taps, "patches": {len(visual.blocks): patches}})
+        """(B, 3, H, W) -> the picture, its windows by scale and its patches; see ``encode_windows``."""
+        return encode_windows(self.backbone.visual, images, self.scales)
 
     def reference_rows(self, features: ImageFeatures) -> dict[str, Tensor]:
         """Windows "window_<scale>" (B, n, D), wherever they lie in the picture, and "patches" (B, L, C)."""
@@ -97,13 +109,25 @@ class WinCLIP(Detector):
 
     def window_scores(self, features: ImageFeatures, context: Context) -> dict[int, Tensor]:
         """Probability of "anomalous" per window, (B, n) for each scale."""
-        text, windows = self.text_of(context), features.streams["windows"]
-        return {scale: anomaly_probability(tap.patches, text, self.temperature) for scale, tap in windows.items()}
+        text = self.seen(self.text_of(context), context, "window-text")
+        windows = {scale: self.seen(tap.patches, context, "window-text") for scale, tap in features.streams["windows"].items()}
+        return {scale: anomaly_probability(rows, text, self.temperature) for scale, rows in windows.items()}
+
+    def image_score(self, features: ImageFeatures, context: Context) -> Tensor:
+        """Probability of "anomalous" of the whole picture, (B,)."""
+        image, text = (self.seen(one, context, "image-text") for one in (features.image, self.text_of(context)))
+        return anomaly_probability(image, text, self.temperature)
 
     def reference_scores(self, features: ImageFeatures, context: Context) -> dict[str, Tensor]:
         """Half the cosine distance to the nearest reference row, (B, n) for each key of ``reference_rows``."""
-        rows = self.reference_rows(features)
-        return {key: (1 - nearest_cosine(rows[key], bank)).clamp(min=2 * FLOOR) / 2 for key, bank in context.banks.items()}
+        found = {}
+        for key, bank in context.banks.items():
+            rows = self.reference_rows(features)[key]
+            if key != "patches":  # which lie behind no projection to the texts' space
+                rows, kept = (self.seen(one, context, "window-window") for one in (rows, bank.rows))
+                bank = replace(bank, rows=kept)
+            found[key] = (1 - nearest_cosine(rows, bank)).clamp(min=2 * FLOOR) / 2
+        return found
 
     def reference_map(self, scores: dict[str, Tensor], grid: tuple[int, int]) -> Tensor:
         """Mean of the levels on the patch grid, (B, h, w); windows go to patches by the harmonic mean (section 4.3)."""
@@ -115,7 +139,7 @@ class WinCLIP(Detector):
 
         With references: the mean of that score and the reference map's maximum, and the mean of both maps.
         """
-        image, grid = anomaly_probability(features.image, self.text_of(context), self.temperature), self._patches(features).grid
+        image, grid = self.image_score(features, context), self._patches(features).grid
         patches = self.patch_map(image, self.window_scores(features, context), grid)
         if context.banks:
             distances = self.reference_map(self.reference_scores(features, context), grid)

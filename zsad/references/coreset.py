@@ -6,7 +6,7 @@ the search that follows, so that distances are chords of the unit sphere: |a - b
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator, MutableMapping
+from collections.abc import Hashable, Iterable, Iterator, MutableMapping, Sequence
 from itertools import islice
 
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from zsad.errors import UsageError
 
-__all__ = ["blocks_of", "coreset", "counted", "picked", "streamed_coreset"]
+__all__ = ["blocks_of", "coreset", "picked", "stacked", "streamed_coreset"]
 
 WIDTH = 128  # channels that distances are computed in; PatchCore projects to 128 too
 
@@ -39,9 +39,7 @@ def coreset(rows: Tensor, fraction: float, seed: int = 0, width: int = WIDTH) ->
     Raises:
         UsageError: a fraction outside (0, 1], or no rows.
     """
-    if not 0 < fraction <= 1 or not len(rows):
-        raise UsageError(f"A coreset takes a fraction in (0, 1] of at least one row; got {fraction} of {len(rows)} rows.")
-    count = max(1, round(fraction * len(rows)))
+    count = _kept(fraction, len(rows))
     if count == len(rows):
         return torch.arange(len(rows), device=rows.device)
     generator = torch.Generator().manual_seed(seed)
@@ -53,6 +51,7 @@ def coreset(rows: Tensor, fraction: float, seed: int = 0, width: int = WIDTH) ->
 def streamed_coreset(
     blocks: Iterable[Tensor],
     fraction: float,
+    sizes: Sequence[int],
     seed: int = 0,
     width: int = WIDTH,
     known: MutableMapping[Hashable, Tensor] | None = None,
@@ -69,6 +68,7 @@ def streamed_coreset(
     Args:
         blocks: (M_i, C) rows each, of any length; one block at a time is held.
         fraction: of every block's rows that are kept.
+        sizes: of the blocks, M_i each.
         seed: of the projection and of the first rows; all blocks have the same.
         width: as in ``coreset``.
         known: what was chosen of blocks before, by name; what is chosen now is added.
@@ -78,21 +78,40 @@ def streamed_coreset(
         rows (m, C), as they came; positions (m,) int64 in the whole stream: where every reference leaves M rows, a kept row is
         reference ``position // M``'s, which is what ``Bank.source`` wants.
     """
-    kept: list[Tensor] = []
-    positions: list[Tensor] = []
-    seen = 0
-    known, name = {} if known is None else known, iter(names)
-    for number, block in enumerate(blocks):
-        own = next(name, number)
-        if own not in known:
-            known[own] = coreset(block, fraction, seed, width)
-        chosen = known[own]
-        kept.append(block[chosen])
-        positions.append(chosen + seen)
-        seen += len(block)
-    if not kept:
+    counts = [_kept(fraction, size) for size in sizes]
+    if not counts:
         raise UsageError("A coreset needs at least one block of rows; got none.")
-    return torch.cat(kept), torch.cat(positions)
+    # All that stays is made before the first block: small tensors that are kept between large ones that are freed would leave
+    # holes in the heap that the next block does not fit into.
+    chosen, known, name = torch.empty(sum(counts), dtype=torch.int64), {} if known is None else known, iter(names)
+
+    def kept() -> Iterator[Tensor]:
+        for number, (block, own) in enumerate(zip(blocks, chosen.split(counts), strict=True)):
+            key = next(name, number)
+            own.copy_(known[key] if key in known else coreset(block, fraction, seed, width))
+            known.setdefault(key, own)
+            yield block[own]
+
+    rows = stacked(kept(), len(chosen))
+    starts = torch.tensor([0, *sizes[:-1]]).cumsum(0).repeat_interleave(torch.tensor(counts))
+    return rows, (chosen + starts).to(rows.device)
+
+
+def stacked(parts: Iterable[Tensor], count: int) -> Tensor:
+    """The parts (M_i, C) below each other, ``count`` rows in all; written in place, so that they are not in memory twice."""
+    whole, start = torch.empty(0), 0
+    for part in parts:
+        whole = whole if start else part.new_empty(count, *part.shape[1:])
+        whole[start : start + len(part)] = part
+        start += len(part)
+    return whole
+
+
+def _kept(fraction: float, count: int) -> int:
+    """How many of ``count`` rows a coreset has. Raises ``UsageError`` for no rows, or a fraction that is none."""
+    if not 0 < fraction <= 1 or not count:
+        raise UsageError(f"A coreset takes a fraction in (0, 1] of at least one row; got {fraction} of {count} rows.")
+    return max(1, round(fraction * count))
 
 
 def _projected(rows: Tensor, width: int, generator: torch.Generator) -> Tensor:
@@ -118,13 +137,6 @@ def _farthest_first(points: Tensor, count: int, start: int) -> Tensor:
     return chosen
 
 
-def counted(parts: Iterable[Tensor], sizes: list[int]) -> Iterator[Tensor]:
-    """Yields the parts unchanged and appends the number of rows of each to ``sizes``."""
-    for part in parts:
-        sizes.append(len(part))
-        yield part
-
-
 def blocks_of(parts: Iterator[Tensor], count: int) -> Iterator[Tensor]:
     """Concatenates the parts (M, C) in blocks of ``count`` parts."""
     while block := list(islice(parts, count)):
@@ -133,11 +145,10 @@ def blocks_of(parts: Iterator[Tensor], count: int) -> Iterator[Tensor]:
 
 def picked(parts: Iterable[Tensor], positions: Tensor) -> Tensor:
     """Selects the rows at these positions of the concatenated parts, in the order of ``positions``."""
-    start, found = 0, []
-    order = positions.argsort(stable=True)
+    start, found = 0, torch.empty(0)
     for part in parts:
-        inside = positions[order]
-        inside = inside[(inside >= start) & (inside < start + len(part))]
-        found.append(part[inside - start])
+        inside = ((positions >= start) & (positions < start + len(part))).nonzero()[:, 0]
+        found = found if start else part.new_empty(len(positions), *part.shape[1:])
+        found[inside] = part[positions[inside] - start]
         start += len(part)
-    return torch.cat(found)[order.argsort(stable=True)]
+    return found

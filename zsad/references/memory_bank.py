@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from zsad.alignment.blocks import in_blocks, is_exporting
 from zsad.errors import MissingExtra, UsageError
 from zsad.references.sum_banks import joined
 from zsad.types import Bank, ImageFeatures, References, Tap
@@ -149,10 +150,10 @@ def nearest_cosine(rows: Tensor, bank: Bank, block: int = BLOCK, kept: int = KEP
             f"{rows.shape[-1]}. Prepare the references with the method and backbone that encode the pictures."
         )
     wanted = F.normalize(rows.flatten(0, 1), dim=-1)
-    best = wanted.new_full((len(wanted),), -torch.inf)
+    best = wanted.new_full(wanted.shape[:1], -torch.inf)
     for part in bank.rows.split(min(kept, max(1, block))):
         part = F.normalize(part.to(wanted), dim=-1)
-        pieces = wanted.split(max(1, block // len(part)))
+        pieces = in_blocks(wanted, max(1, block // len(part)))
         best = torch.maximum(best, torch.cat([(piece @ part.T).amax(dim=1) for piece in pieces]))
     return best.unflatten(0, rows.shape[:2])
 
@@ -170,8 +171,8 @@ def nearest_value(rows: Tensor, kept: Tensor, values: Tensor, block: int = BLOCK
         Cosine distance (B, L), 0 to 2, and value (B, L).
     """
     flat = rows.flatten(0, 1)
-    best, value = flat.new_full((len(flat),), -torch.inf), flat.new_zeros(len(flat))
-    size = max(1, block // max(1, len(flat)))
+    best, value = flat.new_full(flat.shape[:1], -torch.inf), flat.new_zeros(flat.shape[:1])
+    size = len(kept) if is_exporting() else max(1, block // max(1, len(flat)))
     for part, own in zip(kept.to(flat).split(size), values.to(flat).split(size), strict=True):
         cosine, index = (flat @ part.T).max(1)
         value, best = torch.where(cosine > best, own[index], value), torch.maximum(cosine, best)

@@ -9,7 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["beyond_normal", "marked_patches", "next_anomalous"]
+from zsad.types import Bank, Batch
+
+__all__ = ["beside_each", "beyond_normal", "marked_patches", "next_anomalous", "places_on", "where_marked"]
 
 KEPT = 4096  # rows of a bank at a time
 
@@ -58,6 +60,43 @@ def marked_patches(masks: Tensor, grid: tuple[int, int], side: int) -> Tensor:
     """
     marked = F.interpolate((masks > 0).float()[:, None], size=(grid[0] * side, grid[1] * side), mode="nearest")
     return F.max_pool2d(marked, side, side, padding=1)[:, 0] > 0
+
+
+def places_on(patches: Tensor) -> Tensor:
+    """The number of each patch of (B, L, C) on its grid, (B, L, 1) in float32."""
+    places = torch.arange(patches.shape[1], dtype=torch.float32, device=patches.device)
+    return places[:, None].expand(len(patches), -1, -1)
+
+
+def where_marked(bank: Bank, places: Bank, patches: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Where the rows of anomalous references lay: the number of each one's reference and its place, and both as a table.
+
+    Args:
+        bank: (M, C) of marked patches.
+        places: (M, 1), beside it, see ``places_on``.
+        patches: of a picture, L.
+
+    Returns:
+        (M,), (M,), and (R, L) bool, True where a reference left a row.
+    """
+    number, place = bank.source.unique(return_inverse=True)[1], places.rows[:, 0].long()
+    marked = torch.zeros(int(number.max()) + 1, patches, dtype=torch.bool, device=bank.rows.device)
+    marked[number, place] = True
+    return number, place, marked
+
+
+def beside_each(batch: Batch, patches: Tensor, given: Tensor | None) -> tuple[Tensor, Tensor | None] | None:
+    """Patches and masks of what each picture of a training step is shown as anomalous; None: there is nothing.
+
+    Args:
+        batch: the step.
+        patches: of its pictures, (B, L, C).
+        given: of its anomalous references; without them each picture is shown the next one with a defect.
+    """
+    if given is not None:
+        return given, batch.anomalous_masks
+    chosen = next_anomalous(batch.labels)
+    return None if chosen is None else (patches[chosen], None if batch.masks is None else batch.masks[chosen])
 
 
 def next_anomalous(labels: Tensor) -> Tensor | None:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from PIL import Image
@@ -115,7 +115,7 @@ class Drawer:
         """Writes overlay, mask and map; returns their names, and the thumbnails."""
         files: dict[str, str | None] = {"overlay": None, "mask": None, "map": None}
         if result.anomaly_map is not None and self.options.maps:
-            write_map(result, self._file(name := f"maps/{output}.{self.options.maps}"))
+            write_map(result, self._file(name := f"maps/{output}.{self.options.maps}"), self.options.maps)
             files["map"] = name
         if result.pred_mask is not None:
             mask = Image.fromarray(result.pred_mask.astype(np.uint8) * 255)
@@ -136,16 +136,16 @@ class Drawer:
         return path
 
 
-def write_map(result: Result, path: Path) -> None:
-    """Writes the anomaly map as float32 (.npy), or as 16 bits over the model's map range (.png)."""
+def write_map(result: Result, file: Path | IO[bytes], kind: str) -> None:
+    """Writes the anomaly map as float32 (kind "npy"), or as 16 bits over the model's map range ("png")."""
     assert result.anomaly_map is not None
-    if path.suffix == ".npy":
-        np.save(path, result.anomaly_map)
+    if kind == "npy":
+        np.save(file, result.anomaly_map)
         return
     low, high = result.map_range
     scored = np.nan_to_num(result.anomaly_map, nan=low)  # 16 bits have no NaN
     levels = np.rint(np.clip((scored - low) / (high - low), 0, 1) * 65535).astype(np.uint16)
-    Image.fromarray(levels).save(path, "PNG")
+    Image.fromarray(levels).save(file, "PNG")
 
 
 def _cut_note(result: Result) -> tuple[str, ...]:

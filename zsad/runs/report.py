@@ -47,6 +47,7 @@ def write_report(
     scores: NDArray[np.float64],
     limit: int,
     cautions: Iterable[str] = (),
+    table: str = "predictions.csv",
 ) -> None:
     """Writes the report.
 
@@ -59,13 +60,14 @@ def write_report(
         scores: all raw scores, NaN where there is none.
         limit: how many rows come with pictures.
         cautions: sentences on the pictures as a whole.
+        table: where the rows are that are not shown.
     """
     total = sum(counts.values())
     with path.open("w", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
         _write_head(file, counts, thresholds, detector, scores)
         file.writelines(f'<p class="soft">{escape(one)}</p>\n' for one in cautions)
         _write_tools(file, counts)
-        file.write(_TABLE.format(caption=_caption(total, int(np.isfinite(scores).sum()), limit)))
+        file.write(_TABLE.format(caption=_caption(total, int(np.isfinite(scores).sum()), limit, table)))
         for rank, shown in enumerate(islice(rows, MOST_ROWS)):
             file.write(_row(rank, shown))
         file.write("</tbody></table>\n")
@@ -164,12 +166,12 @@ _TABLE = """<table><caption>{caption}</caption><thead><tr><th class="pictures" s
 """
 
 
-def _caption(total: int, scored: int, limit: int) -> str:
+def _caption(total: int, scored: int, limit: int, table: str) -> str:
     sentences = ["Worst first."]
     if limit < scored:
         sentences.append(f"Pictures are shown for the {limit} highest scores of {scored}.")
     if total > MOST_ROWS:
-        sentences.append(f"{many(total - MOST_ROWS, 'more row is', 'more rows are')} in predictions.csv.")
+        sentences.append(f"{many(total - MOST_ROWS, 'more row is', 'more rows are')} in {table}.")
     return " ".join(sentences)
 
 
@@ -203,12 +205,13 @@ def _score(row: Mapping[str, Any]) -> str:
 
 
 def _pair(shown: Shown) -> str:
-    if not shown.picture:
-        return ""
     images = "".join(
         f'<img loading="lazy" alt="{alt}" src="data:image/jpeg;base64,{base64.b64encode(data).decode()}">'
         for alt, data in (("picture", shown.picture), ("heat map", shown.overlay))
+        if data
     )
+    if not shown.overlay:
+        return images
     where = escape(quote(shown.row["overlay"], errors="surrogateescape"))
     return f'<a class="pair" href="{where}" aria-label="heat map of {escape(shown.row["name"])} in full size">{images}</a>'
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from zsad.errors import MissingExtra
 
-__all__ = ["COLUMNS", "CsvTable", "ParquetTable", "load_pyarrow"]
+__all__ = ["COLUMNS", "CsvTable", "ParquetTable", "encodable", "load_pyarrow", "region_type"]
 
 COLUMNS = (
     *("path", "name", "pred_score", "p_value", "pred_label", "threshold", "threshold_source", "regions", "prompts"),
@@ -27,18 +27,20 @@ class CsvTable:
         path: the file.
         excel: with a byte-order mark, by which Excel reads UTF-8, and with lines that end in CR LF.
         append: rows are put at the end of the file that is there.
+        more: columns behind the usual ones.
     """
 
-    def __init__(self, path: Path, *, excel: bool = False, append: bool = False) -> None:
+    def __init__(self, path: Path, *, excel: bool = False, append: bool = False, more: tuple[str, ...] = ()) -> None:
+        self._columns = (*COLUMNS, *more)
         encoding = "utf-8-sig" if excel else "utf-8"
         self._file = path.open("a" if append else "w", encoding=encoding, errors="backslashreplace", newline="")
         self._sheet = csv.writer(self._file, lineterminator="\r\n" if excel else "\n")
         if not append:
-            self._sheet.writerow(COLUMNS)
+            self._sheet.writerow(self._columns)
 
     def add(self, row: Mapping[str, Any]) -> None:
         """Writes a row of predictions.jsonl."""
-        self._sheet.writerow([_cell(row[column]) for column in COLUMNS])
+        self._sheet.writerow([_cell(row[column]) for column in self._columns])
 
     def close(self) -> None:
         """Ends the file."""
@@ -66,7 +68,7 @@ class ParquetTable:
     def add(self, row: Mapping[str, Any]) -> None:
         """Takes up a row of predictions.jsonl."""
         prompts = None if row["prompts"] is None else json.dumps(row["prompts"], ensure_ascii=False)
-        self._rows.append({key: _encodable(row[key]) for key in COLUMNS if key != "prompts"} | {"prompts": _encodable(prompts)})
+        self._rows.append({key: encodable(row[key]) for key in COLUMNS if key != "prompts"} | {"prompts": encodable(prompts)})
         if len(self._rows) == GROUP:
             self._flush()
 
@@ -97,17 +99,23 @@ def load_pyarrow() -> Any:
 def _schema(arrow: Any) -> Any:
     """Types by column; all may be null."""
     text, number = arrow.string(), arrow.float64()
+    kinds = {"pred_score": number, "p_value": number, "threshold": number, "notes": arrow.list_(text)}
+    kinds["regions"] = arrow.list_(region_type(arrow))
+    return arrow.schema([(column, kinds.get(column, text)) for column in COLUMNS])
+
+
+def region_type(arrow: Any) -> Any:
+    """The type of a region, as ``Region.as_dict`` gives it."""
+    text, number = arrow.string(), arrow.float64()
     corners = arrow.list_(arrow.list_(arrow.int32()))
     region = {
         **{"box": arrow.list_(arrow.int32()), "area": arrow.int64(), "peak": number, "contour": corners},
         **{"suggested_word": text, "margin": number},
     }
-    kinds = {"pred_score": number, "p_value": number, "threshold": number, "notes": arrow.list_(text)}
-    kinds["regions"] = arrow.list_(arrow.struct(list(region.items())))
-    return arrow.schema([(column, kinds.get(column, text)) for column in COLUMNS])
+    return arrow.struct(list(region.items()))
 
 
-def _encodable(value: Any) -> Any:
+def encodable(value: Any) -> Any:
     """Text that UTF-8 can hold; of undecodable file names the bytes become escapes, as in predictions.jsonl."""
     return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
 

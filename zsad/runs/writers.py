@@ -88,10 +88,10 @@ def write_facts(path: Path, facts: Mapping[str, Any]) -> None:
     path.write_text(_json(facts, indent=1) + "\n", encoding="utf-8", errors="backslashreplace")
 
 
-def write_tables(place: Path, rows: Iterable[Mapping[str, Any]], *, append: bool = False) -> None:
-    """Writes predictions.jsonl and predictions.csv of finished rows, or puts the rows at their ends."""
+def write_tables(place: Path, rows: Iterable[Mapping[str, Any]], *, append: bool = False, more: tuple[str, ...] = ()) -> None:
+    """Writes predictions.jsonl and predictions.csv of finished rows, or puts the rows at their ends; ``more``: columns."""
     jsonl = (place / "predictions.jsonl").open("ab" if append else "wb")
-    with jsonl, closing(CsvTable(place / "predictions.csv", append=append)) as table:
+    with jsonl, closing(CsvTable(place / "predictions.csv", append=append, more=more)) as table:
         for row in rows:
             jsonl.write(_json(row).encode("utf-8", "backslashreplace") + b"\n")
             table.add(row)

@@ -19,8 +19,13 @@ from zsad.errors import ImageError, MaskError, UsageError
 from zsad.images.reading import load_image
 from zsad.images.sources import ImageRef
 from zsad.synthetic.defects import make_defect
+from zsad.types import Schedule
 
-__all__ = ["Example", "ExampleLoader", "epoch_steps", "find_examples", "load_examples", "open_datasets", "share"]
+__all__ = ["Example", "ExampleLoader", "epoch_steps", "find_examples", "load_examples", "open_datasets", "share", "usable"]
+
+NO_NORMAL = "is of a category without a normal picture, and {} learns by comparing each picture with one."
+NO_DEFECT = "is of a category without a defect that has a mask, and {} learns by comparing each picture with one."
+NO_MASK = "has no mask, or is normal in a category of which no defect has one, and {} learns from masks alone."
 
 
 @dataclass(frozen=True)
@@ -73,6 +78,25 @@ def find_examples(sets: Sequence[Dataset], synthetic: int = 0) -> tuple[list[Exa
             if label == 0:
                 found += [Example(sample, source, name, 1, True, number) for number in range(1, synthetic + 1)]
     return found, rows
+
+
+def usable(examples: Sequence[Example], schedule: Schedule, method: str, rows: list[dict[str, str]]) -> list[Example]:
+    """The examples that a method can learn from by its schedule; the others become rows of ``errors.jsonl``."""
+    normal = {one.name for one in examples if not one.label}
+    bad = {one.name for one in examples if one.label and one.masked}
+    kept = []
+    for one in examples:
+        lacks = {
+            NO_MASK: not (schedule.labels_only or one.masked),
+            NO_NORMAL: schedule.references and one.name not in normal,
+            NO_DEFECT: schedule.anomalous and one.name not in bad,
+        }
+        reason = next((reason for reason, holds in lacks.items() if holds), None)
+        if reason is None:
+            kept.append(one)
+        else:
+            rows.append({"picture": one.source, "error": reason.format(method)})
+    return kept
 
 
 class ExampleLoader:

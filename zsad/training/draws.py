@@ -1,4 +1,4 @@
-"""Pictures that a training picture is given at random: normal references of its category, and the cells of a mosaic."""
+"""Pictures that a training picture is given at random: references of its category, and the cells of a mosaic."""
 
 from __future__ import annotations
 
@@ -33,6 +33,7 @@ class Draws:
                 self.normal.setdefault(example.name, []).append(row)
             if example.masked:
                 self.kinds.setdefault(example.name, {}).setdefault((example.label, kind), []).append(row)
+        self.defects = {name: [rows for (label, _), rows in kinds.items() if label] for name, kinds in self.kinds.items()}
 
     def references(self, row: int, epoch: int, count: int) -> list[int]:
         """Rows of ``count`` normal pictures of the same category, with replacement; itself only where there is no other.
@@ -42,6 +43,16 @@ class Draws:
         rows = self.normal[self.examples[row].name]
         others = [one for one in rows if one != row] or rows
         return np.random.default_rng([self.seed, epoch, row, 0]).choice(others, count).tolist()
+
+    def anomalous(self, row: int, epoch: int, count: int) -> list[int]:
+        """Rows of ``count`` masked pictures of the same category and kind of defect, with replacement; as ``references``.
+
+        A normal picture draws a kind first. The category must have a defect with a mask.
+        """
+        rng, kinds = np.random.default_rng([self.seed, epoch, row, 2]), self.defects[self.examples[row].name]
+        own = next((rows for rows in kinds if row in rows), None)
+        rows = kinds[rng.integers(len(kinds))] if own is None else own
+        return rng.choice([one for one in rows if one != row] or rows, count).tolist()
 
     def mosaic(self, row: int, epoch: int, part: float) -> list[int]:
         """Rows of the four cells where the picture is replaced by a mosaic, which a ``part`` of them is; else nothing.

@@ -160,7 +160,8 @@ def epochs_from(
             read = partial(training_set.micro_batches, epoch=epoch)
             with tqdm(total=len(steps), desc=f"epoch {epoch}/{schedule.epochs}", disable=None if main else True) as bar:
                 for number, batches in enumerate(ahead(shares, read, 1, 1)):  # reads during computation
-                    set_learning_rates(optimizer, schedule, phase, (epoch - 1 + number / len(steps)) / schedule.epochs)
+                    total, before = schedule.epochs * len(steps), (epoch - 1) * len(steps) + number
+                    set_learning_rates(optimizer, schedule, phase, before / total, total)
                     losses = step(detector, batches, contexts, optimizer, schedule, accelerator)
                     if main:
                         run.log_step(epoch, losses, writer)

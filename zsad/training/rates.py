@@ -31,13 +31,18 @@ OPTIMIZERS: dict[str, Any] = {"adam": torch.optim.Adam, "adamw": torch.optim.Ada
 ALL = ""  # a group of this name takes every parameter
 
 
-def learning_rate_at(schedule: Schedule, done: float) -> float:
-    """The learning rate after a part ``done`` of the run, 0 to 1.
+def learning_rate_at(schedule: Schedule, done: float, steps: int = 0) -> float:
+    """The learning rate after a part ``done`` of the run, 0 to 1; of a schedule with ``warmup``, a run has ``steps``.
 
     "one_cycle" is the shape of Smith and Topin 2019 in two cosine halves: from a 25th of the highest rate up to it within
     ``WARMUP`` of the run, then down to almost 0; "cosine" is Loshchilov and Hutter's 2017 without restarts, from ``lr`` to
     ``last_lr``. A function of ``done`` alone, so that a resumed run continues it.
     """
+    if schedule.warmup:
+        step = round(done * steps)
+        if step < schedule.warmup:
+            return schedule.lr * step / max(1, schedule.warmup - 1)  # 0 in the first step, ``lr`` in the last
+        done = (step - schedule.warmup) / (steps - schedule.warmup)
     if schedule.lr_schedule == "constant":
         return schedule.lr
     if schedule.lr_schedule == "cosine":
@@ -74,9 +79,9 @@ def optimizer_for(
     return build(own, lr=schedule.lr, betas=schedule.betas, weight_decay=schedule.weight_decay)
 
 
-def set_learning_rates(optimizer: Any, schedule: Schedule, phase: int, done: float) -> None:
-    """Sets the rates of all groups after a part ``done`` of the run, in a phase (its number from 0)."""
-    lr = learning_rate_at(schedule, done)
+def set_learning_rates(optimizer: Any, schedule: Schedule, phase: int, done: float, steps: int = 0) -> None:
+    """Sets the rates of all groups after a part ``done`` of a run of ``steps``, in a phase (its number from 0)."""
+    lr = learning_rate_at(schedule, done, steps)
     for group in optimizer.param_groups:
         group["lr"] = schedule.phases[phase].rates.get(group["name"], 0.0) * lr / schedule.lr if schedule.phases else lr
 

@@ -31,7 +31,8 @@ __all__ = [
 ]
 
 PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
-ADDED = ("last_lr", "phases", "references", "mosaic")  # settings that runs of before do not have: left out at their defaults
+# settings that runs of before do not have: left out at their defaults
+ADDED = ("last_lr", "warmup", "phases", "references", "anomalous", "mosaic")
 
 
 def trainable_parameters(detector: Detector) -> list[nn.Parameter]:

@@ -20,7 +20,7 @@ from zsad.datasets import Dataset
 from zsad.detector import Detector
 from zsad.errors import UsageError
 from zsad.training.cache import FeatureCache, stacked
-from zsad.training.data import Example, ExampleLoader, load_examples
+from zsad.training.data import Example, ExampleLoader, load_examples, usable
 from zsad.training.draws import Draws, mosaic_of
 from zsad.training.run import TrainingRun
 from zsad.types import Batch, ImageFeatures, Schedule
@@ -29,8 +29,6 @@ from zsad.weights.checkpoints import sha256_of
 __all__ = ["TrainingSet"]
 
 log = logging.getLogger("zsad")
-NO_NORMAL = "is of a category without a normal picture, and {} learns by comparing each picture with one."
-NO_MASK = "has no mask, or is normal in a category of which no defect has one, and {} learns from masks alone."
 
 
 class TrainingSet:
@@ -79,7 +77,7 @@ class TrainingSet:
             UsageError: no anomalous picture can be used, or the disk has no room for the features.
         """
         if accelerator.is_main_process:
-            examples = self._usable(examples, rows)
+            examples = usable(examples, self.schedule, self.detector.name, rows)
             self._read_all(examples, rows, accelerator)
             run.write_errors(rows)
             self._check_labels(rows, run, synthetic=any(one.defect for one in examples))
@@ -90,20 +88,6 @@ class TrainingSet:
             broadcast_object_list(state)
         self.examples, self.kinds, self.keys, self.masks, self.hashes = state[0]
         self.draws = Draws(self.examples, self.kinds, self.seed)
-
-    def _usable(self, examples: Sequence[Example], rows: list[dict[str, str]]) -> list[Example]:
-        """The examples that the method can learn from; the others become rows."""
-        normal, reasons = {one.name for one in examples if not one.label}, []
-        for one in examples:
-            alone = self.schedule.references and one.name not in normal
-            reasons.append(NO_MASK if not (self.schedule.labels_only or one.masked) else NO_NORMAL if alone else "")
-        name = self.detector.name
-        rows += [
-            {"picture": one.source, "error": reason.format(name)}
-            for one, reason in zip(examples, reasons, strict=True)
-            if reason
-        ]
-        return [one for one, reason in zip(examples, reasons, strict=True) if not reason]
 
     def _read_all(self, examples: Sequence[Example], rows: list[dict[str, str]], accelerator: Any) -> None:
         """Fills the attributes and the cache."""
@@ -188,7 +172,13 @@ class TrainingSet:
         near = [one for row in rows for one in self.draws.references(row, epoch, count)] if count else []
         chosen = [self.examples[row] for row in rows]
         batch = Batch(*self._pictures(rows, epoch), tuple(one.name for one in chosen), tuple(self.kinds[row] for row in rows))
-        return replace(batch, references=self._pictures(near)[0]) if near else batch
+        if near:
+            batch = replace(batch, references=self._pictures(near)[0])
+        if epoch and self.schedule.anomalous:
+            bad = [one for row in rows for one in self.draws.anomalous(row, epoch, self.schedule.anomalous)]
+            images, _, masks = self._pictures(bad)
+            batch = replace(batch, anomalous=images, anomalous_masks=masks)
+        return batch
 
     def _pictures(self, rows: Sequence[int], epoch: int = 0) -> tuple[Tensor | ImageFeatures, Tensor, Tensor | None]:
         """Pictures or features, labels, and masks where they are known."""

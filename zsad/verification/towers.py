@@ -12,7 +12,7 @@ from zsad.registry import load_backbone
 from zsad.verification.reference import Reference
 from zsad.verification.tiny_clip import fingerprint, tiny_clip_state_dict
 
-__all__ = ["TAPS", "tiny_backbone", "write_tower"]
+__all__ = ["TAPS", "tiny_backbone", "write_clip", "write_tower"]
 
 TAPS = (6, 12, 18, 24)  # layers that the papers with ViT-L tap
 
@@ -28,14 +28,19 @@ def write_tower(reference: Reference, folder: Path, **shape: int) -> Path:
     Raises:
         UsageError: the regenerated weights are not those that the authors' code ran on.
     """
+    return write_clip(reference, reference.settings["clip"]["fingerprint"], folder / "tiny.pt", **shape)
+
+
+def write_clip(reference: Reference, stored: str, path: Path, **shape: int) -> Path:
+    """As ``write_tower``, with the fingerprint and the path of the file."""
     state = tiny_clip_state_dict(reference.settings["seed"], **shape)
-    if (found := fingerprint(state)) != (stored := reference.settings["clip"]["fingerprint"]):
+    if (found := fingerprint(state)) != stored:
         raise UsageError(
             f"The weights of {reference.name!r} that were generated here have the fingerprint {found[:12]}, the stored outputs "
             f"belong to {stored[:12]}. Please report this, with the version of numpy."
         )
-    torch.save(state, folder / "tiny.pt")
-    return folder / "tiny.pt"
+    torch.save(state, path)
+    return path
 
 
 def tiny_backbone(reference: Reference, folder: Path, shape: dict[str, int] | None = None, **settings: Any) -> Any:

@@ -58,10 +58,30 @@ def defects() -> tuple[list[Any], list[Any], list[Any]]:
     return normal, [rgb for rgb, _, _ in bad], [(mask, word) for _, mask, word in bad]
 
 
-def scored(detector: Any, pictures: list[Any]) -> Any:
+def encoded(detector: Any, pictures: list[Any]) -> Any:
     images = torch.stack([detector.backbone.preprocess(rgb) for rgb in pictures])
     with torch.inference_mode():
-        return detector(images, detector.prepare())
+        return detector.encode(images)
+
+
+@pytest.fixture(scope="module")
+def good(detector: Any, defects: Any) -> Any:
+    """Answers to the normal pictures."""
+    with torch.inference_mode():
+        return detector.score(encoded(detector, defects[0]), detector.prepare())
+
+
+@pytest.fixture(scope="module")
+def features(detector: Any, defects: Any) -> Any:
+    """Of the defective pictures."""
+    return encoded(detector, defects[1])
+
+
+@pytest.fixture(scope="module")
+def found(detector: Any, features: Any) -> Any:
+    """Answers to the defective pictures."""
+    with torch.inference_mode():
+        return detector.score(features, detector.prepare())
 
 
 # ------------------------------------------------------------------ tower
@@ -141,9 +161,8 @@ def test_similarity_is_the_cosine_of_the_embedding() -> None:
 
 # ------------------------------------------------------------------ the detector
 @pytest.mark.slow
-def test_finds_defects_of_kept_out_textures(detector: Any, defects: Any) -> None:
+def test_finds_defects_of_kept_out_textures(good: Any, found: Any, defects: Any) -> None:
     normal, bad, known = defects
-    good, found = scored(detector, normal), scored(detector, bad)
     scores, labels = [*good.pred_score, *found.pred_score], [0] * len(normal) + [1] * len(bad)
     assert image_auroc(scores, labels) > 0.65
     pixels = [image_auroc(one, mask) for one, (mask, _) in zip(found.anomaly_map, known, strict=True)]
@@ -153,20 +172,17 @@ def test_finds_defects_of_kept_out_textures(detector: Any, defects: Any) -> None
 
 
 @pytest.mark.slow
-def test_a_good_picture_does_not_look_red(detector: Any, defects: Any) -> None:
+def test_a_good_picture_does_not_look_red(detector: Any, good: Any) -> None:
     low, high = detector.map_range
-    maps = scored(detector, defects[0]).anomaly_map
+    maps = good.anomaly_map
     assert ((maps - low) / (high - low)).mean() < 0.35
     assert (maps > high).float().mean() < 0.01
 
 
 @pytest.mark.slow
-def test_the_right_word_beats_a_wrong_one(detector: Any, defects: Any) -> None:
-    _, bad, known = defects
-    images = torch.stack([detector.backbone.preprocess(rgb) for rgb in bad])
-    table = []
+def test_the_right_word_beats_a_wrong_one(detector: Any, features: Any, defects: Any) -> None:
+    known, table = defects[2], []
     with torch.inference_mode():
-        features = detector.encode(images)
         for word in WORDS:
             steered = Compact(detector.backbone, words=(word,))
             steered.load_learned(detector.learned_state())
@@ -179,9 +195,9 @@ def test_the_right_word_beats_a_wrong_one(detector: Any, defects: Any) -> None:
 
 
 @pytest.mark.slow
-def test_words_name_defects(detector: Any, defects: Any) -> None:
+def test_words_name_defects(found: Any, defects: Any) -> None:
     _, bad, known = defects
-    maps = scored(detector, bad).word_maps
+    maps = found.word_maps
     assert maps.shape[1:] == (9, 32, 32)
     right = 0
     for one, (mask, word) in zip(maps, known, strict=True):

@@ -3,12 +3,12 @@
 Not a paper's method; every part is somebody's idea. Novelty: how far a patch is from its nearest neighbours in the same
 picture (MuSc's mutual scoring, Li et al. 2024, within one picture; 3x3 means and stages as in PatchCore, Roth et al. 2022).
 Head: convolutions on the stages and on what remains of each patch after its neighbours' weighted mean is taken away
-(residuals, as InCTRL and ResAD use them), ending in a sentence encoder's space, trained on synthetic defects with the VAND
-family's losses (``checkpoints/compact.md``). References join the zero-shot map (``memory.py``), and what a ViT sees joins both
-(``second.py``). In batch mode the pictures of a folder are compared with each other by the ViT alone (``folder.py``).
+(as in InCTRL and ResAD), ending in a sentence encoder's space, trained on synthetic defects (``checkpoints/compact.md``).
+References (``memory.py``) and a ViT (``second.py``) join the zero-shot map. In batch mode the pictures of a folder are compared
+by the ViT alone (``folder.py``), or with a pool of others (``pooled.py``).
 
-Kept on purpose: novelty counts against its usual value at the same place, since zero padding makes borders look odd (without:
-image AUROC 0.05 lower on auxiliary textures). The object's name is not encoded.
+Kept on purpose: novelty counts against its usual value at the same place, since zero padding makes borders look odd (image
+AUROC 0.05 lower without, on auxiliary textures). The object's name is not encoded.
 """
 
 from __future__ import annotations
@@ -25,19 +25,18 @@ from torch import Tensor
 
 from zsad.common.assets import asset
 from zsad.detector import Detector
-from zsad.errors import NeedsSet, UsageError
+from zsad.errors import NeedsSet
 from zsad.methods.compact.head import CHANNELS, DIM, SIDES, CompactHead
 from zsad.methods.compact.memory import check_references, memory_rows, nearest_in_batch
-from zsad.methods.compact.scoring import folder_predictions, near_references, prediction
-from zsad.methods.compact.second import BANK, second_blocks, second_rows
+from zsad.methods.compact.pooled import banks_of
+from zsad.methods.compact.scoring import folder_predictions, prediction, single_prediction
+from zsad.methods.compact.second import BANK, check_tower, second_blocks, second_rows
 from zsad.methods.compact.vocabulary import OBJECT, context_of, vocabulary
 from zsad.registry import register
-from zsad.types import Backbone, Batch, Context, ImageFeatures, Prediction, Recipe, References, Schedule
+from zsad.types import Backbone, Bank, Batch, Context, ImageFeatures, Prediction, Recipe, References, Schedule
 
 __all__ = ["Compact"]
-
 HEAD = "checkpoints/compact-head.safetensors"
-TOWERS = ("both", "small")
 
 
 @register("compact")
@@ -81,8 +80,7 @@ class Compact(Detector):
         tower: str = "both",
     ) -> None:
         super().__init__(backbone)
-        if tower not in TOWERS:
-            raise UsageError(f"tower of compact is {' or '.join(map(repr, TOWERS))}; got {tower!r}.")
+        check_tower(tower)
         self.words, self.batch, self.pool, self.seed, self.tower = words, batch, pool, seed, tower
         self.vit, self.vit_alone = vit if tower == "both" else None, False  # alone: nothing reads the first tower
         self.vocabulary = vocabulary()
@@ -98,7 +96,6 @@ class Compact(Detector):
         self.word_margin = float(self.margin)
 
     def restore(self, checkpoint: str | Path | None = None, tag: str | None = None) -> None:
-        """Loads the weights that ship, unless others are named."""
         super().restore(asset(HEAD) if checkpoint is None and tag is None else checkpoint, tag)
 
     def prepare(self, name: str = OBJECT, references: References | None = None) -> Context:
@@ -108,24 +105,28 @@ class Compact(Detector):
             UsageError, MissingExtra: as ``context_of``; anomalous or empty references, or some in the small tower's batch.
         """
         check_references(references, self.batch and self.vit is None)
-        vectors = dict(zip(self.vocabulary, self.vectors, strict=True))
-        return context_of(self.words, self.sides, vectors, self.centre, self.banks(references))
+        vectors, banks = dict(zip(self.vocabulary, self.vectors, strict=True)), self.banks(references)
+        return context_of(self.words, self.sides, vectors, self.centre, banks)
 
-    def as_batch(self, context: Context) -> Detector:
-        """This detector in batch mode."""
+    def as_batch(self, context: Context, batch: bool = True) -> Detector:
         other = copy(self)
-        other.batch, other.vit_alone = True, self.vit is not None and not context.banks and self.words is None
+        other.batch, other.vit_alone = batch, self.vit is not None and not context.banks and self.words is None
         return other
+
+    def against_pool(self, context: Context) -> Detector | None:
+        return None if self.vit is None else self.as_batch(context, False)
+
+    def pool_banks(self, features: Sequence[ImageFeatures], context: Context) -> dict[str, Bank]:
+        return banks_of([one.streams["vit"] for one in features], self.pool, self.seed)
 
     def encode(self, images: Tensor) -> ImageFeatures:
         """(B, 3, H, W) -> the raw stages 2 to 6, and in ``streams["vit"]`` the second tower's blocks, of length one."""
         streams = {} if self.vit is None else {"vit": second_blocks(self.vit, images, self.backbone.preprocess)}
         if self.vit_alone:
-            return ImageFeatures(images.new_zeros(len(images), 0), streams=streams)
+            return ImageFeatures(images.new_zeros(images.shape[0], 0), streams=streams)
         return replace(self.encode_for_loss(images), streams=streams)
 
     def encode_for_loss(self, images: Tensor) -> ImageFeatures:
-        """The first tower alone."""
         return self.backbone.encode_image(images, self.recipe.taps)
 
     def reference_rows(self, features: ImageFeatures) -> Mapping[str, Tensor]:
@@ -134,14 +135,13 @@ class Compact(Detector):
         return rows if self.vit is None else rows | {BANK: second_rows(features.streams["vit"])}
 
     def needs_set(self, context: Context) -> bool:
-        """True in batch mode."""
         return self.batch
 
     def score(self, features: ImageFeatures, context: Context) -> Prediction:
         """Map: weighted sum of text logits, novelty, and distance to the references. Score: the mean of its highest 1 %."""
         if self.batch:
             raise NeedsSet("compact with batch=True compares pictures with each other. Call score_set, or leave batch out.")
-        return prediction(self, features, context, near_references(features, context))
+        return single_prediction(self, features, context)
 
     def score_set(self, features: Sequence[ImageFeatures], context: Context) -> Iterator[Prediction]:
         """One prediction per picture; in batch mode by the other pictures. Raises ``UsageError`` for fewer than five."""

@@ -26,7 +26,21 @@ from zsad.methods.compact.pool import drawn, nearest_others
 from zsad.references.components import PatchSums, residual
 from zsad.types import ImageFeatures, Tap
 
-__all__ = ["BLOCKS", "LAST", "Blocks", "departures", "unit_blocks"]
+__all__ = [
+    "BLOCKS",
+    "LAST",
+    "PAIRS",
+    "POOL",
+    "SMALL",
+    "Blocks",
+    "Components",
+    "components",
+    "departures",
+    "on_scale",
+    "robust_scale",
+    "three_distances",
+    "unit_blocks",
+]
 
 BLOCKS = (2, 3, 6)  # of the second tower
 LAST = 6
@@ -68,22 +82,40 @@ def departures(features: Sequence[Mapping[int, Tap]], pool: int | None, seed: in
         pool: how many others each picture is compared with, a seeded choice that all share; None: ``POOL``.
         seed: of that choice, and of the pictures whose components are taken, where there are more than ``FITTED``.
     """
-    bases = _components(features, seed)
+    bases = components(features, seed)
     others = drawn(len(features), (POOL if pool is None else pool) + 1, seed)  # one more: none is compared with itself
     kept = torch.stack([features[place][LAST].patches[0] for place in others]).float()  # (pool + 1, L, C)
     parts, grid = [], (0, 0)
     for place, taps in enumerate(features):
-        own, grid = {block: tap.patches[0].float() for block, tap in taps.items()}, taps[LAST].grid
-        outside = [residual(torch.cat([own[block] for block in pair], 1), *bases[place % len(bases)][pair]) for pair in PAIRS]
+        grid = taps[LAST].grid
         left_out = others.index(place) if place in others else -1  # itself, or (so that all have as many) the last one
-        parts.append(torch.stack([*outside, _mutual(own[LAST], kept, left_out)]).cpu())
-    scaled = _robust(torch.stack(parts, 1))  # (3, N, L)
-    weights = scaled.new_tensor([1.0, 1.0, WEIGHT])[:, None, None] / SCALE
-    for one in (weights * scaled).sum(0):
+        parts.append(three_distances(taps, bases[place % len(bases)], kept, left_out).cpu())
+    stacked = torch.stack(parts, 1)  # (3, N, L)
+    for one in on_scale(stacked, *robust_scale(stacked)):
         yield one.reshape(1, *grid).to(kept.device)
 
 
-def _components(features: Sequence[Mapping[int, Tap]], seed: int) -> list[Components]:
+def three_distances(taps: Mapping[int, Tap], bases: Components, kept: Tensor, left_out: int) -> Tensor:
+    """What lies outside of both pairs of blocks' components, and mutual scoring: (3, L) of one picture.
+
+    Args:
+        taps: ``unit_blocks`` of it.
+        bases: the components.
+        kept: (N, L, C) patches of the last block of the others.
+        left_out: the number of one of them that does not count.
+    """
+    own = {block: tap.patches[0].float() for block, tap in taps.items()}
+    outside = [residual(torch.cat([own[block] for block in pair], 1), *bases[pair]) for pair in PAIRS]
+    return torch.stack([*outside, _mutual(own[LAST], kept, left_out)])
+
+
+def on_scale(parts: Tensor, median: Tensor, spread: Tensor) -> Tensor:
+    """Three distances of N pictures, (3, N, L), in robust deviations -> their sum on the method's scale, (N, L)."""
+    weights = parts.new_tensor([1.0, 1.0, WEIGHT])[:, None, None] / SCALE
+    return (weights * ((parts - median) / spread)).sum(0)
+
+
+def components(features: Sequence[Mapping[int, Tap]], seed: int) -> list[Components]:
     """The components that picture n is held against are entry n modulo their number.
 
     In a small folder a picture's own patches would bend the components towards themselves, so they are those of the other
@@ -120,8 +152,8 @@ def _mutual(rows: Tensor, others: Tensor, left_out: int) -> Tensor:
     return 1 - nearest.topk(nearest_others(len(others)), dim=1).values.mean(1)
 
 
-def _robust(parts: Tensor) -> Tensor:
-    """(P, N, L) -> the same in robust deviations of each part: median 0, interquartile range 1."""
+def robust_scale(parts: Tensor) -> tuple[Tensor, Tensor]:
+    """Median and interquartile range of each of P distances, (P, N, L) -> two of (P, 1, 1)."""
     flat = parts.flatten(1)
     quarters = [flat.kthvalue(max(1, round(share * flat.shape[1])), dim=1).values[:, None, None] for share in (0.25, 0.5, 0.75)]
-    return (parts - quarters[1]) / (quarters[2] - quarters[0]).clamp_min(1e-6)
+    return quarters[1], (quarters[2] - quarters[0]).clamp_min(1e-6)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 from torch import Tensor
@@ -13,10 +14,11 @@ from zsad.methods.compact.folder import Blocks, departures
 from zsad.methods.compact.head import TOP, CompactHead
 from zsad.methods.compact.memory import Near, departure, nearest_in
 from zsad.methods.compact.pool import check_pool
+from zsad.methods.compact.pooled import distances, without_pool
 from zsad.methods.compact.second import BANK, add_distance, add_within
 from zsad.types import Context, ImageFeatures, Prediction
 
-__all__ = ["folder_predictions", "near_references", "prediction"]
+__all__ = ["folder_predictions", "prediction", "single_prediction"]
 
 
 class Parts(Protocol):
@@ -63,6 +65,25 @@ def prediction(parts: Parts, features: ImageFeatures, context: Context, near: Ne
     return Prediction(top_mean(maps, TOP), maps, words)
 
 
+def single_prediction(parts: Parts, features: ImageFeatures, context: Context) -> Prediction:
+    """As ``prediction``, of pictures by themselves, against the references, or against a pool of others."""
+    own = replace(context, banks=without_pool(context.banks))
+    if len(own.banks) == len(context.banks):
+        return prediction(parts, features, context, near_references(features, context))
+    grids, words = distances(features.streams["vit"], context.banks), None
+    if not parts.vit_alone:
+        alone, words = map_of(parts, features, own, near_references(features, own))
+        grids = joined(parts, grids, alone, own)
+    return Prediction(top_mean(grids, TOP), upsample(grids, parts.backbone.image_size), words)
+
+
+def joined(parts: Parts, grid: Tensor, alone: Tensor, context: Context) -> Tensor:
+    """Two maps of the same pictures, by the others and by themselves: their mean where references or words were given."""
+    if not context.banks and parts.words is None:
+        return grid
+    return (upsample(grid, (alone.shape[1], alone.shape[2])) + alone) / 2
+
+
 def folder_predictions(parts: Parts, features: Sequence[ImageFeatures], context: Context) -> Iterator[Prediction]:
     """One prediction per picture of a folder, by the second tower.
 
@@ -82,6 +103,5 @@ def _folder_predictions(parts: Parts, features: Sequence[ImageFeatures], context
         if not parts.vit_alone:
             one = features[place]
             alone, words = map_of(parts, one, context, near_references(one, context))
-            if context.banks or parts.words is not None:
-                grid = (upsample(grid, (alone.shape[1], alone.shape[2])) + alone) / 2
+            grid = joined(parts, grid, alone, context)
         yield Prediction(top_mean(grid, TOP), upsample(grid, size), words)

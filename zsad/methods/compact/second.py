@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from zsad.alignment.maps import upsample
+from zsad.errors import UsageError
 from zsad.images.preprocessing import Squash
 from zsad.methods.compact.folder import BLOCKS, LAST, unit_blocks
 from zsad.methods.compact.second_head import SecondHead, second_head
@@ -23,11 +24,13 @@ __all__ = [
     "DISTANCE",
     "add_distance",
     "add_within",
+    "check_tower",
     "distances",
     "second_blocks",
     "second_rows",
 ]
 
+TOWERS = ("both", "small")
 BANK = f"vit{LAST}"  # name of the references' bank
 DISTANCE = (0.123, 0.101)  # to one reference: mean and deviation within normal pictures
 LARGEST = 3.0  # deviation of novelty that counts: busbars of a solar cell are novel in every cell
@@ -35,6 +38,12 @@ HEAD_WEIGHT, NOVELTY_WEIGHT, DISTANCE_WEIGHT = 0.2, 0.05, 0.2  # beside the map 
 # of the sum, so that the median normal place and what nine in ten places of defects stay below keep their values
 ALONE_ZERO, ALONE_ONE = -0.104, 1.046
 NEAR_ZERO, NEAR_ONE = -0.1, 1.55  # with references
+
+
+def check_tower(tower: str) -> None:
+    """Raises ``UsageError`` where the keyword ``tower`` is none of ``TOWERS``."""
+    if tower not in TOWERS:
+        raise UsageError(f"tower of compact is {' or '.join(map(repr, TOWERS))}; got {tower!r}.")
 
 
 def second_blocks(vit: Any, images: Tensor, before: Squash) -> dict[int, Tap]:

@@ -1,0 +1,95 @@
+"""A detector and its context as one module without arguments: pixels in, score and map out, or the features of a comparison."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from zsad.detector import Detector
+from zsad.errors import UsageError
+from zsad.images.preprocessing import CornerSquash, ShorterSide, Squash
+from zsad.inference.feature_store import packed
+from zsad.types import Bank, Context
+
+__all__ = ["FEATURES", "SCORES", "Graph", "squash_of"]
+
+SCORES, FEATURES = "scores", "features"  # what a graph gives: answers, or what a comparison of pictures reads
+
+
+class Graph(nn.Module):
+    """Pixels -> outputs by name; everything that depends on no picture is a constant.
+
+    Args:
+        detector: scores or encodes.
+        context: of the target and the references.
+        kind: ``SCORES``: "score" (B,), "map" (B, H, W) and, where the method has them, "words" (B, N, h, w).
+            ``FEATURES``: the tensors of ``ImageFeatures``, named as ``feature_store.packed`` does.
+
+    Raises:
+        UsageError: the pictures reach the network in a way that is no resize to a square.
+    """
+
+    mean: Tensor  # (3, 1, 1) of the network's input
+    deviation: Tensor  # (3, 1, 1)
+
+    def __init__(self, detector: Detector, context: Context, kind: str = SCORES) -> None:
+        super().__init__()
+        self.squash, self.detector, self.kind = squash_of(detector), detector, kind
+        self.register_buffer("mean", torch.tensor(self.squash.mean)[:, None, None])
+        self.register_buffer("deviation", torch.tensor(self.squash.std)[:, None, None])
+        self.names: list[str] = []  # of the outputs, known after the first pass
+        self.grids: dict[str, tuple[int, int]] = {}  # of ``FEATURES``: rows and columns of patches by tap, such as "vit/6"
+        self._keep(context)
+
+    def example(self, count: int = 2) -> Tensor:
+        """Seeded pixels (count, H, W, 3), uint8; two or more, or a graph takes the number of pictures for a constant."""
+        side = self.squash.size
+        drawn = torch.randint(0, 256, (count, side, side, 3), generator=torch.Generator().manual_seed(0))
+        return drawn.to(torch.uint8)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """(B, H, W, 3) uint8 RGB at the network's size -> the outputs, in the order of ``names``."""
+        pixels = (images.permute(0, 3, 1, 2).float() / 255 - self.mean) / self.deviation
+        features = self.detector.encode(pixels)
+        if self.kind == FEATURES:
+            found, self.grids = packed(features)
+        else:
+            answer = self.detector.score(features, self.context())
+            found = {"score": answer.pred_score, "map": answer.anomaly_map}
+            found |= {} if answer.word_maps is None else {"words": answer.word_maps}
+        self.names = list(found)
+        return tuple(found.values())
+
+    # ------------------------------------------------------------------ the context, as buffers: constants of a graph
+    def _keep(self, context: Context) -> None:
+        self._plain, self._parts = context, dict[str, str]()
+        tensors = {f"extra {key}": one for key, one in context.extra.items()}
+        tensors |= {} if context.text is None else {"text": context.text}
+        for key, bank in context.banks.items():
+            tensors |= {f"rows {key}": bank.rows, f"source {key}": bank.source}
+        for number, (key, tensor) in enumerate(tensors.items()):
+            self._parts[key] = f"context_{number}"
+            self.register_buffer(self._parts[key], tensor.detach().clone())
+
+    def context(self) -> Context:
+        """The context, its tensors being buffers of this module."""
+        held = {key: self.get_buffer(name) for key, name in self._parts.items()}
+        banks = {key: Bank(held[f"rows {key}"], held[f"source {key}"], bank.sign) for key, bank in self._plain.banks.items()}
+        extra = {key: held[f"extra {key}"] for key in self._plain.extra}
+        return Context(held.get("text"), self._plain.sentences, self._plain.words, banks, extra)
+
+
+def squash_of(detector: Detector) -> Squash:
+    """How pictures become a square for the network.
+
+    Raises:
+        UsageError: they do not.
+    """
+    rule = detector.backbone.preprocess
+    own = type(detector).preprocess is not Detector.preprocess
+    if own or not isinstance(rule, Squash) or isinstance(rule, (ShorterSide, CornerSquash)):
+        raise UsageError(
+            f"{detector.name} cannot be exported: it does not read pictures that were resized to a square, which is all that "
+            "an exported model takes. Run it in torch."
+        )
+    return rule

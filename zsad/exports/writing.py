@@ -1,0 +1,139 @@
+"""Writes a graph as ONNX, or as OpenVINO's files."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from zsad.errors import MissingExtra, UsageError
+from zsad.exports.graph import Graph
+
+__all__ = ["FORMATS", "MODEL", "load_openvino", "require", "save_openvino", "write_onnx", "write_openvino"]
+
+FORMATS = ("onnx", "openvino")
+MODEL = {"onnx": "model.onnx", "openvino": "model.xml"}
+NEEDS = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "openvino": ("onnx", "onnxscript", "openvino")}
+
+
+def require(what: str, packages: tuple[str, ...], extra: str) -> None:
+    """Raises ``MissingExtra`` where a package cannot be imported."""
+    for name in packages:
+        try:
+            __import__(name)
+        except ImportError as error:
+            raise MissingExtra(f"{what} with {name}", extra) from error
+
+
+def write_onnx(graph: Graph, path: Path) -> None:
+    """Writes the graph as ONNX; the first axis of its input has any length.
+
+    Raises:
+        MissingExtra: a package is missing.
+        UsageError: the method does what no graph can hold.
+    """
+    require("Exporting a model", NEEDS["onnx"][:2], "onnx")
+    with torch.no_grad(), _quiet():
+        graph(example := graph.example())  # also makes the names of the outputs known
+        try:
+            traced = torch.export.export(graph, (example,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},), strict=False)
+            made: Any = torch.onnx.export(
+                traced,
+                dynamo=True,
+                input_names=["images"],
+                output_names=graph.names,
+                custom_translation_table=_resizes(),
+                verbose=False,
+            )
+        except Exception as error:  # the tracer fails with whatever the method's code trips over
+            why = str(error).strip().splitlines() or [type(error).__name__]
+            raise UsageError(
+                f"{graph.detector.name} cannot be exported: its code does what no graph can hold ({why[0][:200]}). "
+                "Run it in torch."
+            ) from error
+    made.save(str(path))
+
+
+def write_openvino(graph: Graph, path: Path) -> None:
+    """Writes the graph as OpenVINO's ``.xml`` and ``.bin``, its weights in float32.
+
+    Raises:
+        MissingExtra, UsageError: as ``write_onnx``.
+    """
+    openvino = load_openvino()
+    between = path.with_suffix(".onnx")  # tracing by OpenVINO itself fails on operations that ONNX's exporter knows
+    write_onnx(graph, between)
+    model = openvino.convert_model(str(between))
+    between.unlink()
+    for extra in path.parent.glob(f"{between.name}*"):
+        extra.unlink()
+    save_openvino(model, path)
+
+
+def save_openvino(model: Any, path: Path) -> None:
+    """Saves a model without the rounding of its weights to float16 that is OpenVINO's own default."""
+    load_openvino().save_model(model, str(path), compress_to_fp16=False)
+
+
+def load_openvino() -> Any:
+    """The module. Raises ``MissingExtra`` where it is not installed."""
+    require("A model in OpenVINO's format", ("openvino",), "openvino")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import openvino
+    return openvino
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps the exporters' remarks from the user's screen."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
+    before = [one.level for one in loggers]
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        for one in loggers:
+            one.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for one, level in zip(loggers, before, strict=True):
+                one.setLevel(level)
+
+
+# ------------------------------------------------------------------ resizes that ONNX has no operation for, or another one
+def _resizes() -> dict[Any, Callable[..., Any]]:
+    """Bicubic resizes as products with the matrices of torch's own, which is exact; with antialiasing ONNX has none."""
+    import onnx_ir
+    from onnxscript import opset18 as op
+
+    def product(antialias: bool) -> Callable[..., Any]:
+        def resized(x: Any, size: Any, corners: Any, scales: Any = None) -> Any:
+            rows, columns = (
+                _matrix(
+                    int(x.shape[2 + axis]), size and int(size[axis]), scales and float(scales[axis]), bool(corners), antialias
+                )
+                for axis in (0, 1)
+            )
+            left, right = (op.Constant(value=onnx_ir.tensor(one.contiguous().numpy())) for one in (rows, columns.T))
+            return op.MatMul(left, op.MatMul(x, right))  # in this order: OpenVINO joins what follows to the second wrongly
+
+        return resized
+
+    aten = torch.ops.aten
+    return {aten._upsample_bicubic2d_aa.vec: product(True), aten.upsample_bicubic2d.vec: product(False)}
+
+
+def _matrix(old: int, new: int | None, scale: float | None, corners: bool, antialias: bool) -> Tensor:
+    """(new, old): what torch's bicubic resize of one axis multiplies with; its size is given, or a factor."""
+    unit = torch.eye(old)[None, None]
+    how: dict[str, Any] = {"mode": "bicubic", "antialias": antialias, "align_corners": corners}
+    how |= {"scale_factor": (scale, 1.0)} if new is None else {"size": (new, old)}
+    return F.interpolate(unit, **how)[0, 0]
