@@ -73,7 +73,7 @@ class Handlers:
             ui.region: gr.update(choices=regions, value=0 if regions else None, visible=bool(regions)),
             ui.false_alarm: gr.update(visible=bool(regions)),
             ui.draw: gr.update(visible=result.error is None),
-            ui.undo: gr.update(visible=bool(session.marks)),
+            ui.undo: gr.update(visible=bool(session.corrections)),
             ui.prompts: rendering.prompts(result),
             ui.editor: gr.update(visible=False, value=None),
             ui.miss: gr.update(visible=False),

@@ -10,6 +10,7 @@ from pathlib import Path
 from PIL import Image
 
 import zsad
+from zsad.common.file_names import many
 from zsad.inference.verdict import verdict_of
 from zsad_demo.workspace import Workspace
 
@@ -39,7 +40,7 @@ def summary(session: zsad.Session, labels: list[str], refused: list[str]) -> str
         if counts[kind]
     )
     levels = session.thresholds
-    corrections = f" {len(session.marks)} correction{'s' * (len(session.marks) != 1)} applied." if session.marks else ""
+    corrections = f" {many(len(session.corrections), 'correction')} applied." if session.corrections else ""
     names = session.inspector.references.names
     references = f" {len(names)} reference image{'s' * (len(names) != 1)}." if names else " No reference images."
     source = f"<p class='soft'>Thresholds: {escape(levels.source)}.{references}{corrections}</p>"

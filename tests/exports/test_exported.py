@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import logging
+import pickle
 import shutil
 import subprocess
 import sys
@@ -22,7 +23,9 @@ from typer.testing import CliRunner, Result
 
 import zsad
 from zsad.cli import app
-from zsad.errors import MissingExtra, UsageError
+from zsad.distributed.scorer import BatchScorer
+from zsad.distributed.specification import specify
+from zsad.errors import MissingExtra, UsageError, WeightsUnavailable
 from zsad.exports import making, open_export, verify_export
 from zsad.exports.certificate import CertificateFailed, Tolerance, certify
 from zsad.exports.metadata import Metadata, sha256_of_files
@@ -361,3 +364,36 @@ def test_int8_is_measured(
     assert 1e-6 < found.map["worst"] < 0.5  # it is another model, and not another method
     assert found.tolerance == {"difference": None, "auroc_loss": 0.01, "rank_correlation": 0.95}
     assert found.auroc is not None
+
+
+@pytest.mark.slow
+def test_a_worker_scores_by_the_folder(exported: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(exported.parent)
+    settings = {"method": exported.name, "device": "cpu"}
+    inspector = Inspector(**settings, batch="off")
+    files = sorted(pictures.rglob("*.png"))
+    expected = [(one.pred_score, one.pred_label, len(one.regions)) for one in inspector(files)]
+    monkeypatch.chdir(tmp_path)
+    scorer = pickle.loads(pickle.dumps(BatchScorer(specify_in(exported.parent, inspector, settings, monkeypatch))))
+    rows = scorer.rows([str(path) for path in files])
+    assert [(row["score"], row["label"], len(row["regions"])) for row in rows] == expected
+    assert {row["label"] for row in rows} == {"normal", "anomalous"}
+
+
+def specify_in(folder: Path, inspector: Inspector, settings: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> object:
+    """The specification as the command makes it in ``folder``; the working folder is another one afterwards."""
+    with monkeypatch.context() as there:
+        there.chdir(folder)
+        return specify(inspector, settings)
+
+
+@pytest.mark.slow
+def test_a_worker_without_the_folder_says_so(exported: Path, tmp_path: Path) -> None:
+    inspector = Inspector(str(exported), device="cpu", batch="off")
+    spec = specify(inspector, {"method": str(exported), "device": "cpu"})
+    moved = exported.rename(tmp_path / "elsewhere")
+    try:
+        with pytest.raises(WeightsUnavailable, match="does not find '.*model'. Put the weights at the same path"):
+            spec.load({})
+    finally:
+        moved.rename(exported)

@@ -122,6 +122,8 @@ def specify(inspector: Inspector, settings: Mapping[str, Any], **more: Any) -> S
         UsageError: a keyword that is no plain value.
     """
     plain = {key: _plain(one) for key, one in settings.items() if key not in ON_THE_DRIVER}
+    if Path(str(plain.get("method", ""))).is_dir():  # an exported model
+        plain["method"] = str(Path(str(plain["method"])).resolve())
     try:
         json.dumps(plain)
     except TypeError as error:
@@ -155,8 +157,9 @@ def _plain(value: Any) -> Any:
 
 
 def _weights(settings: Mapping[str, Any]) -> dict[str, str]:
-    """Paths of the weights that the settings name, with their digests."""
+    """Paths of the weights that the settings name, an exported model's folder among them, with their digests."""
     named = [settings.get("checkpoint"), str(settings.get("backbone") or "").removeprefix("file:").removeprefix("hf:")]
+    named += [method] if Path(method := str(settings.get("method", "compact"))).is_dir() else []
     paths = [str(Path(one).resolve()) for one in named if one and Path(one).exists()]
     return {path: _digest(Path(path)) for path in paths}
 

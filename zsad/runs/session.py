@@ -24,15 +24,14 @@ from zsad.decision.calibration import FALSE_ALARMS, Calibration
 from zsad.decision.thresholds import Thresholds, decide, fixed
 from zsad.errors import ImageError, UsageError
 from zsad.images.reading import ImageRef, list_images, load_image
-from zsad.inference.anomalous import seen_mask
 from zsad.inference.encoded import Encoded
-from zsad.inference.feature_store import load_features
 from zsad.inference.inspector import Inspector
 from zsad.inference.normal_pictures import NormalPictures, keep_normal_pictures
 from zsad.inference.result import Region, Result
 from zsad.inference.scorer import Scored
 from zsad.inference.verdict import scores_and_peaks
-from zsad.references.corrections import FALSE_ALARM, MISS, Mark, mark_of
+from zsad.references.corrections import FALSE_ALARM, MISS, Mark
+from zsad.runs.corrections import KINDS, Corrections
 from zsad.runs.drawing import Options
 from zsad.runs.folder import RunFolder
 from zsad.runs.summary import Summary, levels_of
@@ -62,7 +61,7 @@ class Session:
             raise UsageError("A session scores whole pictures, and the inspector cuts tiles. Leave tile out.")
         self.inspector = inspector.fork()
         self.scored: list[Scored] = []
-        self.marks: list[Mark] = []
+        self.corrections = Corrections(self.inspector)
         self.log: list[dict[str, Any]] = []
         self._given = Thresholds()
         self._pictures = self.inspector.encode_refs([])
@@ -91,6 +90,11 @@ class Session:
         else:
             self.scored = list(self.inspector.answers(self._pictures, self.marks))
         self._recalibrate()
+
+    @property
+    def marks(self) -> list[Mark]:
+        """The corrections that act on scores as marks."""
+        return self.corrections.marks
 
     @property
     def encoded(self) -> Encoded:
@@ -161,7 +165,10 @@ class Session:
         self._mark(number, np.asarray(drawn, dtype=np.uint8), FALSE_ALARM, box=list(region.box))
 
     def miss(self, number: int, place: NDArray[Any]) -> None:
-        """Marks a place of a picture, (H, W) above 0 where it is drawn, as a defect: places that look like it count more."""
+        """Marks a place of a picture, (H, W) above 0 where it is drawn, as a defect: places that look like it count more.
+
+        Where the method takes anomalous references, the place becomes one of them.
+        """
         size = self._size(number)
         drawn = np.asarray(place)
         if drawn.shape != size:
@@ -171,11 +178,10 @@ class Session:
         self._mark(number, (drawn > 0).astype(np.uint8), MISS, box=box)
 
     def undo(self) -> bool:
-        """Takes the latest mark back; False where there is none."""
-        if not self.marks:
+        """Takes the latest correction back; False where there is none."""
+        if (undone := self.corrections.take_back()) is None:
             return False
-        mark = self.marks.pop()
-        self._note("undone", picture=mark.name, kind=_KINDS[mark.sign])
+        self._note("undone", picture=undone[0], kind=KINDS[undone[1]])
         self.rescore()
         return True
 
@@ -186,10 +192,9 @@ class Session:
         return size
 
     def _mark(self, number: int, drawn: NDArray[np.uint8], sign: int, box: list[int]) -> None:
-        entry, features = self._pictures[number], load_features(self._pictures[number].files[0])
-        seen = seen_mask(drawn, self.inspector.geometry, 0, self.inspector.detector.backbone.image_size)
-        self.marks.append(mark_of(features, seen, sign, entry.scored.name))
-        self._note("correction", picture=entry.scored.name, kind=_KINDS[sign], box=box)
+        entry = self._pictures[number]
+        self.corrections.add(entry, drawn, sign)
+        self._note("correction", picture=entry.scored.name, kind=KINDS[sign], box=box)
         self.rescore()
 
     # ------------------------------------------------------------------ calibration
@@ -233,13 +238,10 @@ class Session:
             run.fill((replace(entry.ref, name=entry.scored.name) for entry in self._pictures), self._stored, sys.maxsize)
             summary = run.write(self.inspector, thresholds, options or Options(maps="png", hide_folders=True))
             facts = {"detector": run.detector} | summary.as_dict() | {"thresholds": levels_of(thresholds)}
-            run.finish(facts | {"corrections": len(self.marks), "log": self.log})
+            run.finish(facts | {"corrections": len(self.corrections), "log": self.log})
         return summary
 
     def _stored(self, refs: Iterable[ImageRef]) -> Iterator[Scored]:
         """The scores that are known already, in place of a scorer."""
         for _, scored in zip(refs, self.scored, strict=True):
             yield scored
-
-
-_KINDS = {FALSE_ALARM: "false alarm", MISS: "miss"}
