@@ -170,9 +170,9 @@ def create(name: str, *, backbone: str | Backbone | None = None, checkpoint: str
         >>> import torch, zsad
         >>> detector = zsad.create("winclip", backbone="tiny")  # random weights, for tests
         >>> context = detector.prepare("metal nut")
-        >>> prediction = detector(torch.zeros(2, 3, 112, 112), context)
+        >>> prediction = detector(torch.zeros(2, 3, 240, 240), context)
         >>> prediction.pred_score.shape, prediction.anomaly_map.shape
-        (torch.Size([2]), torch.Size([2, 112, 112]))
+        (torch.Size([2]), torch.Size([2, 240, 240]))
     """
     if folder := _folder(name):
         return folder[1](name, backbone=backbone, checkpoint=checkpoint, **arguments)
