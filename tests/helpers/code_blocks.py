@@ -19,18 +19,10 @@ MARK = re.compile(r"<!-- (?:not run: |(?=recipe: ))(.+) -->")  # tests/distribut
 CODE = ("console", "python")
 README = {  # the README has no room for marks: the beginnings of commands and blocks that are not run, and why
     "pip install": "installs",
-    'detector = zsad.create("winclip"': "needs weights that are downloaded",
+    "python -m sphinx": "tests/docs builds the site",
     'zsad predict photos/ --target "metal nut" --method winclip': "needs weights that are downloaded",
-    "zsad convert": "needs a checkpoint of authors",
-    "zsad prompts winclip": "needs weights that are downloaded",
     "zsad verify": "takes a minute; tests/verification runs it",
     "zsad demo": "serves until it is stopped; tests/demo does it",
-    "from gradio_client": "needs the demo's server; tests/demo does it",
-    "zsad calibrate": "needs 19 normal pictures of one's own; how-to/threshold-without-anomalies is run",
-    "zsad predict photos/ --references refs/good --calibration": "needs 19 normal pictures of one's own; as above",
-    "zsad evaluate": "needs a data set that is downloaded; notebooks/evaluation is run",
-    "zsad finetune": "needs annotated pictures of one's own; notebooks/fine_tuning is run",
-    "zsad predict photos/ --checkpoint run": "needs what was trained before it",
     "pytest": "runs the tests",
 }
 
