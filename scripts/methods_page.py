@@ -1,7 +1,8 @@
-"""Writes ``docs/methods.md`` from the registry, ``docs/methods.toml`` (prose) and ``docs/methods-measured.json`` (figures).
+"""Writes ``docs/methods.md`` and ``docs/methods/`` from the registry, ``docs/methods.toml`` (prose) and
+``docs/methods-measured.json`` (figures).
 
-python scripts/methods_page.py                      # writes the page
-python scripts/methods_page.py --check              # exit code 1 where the page is not what would be written
+python scripts/methods_page.py                      # writes the pages
+python scripts/methods_page.py --check              # exit code 1 where a page is not what would be written
 python scripts/methods_page.py --parity             # compares with the stored outputs first, keeps the differences
 python scripts/methods_page.py --speed rows.json    # takes over what benchmarks/overhead.py --json printed
 """
@@ -11,10 +12,13 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import re
 import sys
 import tomllib
 from pathlib import Path
 from typing import Any
+
+from method_figure import figure
 
 import zsad
 from zsad.common.text_table import markdown
@@ -22,11 +26,12 @@ from zsad.inference.listing import listings, traits
 from zsad.verification import list_proofs, verify
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
-PAGE, PROSE, MEASURED = (DOCS / name for name in ("methods.md", "methods.toml", "methods-measured.json"))
+PAGE, PAGES, PROSE, MEASURED = (DOCS / name for name in ("methods.md", "methods", "methods.toml", "methods-measured.json"))
+FORMS = {"*": "yellow: learned for the method", "?": "dashed: optional"}
 HEAD = """# Methods
 
 All methods run from one interface (`zsad predict`, `references`, `calibrate`, `evaluate`, `finetune`, the demo, Python). This
-page is written by `python scripts/methods_page.py` from the registry; a test compares them.
+page and those of the methods are written by `python scripts/methods_page.py` from the registry; a test compares them.
 
 * **auxiliary data**: learned from annotated pictures of other categories. **references**: normal pictures by the method's own
   rule, or by the common one (`references/fusion.py`). **batch**: whether unlabelled pictures are compared with each other.
@@ -41,9 +46,14 @@ decoder (Gu et al., AAAI 2024), which is `april_gan`'s with weights for non-comm
 """
 
 
+def checkpoints_of(method: str) -> list[dict[str, Any]]:
+    """Checkpoints that the package or the authors have."""
+    return [row for row in listings("checkpoints")["checkpoints"] if row["name"].partition(".")[0] == method]
+
+
 def weights_of(method: str) -> str:
-    """Checkpoints that the package or the authors have, with their licences."""
-    rows = [row for row in listings("checkpoints")["checkpoints"] if row["name"].partition(".")[0] == method]
+    """Licences and sizes of a method's checkpoints."""
+    rows = checkpoints_of(method)
     return "; ".join(dict.fromkeys(f"{row['licence']}, {row['size']}" for row in rows)) or "none of its own"
 
 
@@ -64,32 +74,97 @@ def row_of(method: str, measured: dict[str, Any]) -> dict[str, str]:
     found = measured["methods"].get(method, {})
     parity, time = found.get("parity"), found.get("time")
     same = f"{rounded(parity['features'])} / {rounded(parity['maps'])}, {parity['outputs']} outputs" if parity else "-"
-    cells = {"method": f"[`{method}`](#{method.replace('_', '-')})", **{key: own[key] for key in list(own)[:4]}}
+    cells = {"method": f"[`{method}`](methods/{method}.md)", **{key: own[key] for key in list(own)[:4]}}
     cells |= {"tower": own["towers"], "px": str(cls.recipe.image_size), "time": f"{time:.2f}" if time else "-"}
     return cells | {"weights": weights_of(method), "parity": same}
 
 
-def section(method: str, prose: dict[str, Any]) -> str:
-    """A method's own section."""
+def citation(method: str, paper: str) -> list[str]:
+    """The paper as a BibTeX entry, from 'Jeong et al., "Title", venue 2023, arXiv 2303.14814'; [] where there is none."""
+    found = re.match(r'(?:(?P<who>[^"]+?)(?P<more> et al\.)?, )?"(?P<title>[^"]+)",? ?(?P<rest>.*)', paper)
+    if found is None:
+        return []
+    arxiv = re.search(r"arXiv (\d{4}\.\d{5})", found["rest"])
+    year = re.search(r"\b(20\d\d)\b(?!\.)", found["rest"])
+    entry = {"title": f"{{{found['title']}}}", "note": found["rest"]}
+    if found["who"]:
+        entry["author"] = found["who"] + (" and others" if found["more"] else "")
+    entry["year"] = year[1] if year else f"20{arxiv[1][:2]}" if arxiv else ""
+    lines = [f"  {key:<6} = {{{value}}}," for key, value in entry.items() if value]
+    return ["## Citation", "", "```bibtex", f"@misc{{{method},", *lines, "}", "```", ""]
+
+
+def weights_section(method: str) -> list[str]:
+    """Where learned weights come from, under which licence, and what they have seen."""
+    keys = ("name", "here", "licence", "trained_on", "size", "source")
+    rows = [{key.replace("trained_on", "learned from"): row[key] for key in keys} for row in checkpoints_of(method)]
+    rows = [row | {"name": f"`{row['name']}`"} for row in rows]
+    own = traits(method)["auxiliary data"]
+    none = (
+        "It learns nothing: the weights are those of its encoder." if own == "no" else "None is published that is known here."
+    )
+    return ["## Weights", "", *(markdown(rows) if rows else [none]), ""]
+
+
+def cost(method: str, measured: dict[str, Any]) -> list[str]:
+    """Input, towers, time, parity: the row of the table as a list."""
+    row = row_of(method, measured)
+    time = f"{row['time']} times the forward pass of the bare encoder" if row["time"] != "-" else "not measured"
+    parity = f"{row['parity']} (features / maps)" if row["parity"] != "-" else "there are no stored outputs to compare with"
     own = traits(method)
-    lines = [f"## {method.replace('_', '-')}", "", f"**{prose['title']}.** {prose['when']}", "", f"    {prose['command']}", ""]
-    lines += [f"* Paper: {prose['paper']}. Code: {prose['code']}.", f"* Scores: {own['scores']}."]
-    lines += [f"* {line}" for line in prose["quirks"]]
-    lines += [f"* Published: {line}." for line in prose["figures"]]
-    return "\n".join(lines)
+    return [
+        f"- Encoder: {row['tower']}; pictures of {row['px']} px.",
+        "- " + " ".join(f"{key.capitalize()}: {own[key]}." for key in ("text", "auxiliary data", "references", "batch")),
+        f"- Scores: {own['scores']}.",
+        f"- Time: {time} ([all methods](../methods.md)).",
+        f"- Parity with the authors' outputs: {parity}; run `zsad verify{'' if parity.startswith('there') else ' ' + method}`.",
+    ]
+
+
+def method_page(method: str, prose: dict[str, Any], measured: dict[str, Any]) -> str:
+    """A method's own page."""
+    used = "".join([*prose["lanes"], prose["joined"]])
+    legend = "; ".join(text for mark, text in FORMS.items() if mark in used)
+    lines = [f"# {method}", "", f"**{prose['title']}.** {prose['when']}", ""]
+    lines += ["<!-- not run: needs pictures of one's own, and weights -->", "```console", f"$ {prose['command']}", "```", ""]
+    lines += ["## Idea", "", prose["idea"], "", f"![How data flow through {method}.]({method}.svg)", ""]
+    lines += [f"({legend}.)", ""] if legend else []
+    lines += ["## When not", "", prose["avoid"], "", "## Cost and parity", "", *cost(method, measured), ""]
+    lines += weights_section(method)
+    lines += ["## Published figures", "", *(f"- {line}." for line in prose["figures"]), ""] if prose["figures"] else []
+    lines += (
+        ["## Quirks of the authors' program", "", *(f"- {line}" for line in prose["quirks"]), ""] if prose["quirks"] else []
+    )
+    source = f"Paper: {prose['paper']}. Code: {prose['code']}."
+    return "\n".join([*lines, "## Source", "", source, "", *citation(method, prose["paper"])]).rstrip() + "\n"
 
 
 def page() -> str:
-    """The whole page."""
+    """The table of all methods."""
+    prose, measured = sources()
+    rows = markdown([row_of(name, measured) for name in prose])
+    head = HEAD.format(machine=measured["machine"] or "not measured yet").rstrip()
+    tree = ["```{toctree}", ":hidden:", "", *(f"methods/{name}" for name in prose), "```"]
+    return "\n".join([head, "", *rows, "", "[Which one to choose](how-to/choose-a-method.md).", "", *tree]) + "\n"
+
+
+def sources() -> tuple[dict[str, Any], dict[str, Any]]:
+    """Prose of the registered methods in the order of the file, and figures."""
     prose = tomllib.loads(PROSE.read_text(encoding="utf-8"))
     measured = json.loads(MEASURED.read_text(encoding="utf-8"))
-    methods = [name for name in prose if name in zsad.list_methods()]
-    if missing := set(zsad.list_methods()) - set(methods):
+    if missing := set(zsad.list_methods()) - set(prose):
         raise SystemExit(f"{PROSE.name} has no section for {', '.join(sorted(missing))}.")
-    table = markdown([row_of(name, measured) for name in methods])
-    sections = [section(name, prose[name]) for name in methods]
-    head = HEAD.format(machine=measured["machine"] or "not measured yet").rstrip()
-    return "\n\n".join([head, "\n".join(table), *sections]) + "\n"
+    return {name: own for name, own in prose.items() if name in zsad.list_methods()}, measured
+
+
+def pages() -> dict[Path, str]:
+    """Every file that this script writes."""
+    prose, measured = sources()
+    found = {PAGE: page()}
+    for name, own in prose.items():
+        found[PAGES / f"{name}.md"] = method_page(name, own, measured)
+        found[PAGES / f"{name}.svg"] = figure(own["lanes"], own["joined"], f"How data flow through {name}")
+    return found
 
 
 def compared(method: str) -> dict[str, Any]:
@@ -121,10 +196,14 @@ def main() -> None:
         measured["machine"] = given.machine or measured["machine"]
     if given.parity or given.speed:
         MEASURED.write_text(json.dumps(measured, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    text = page()
+    written = pages()
     if given.check:
-        sys.exit(text != PAGE.read_text(encoding="utf-8"))
-    PAGE.write_text(text, encoding="utf-8")
+        sys.exit(any(not path.exists() or text != path.read_text(encoding="utf-8") for path, text in written.items()))
+    PAGES.mkdir(exist_ok=True)
+    for path in set(PAGES.iterdir()) - set(written):
+        path.unlink()
+    for path, text in written.items():
+        path.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

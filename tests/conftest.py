@@ -43,6 +43,14 @@ def root() -> Path:
     return ROOT
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """How many code blocks of the documentation the tests run, and why the others are not."""
+    from code_blocks import summary
+
+    terminalreporter.section("code blocks of the documentation")
+    terminalreporter.write_line(summary())
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """The longest files first, then those with slow tests, so that no process is left alone with one at the end.
 

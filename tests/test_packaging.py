@@ -117,6 +117,25 @@ assert '12 brick walls' in said and 'solar cells' not in said
 
 
 @pytest.mark.slow
+def test_the_command_works_in_an_environment_of_its_own(built: dict[str, Path], tmp_path: Path) -> None:
+    """What uvx and pipx do, but for the dependencies, which come from the environment of the tests."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "own")], check=True)
+    site = next((tmp_path / "own").rglob("site-packages"))
+    (site / "shared.pth").write_text("\n".join(path for path in sys.path if path.endswith("site-packages")))
+    install = ["--disable-pip-version-check", "install", "--no-deps", "--no-index", "--quiet", "--target", str(site)]
+    subprocess.run([sys.executable, "-m", "pip", *install, str(built["wheel"])], check=True)
+    entry = (next(site.glob("zsad-*.dist-info")) / "entry_points.txt").read_text().splitlines()[1]
+    module, _, function = entry.removeprefix("zsad = ").partition(":")
+    code = f"from {module} import {function}; import zsad; print(zsad.__file__); {function}()"
+    python = tmp_path / "own" / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    command = [str(python), "-c", code, "predict", "--help"]
+    done = subprocess.run(command, cwd=tmp_path, env={"PATH": ""}, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(str(site))
+    assert "--calibration" in done.stdout
+
+
+@pytest.mark.slow
 def test_a_wheel_and_its_demo_work_outside_the_checkout(site: Path, tmp_path: Path) -> None:
     code = WORKS + DEMO if find_spec("gradio") else WORKS  # the extra demo may not be installed
     done = subprocess.run([sys.executable, "-c", code, str(site)], cwd=tmp_path, capture_output=True, text=True, check=False)

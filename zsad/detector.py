@@ -26,6 +26,9 @@ class Detector(WithWeights):
 
     A subclass stores its keywords in the constructor and does nothing else there but build its modules; the keywords'
     defaults are the paper's values. In evaluation mode no method writes anything on ``self``.
+
+    Args:
+        backbone: the image encoder, with what ``needs`` names.
     """
 
     recipe: ClassVar[Recipe]  # encoder and input settings of the paper

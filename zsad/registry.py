@@ -165,6 +165,14 @@ def create(name: str, *, backbone: str | Backbone | None = None, checkpoint: str
     Raises:
         UnknownName: no such method, tag or keyword.
         WeightsError: weights cannot be had or do not fit.
+
+    Example:
+        >>> import torch, zsad
+        >>> detector = zsad.create("winclip", backbone="tiny")  # random weights, for tests
+        >>> context = detector.prepare("metal nut")
+        >>> prediction = detector(torch.zeros(2, 3, 240, 240), context)
+        >>> prediction.pred_score.shape, prediction.anomaly_map.shape
+        (torch.Size([2]), torch.Size([2, 240, 240]))
     """
     if folder := _folder(name):
         return folder[1](name, backbone=backbone, checkpoint=checkpoint, **arguments)

@@ -196,7 +196,7 @@ class References:
     anomalous: Tensor | None = None  # (K', 3, H, W)
     masks: Tensor | None = None  # (K', H, W) of the anomalous ones, 1 = defect; None: all of each picture counts
     sources: tuple[str, ...] = ()  # one name per picture, normal first
-    banks: Mapping[str, Bank] = field(default_factory=dict)
+    banks: Mapping[str, Bank] = field(default_factory=dict)  # of pictures that were encoded before
 
 
 @dataclass(frozen=True)
@@ -227,7 +227,7 @@ class Batch:
 
 
 class Backbone(Protocol):
-    """An image encoder, as every method needs one. All are ``nn.Module``s in evaluation mode with frozen weights."""
+    """An image encoder, as every method needs one: an ``nn.Module`` in evaluation mode with frozen weights."""
 
     name: str  # as load_backbone takes it
     image_size: int  # side of the square input, pixels

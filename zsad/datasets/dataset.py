@@ -28,7 +28,7 @@ class Sample:
 
     @property
     def boxes(self) -> bool:
-        """Whether its mask is drawn from bounding boxes, at least in part: it is larger than the defect."""
+        """Whether its mask is drawn from bounding boxes, at least in part, and so larger than the defect."""
         return isinstance(self.mask, Shapes) and self.mask.boxes > 0
 
 

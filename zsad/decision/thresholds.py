@@ -49,6 +49,11 @@ class Thresholds:
         pixel: a place of the map at or above it belongs to a region.
         source: one or two sentences: where the levels come from, and what that assumes.
         false_alarm_rate: the share of normal pictures that is called anomalous, as a clause; "" where it is not known.
+
+    Example:
+        >>> levels = Thresholds(anomalous=0.9, review=0.7)
+        >>> [levels.label(score) for score in (0.2, 0.8, 0.9)]
+        ['normal', 'review', 'anomalous']
     """
 
     anomalous: float | None = None

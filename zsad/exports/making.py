@@ -60,10 +60,13 @@ def export(
     """Writes a method as a model for another runtime, and compares its outputs with the method's.
 
     Args:
-        method: as of ``Inspector``; also ``backbone``, ``checkpoint``, ``references``, ``anomalous``, ``anomalous_masks``,
-            ``coreset``, ``calibration``, the three levels and ``arguments``.
+        method: a name that ``create`` takes, or a built ``Detector``.
         target: the object's name; it and the references are inside the model.
         out: the folder that is made.
+        backbone, checkpoint, coreset: as of ``Inspector``.
+        references, anomalous, anomalous_masks: pictures that it is compared with, as of ``Inspector``.
+        calibration: its levels go into the folder's metadata.
+        threshold, review_at, pixel_threshold: levels of your own, instead.
         batch: compare the pictures of a folder with each other: the encoder is exported, and zsad compares its outputs.
         format: "onnx" (onnxruntime) or "openvino".
         precision: "fp32"; for OpenVINO also "int8", weights and activations, calibrated on ``pictures``, and "int8-weights".
@@ -73,6 +76,7 @@ def export(
             labels a rank correlation of 0.95.
         allow: keep a model that is beyond the tolerance; its certificate says so.
         overwrite: replace an exported folder.
+        **arguments: the method's constructor keywords.
 
     Returns:
         The certificate, which is in the folder as well.

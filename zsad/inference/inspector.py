@@ -176,7 +176,7 @@ class Inspector(WithReferences, Explains):
         """Scores and maps of pictures, before any threshold and at model size; see ``Scorer``.
 
         Where the method compares pictures with each other, features go to disk (``folder``, or a temporary one) and the
-        scores come after the last picture.
+        scores come after the last picture. ``refs`` are from ``list_images``; ``keep_images`` keeps each picture in its answer.
         """
         scorer = self._scoring(self.context)
         if self.needs_set:

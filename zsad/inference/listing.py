@@ -50,7 +50,12 @@ OWN |= {
 
 
 def listings(what: str | None = None, *, everything: bool = False) -> dict[str, list[dict[str, Any]]]:
-    """Rows by kind: of one kind, or of all three."""
+    """What ``zsad list`` prints: rows by kind, of one kind or of all three.
+
+    Args:
+        what: "methods", "backbones" or "checkpoints"; None: all.
+        everything: every open_clip name, and not only those of the methods' papers.
+    """
     makers: dict[str, Callable[[], list[dict[str, Any]]]] = {
         "methods": _methods,
         "backbones": lambda: _backbones(everything),

@@ -25,14 +25,27 @@ _EIGHT = np.ones((3, 3), dtype=bool)
 
 @dataclass(frozen=True)
 class Region:
-    """A connected place of a picture whose map reaches the pixel threshold. All numbers in pixels of the original picture."""
+    """A connected place of a picture whose map reaches the pixel threshold. All numbers in pixels of the original picture.
 
-    box: tuple[int, int, int, int]  # x0, y0, x1, y1; x1 and y1 are one past the last pixel
-    area: int  # pixels
-    peak: float  # largest value of the map inside
-    contour: tuple[tuple[int, int], ...]  # (x, y) corners of the outer boundary, clockwise, along the pixels' edges
-    suggested_word: str | None = None  # defect word, only where it stands out from the others
-    margin: float | None = None  # by how much
+    Attributes:
+        box: x0, y0, x1, y1; x1 and y1 are one past the last pixel.
+        area: number of pixels.
+        peak: largest value of the map inside.
+        contour: (x, y) corners of the outer boundary, clockwise, along the pixels' edges.
+        suggested_word: defect word, only where it stands out from the others.
+        margin: by how much its similarity exceeds that of the second word.
+
+    Example:
+        >>> Region(box=(2, 3, 5, 7), area=12, peak=0.9, contour=((2, 3), (5, 3), (5, 7), (2, 7))).moved(10, 20).box
+        (12, 23, 15, 27)
+    """
+
+    box: tuple[int, int, int, int]
+    area: int
+    peak: float
+    contour: tuple[tuple[int, int], ...]
+    suggested_word: str | None = None
+    margin: float | None = None
 
     def moved(self, x: int, y: int) -> Region:
         """The same region in a picture that begins x pixels further left and y pixels further up."""
@@ -57,13 +70,19 @@ class Result:
     """One picture's result. ``error`` is set, and the rest None, where the picture could not be scored.
 
     Attributes:
+        name: of the picture, below its source.
+        path: of its file; None where it is in memory.
         pred_score: raw score of the method, higher is more anomalous; not normalised, not comparable between methods.
         p_value: (1 + normal calibration pictures that score as high) / (n + 1); None without calibration.
         pred_label: "normal", "review", "anomalous", or None where no rule was given.
-        threshold: the score from which on a picture is anomalous; ``threshold_source`` states where it comes from.
+        threshold: the score from which on a picture is anomalous.
+        threshold_source: where it comes from, and what that assumes.
         anomaly_map: (H, W) float32 at the picture's original size; NaN where nothing was scored.
         pred_mask: (H, W) bool, the union of the regions; None without a pixel threshold.
+        regions: connected places whose map reaches the pixel threshold, in pixels of the picture.
         prompts: the exact sentences that the method used, by class of text.
+        method: the method's name.
+        error: why the picture could not be scored; None where it was.
         notes: what reading the picture had to decide (first frame of several, value range, ...).
         image: (H, W, 3) uint8.
         map_range: values of the map that the colour scale draws as its ends: the model's, the same for every picture.
@@ -117,7 +136,7 @@ class Result:
                 the overlay, which ends in ``.png``; the JSON file is beside it. Folders are made; older files are replaced.
 
         Returns:
-            The files that were written: the JSON file alone where the picture could not be scored.
+            The files that were written; the JSON file alone where the picture could not be scored.
 
         Raises:
             UsageError: ``place`` is another kind of file, or the picture that was scored.

@@ -79,6 +79,10 @@ def auroc(scores: ArrayLike, labels: ArrayLike) -> float:
 
     Raises:
         UsageError: the two differ in length, or a score is no number.
+
+    Example:
+        >>> auroc([0.1, 0.4, 0.35, 0.8], [0, 0, 1, 1])
+        0.75
     """
     normal, anomalous = _classes("AUROC", scores, labels)
     if not normal.size or not anomalous.size:

@@ -56,6 +56,10 @@ class PromptEffect:
 def prompt_effects(session: Session, numbers: Sequence[int]) -> list[PromptEffect]:
     """The effect of every prompt on some pictures of a session, without encoding them again.
 
+    Args:
+        session: the pictures, references and corrections.
+        numbers: of the pictures.
+
     Raises:
         UsageError: the method has neither words nor sentences whose effect could be measured.
     """
@@ -115,12 +119,15 @@ def _probability(images: Tensor, means: Mapping[str, Tensor], temperature: float
 
 
 def compare_prompts(session: Session, sets: Sequence[Mapping[str, Any]], numbers: Sequence[int]) -> list[list[float]]:
-    """Scores of the same pictures by several prompt sets, side by side: a row per picture, a column per set.
+    """Scores of the same pictures by several prompt sets, side by side.
 
     Args:
         session: the pictures, references and corrections.
         sets: keywords of ``variant`` each.
         numbers: of the pictures.
+
+    Returns:
+        A row per picture with a column per set, raw scores; higher is more anomalous.
     """
     columns = [_scores(variant(session.inspector, **one), session, numbers) for one in sets]
     return [list(row) for row in zip(*columns, strict=True)]
