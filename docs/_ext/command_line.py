@@ -33,6 +33,16 @@ def explained(option: Any) -> str:
     return plain(option.help) + (f" Default: {default}." if told else "") + (" Required." if option.required else "")
 
 
+def flat(group: Any) -> list[tuple[str, Any]]:
+    """Commands by name; those of a group within as "prompts show"."""
+    below = ((name, command, getattr(command, "commands", None)) for name, command in group.commands.items())
+    return [
+        one
+        for name, command, own in below
+        for one in ([(f"{name} {sub}", inner) for sub, inner in own.items()] if own else [(name, command)])
+    ]
+
+
 class CommandLine(SphinxDirective):
     """One section per command."""
 
@@ -40,8 +50,11 @@ class CommandLine(SphinxDirective):
         """Called by docutils."""
         group: Any = get_command(program)
         found: list[nodes.Node] = []
-        for name, command in group.commands.items():
-            section = nodes.section(ids=[f"zsad-{name}"], names=[f"zsad-{name}"])
+        for name, command in flat(group):
+            labels = [f"zsad-{name}".replace(" ", "-")]
+            if name.endswith(" show"):  # what the group's own name runs
+                labels.append(f"zsad-{name.removesuffix(' show')}")
+            section = nodes.section(ids=labels, names=labels)
             section += nodes.title(text=f"zsad {name}")
             section += nodes.paragraph(text=plain(command.help))
             section += self.parameters(command)
