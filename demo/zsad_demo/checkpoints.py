@@ -40,10 +40,15 @@ def load(sources: Iterable[str]) -> dict[str, Checkpoint]:
         sources: "FILE" that zsad wrote (or a folder, or "org/name" of the hub), or "METHOD=FILE" of a method's authors.
 
     Raises:
-        zsad.ZsadError: weights that cannot be loaded, or two checkpoints for one method.
+        zsad.ZsadError: weights that cannot be loaded, an exported model, or two checkpoints for one method.
     """
     found: dict[str, Checkpoint] = {}
     for source in sources:
+        if (Path(source) / "metadata.json").is_file():
+            raise zsad.ZsadError(
+                f"{source!r} is an exported model, which has one target and its references inside; visitors of the page choose "
+                "theirs. Give the checkpoint that it was exported from, or run it with zsad predict --method."
+            )
         method, sign, path = source.partition("=")
         if sign and method in zsad.list_methods():
             checkpoint = Checkpoint(zsad.create(method, checkpoint=path), path)

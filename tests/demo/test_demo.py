@@ -259,6 +259,12 @@ def test_a_checkpoint_of_compact_takes_defect_words(tmp_path: Path) -> None:
         assert float(plain.detector.bias) == float(worded.detector.bias) == float(detector.bias)
 
 
+def test_an_exported_model_is_none_of_the_page_s(tmp_path: Path) -> None:
+    (tmp_path / "metadata.json").write_text("{}")
+    with pytest.raises(zsad.ZsadError, match="is an exported model, which has one target .* zsad predict --method"):
+        load([str(tmp_path)])
+
+
 def test_checkpoints_that_cannot_be_loaded(learned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(
         zsad.ZsadError, match=r"Two checkpoints of anomalyclip were given, prompts\.safetensors .*one per method"

@@ -48,9 +48,9 @@ class SameConv(nn.Conv2d):
     def forward(self, x: Tensor, *, relu6: bool = False) -> Tensor:
         """(B, C, h, w) -> (B, C', ceil(h / stride), ceil(w / stride)), through ReLU6 where that is asked for."""
         kernel, stride, weight, padding = self.kernel_size[0], self.stride[0], self.weight, self.kernel_size[0] // 2
-        if stride > 1 and not x.shape[-2] % stride and not x.shape[-1] % stride:
-            for dim in (2, 3):  # a row and a column of zeros shift the taps as no padding of both ends can
-                weight = torch.cat([torch.zeros_like(weight.narrow(dim, 0, 1)), weight], dim)  # F.pad is lost in an ONNX graph
+        plain = torch.compiler.is_compiling()  # onnxruntime cannot open a graph that pads weights
+        if stride > 1 and not plain and not x.shape[-2] % stride and not x.shape[-1] % stride:
+            weight = F.pad(weight, (1, 0, 1, 0))  # a row and a column of zeros shift the taps as no padding of both ends can
         elif stride > 1:
             lack = [max((-(-side // stride) - 1) * stride + kernel - side, 0) for side in x.shape[-2:]]
             x, padding = F.pad(x, (lack[1] // 2, lack[1] - lack[1] // 2, lack[0] // 2, lack[0] - lack[0] // 2)), 0

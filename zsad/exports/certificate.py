@@ -29,7 +29,6 @@ __all__ = ["FILE", "Certificate", "CertificateFailed", "Tolerance", "certify", "
 
 FILE = "certificate.json"
 PACKAGES = ("torch", "numpy", "pillow", "onnx", "onnxscript", "onnxruntime", "openvino", "nncf")
-TIES, JUMP = 0.01, 20.0  # see ``Tolerance``
 FEWEST = 3  # pictures whose ranks are compared
 
 
@@ -39,13 +38,9 @@ class CertificateFailed(UsageError):
 
 @dataclass(frozen=True)
 class Tolerance:
-    """What is let pass; None: not asked for.
+    """What is let pass; None: not asked for."""
 
-    A method that takes the nearest patches decides near ties by the last bits, so a few places of a map may jump however exact
-    the model is: ``TIES`` of each map may be further away than ``difference``, by up to ``JUMP`` times as much.
-    """
-
-    difference: float | None = None  # of any score, and of map values
+    difference: float | None = None  # of any score, and of any map value
     auroc_loss: float | None = None  # on labelled pictures
     rank_correlation: float | None = None  # least, where pictures have no labels
 
@@ -65,7 +60,7 @@ class Certificate:
         tolerance: what is let pass.
         pictures: how many, where from, a digest of all their pixels, and how many could not be read.
         score: "worst" and "mean" absolute difference, and "picture", the name of the worst.
-        map: likewise, and "beyond": the largest part of a map that is further away than the tolerance's ``difference``.
+        map: likewise.
         rank_correlation: Spearman's, of the scores; None for fewer than 3 pictures, or where all scores of one are equal.
         verdicts: "threshold" and "flipped", the names of pictures whose label differs; None where there is no threshold.
         auroc: of the labelled pictures: "torch", "exported", "loss"; None where there are no labels.
@@ -130,7 +125,7 @@ def certify(torch_side: Inspector, exported: Inspector, pictures: Pictures, tole
         why = next((own.error or other.error for own, other in pairs), "there is none")
         raise UsageError(f"No picture could be scored to compare the exported model on: {why}.")
     scores = np.array([(own.score, other.score) for _, own, other in good], dtype=np.float64)  # (N, 2)
-    maps = [_map_differences(own, other, tolerance.difference) for _, own, other in good]
+    maps = [_map_differences(own, other) for _, own, other in good]
     names = [own.name for _, own, _ in good]
     rank, area = (
         _rank_correlation(scores),
@@ -138,9 +133,9 @@ def certify(torch_side: Inspector, exported: Inspector, pictures: Pictures, tole
     )
     away = np.abs(scores[:, 0] - scores[:, 1])
     score: dict[str, float] = {"worst": float(away.max()), "mean": float(away.mean())}
-    worst, mean, beyond = np.array(maps).T
-    map_: dict[str, float] = {"worst": float(worst.max()), "mean": float(mean.mean()), "beyond": float(beyond.max())}
-    failed = _beyond(tolerance, score["worst"], map_, rank, area)
+    worst, mean = np.array(maps).T
+    map_: dict[str, float] = {"worst": float(worst.max()), "mean": float(mean.mean())}
+    failed = _beyond(tolerance, score["worst"], map_["worst"], rank, area)
     unread = len(pairs) - len(good)
     failed += [f"{many(unread, 'picture')} scored by one of the two alone"] if _one_sided(pairs) else []
     detector: Any = exported.detector
@@ -177,12 +172,12 @@ def machine() -> dict[str, Any]:
     }
 
 
-def _map_differences(own: Scored, other: Scored, allowed: float | None) -> tuple[float, float, float]:
-    """Worst and mean absolute difference of two maps, infinite where their shapes differ; part of it beyond what is allowed."""
+def _map_differences(own: Scored, other: Scored) -> tuple[float, float]:
+    """Worst and mean absolute difference of two maps, infinite where their shapes differ."""
     if own.model_map is None or other.model_map is None or own.model_map.shape != other.model_map.shape:
-        return math.inf, math.inf, 1.0
+        return math.inf, math.inf
     away = np.abs(own.model_map.astype(np.float64) - other.model_map)
-    return float(away.max()), float(away.mean()), 0.0 if allowed is None else float((away > allowed).mean())
+    return float(away.max()), float(away.mean())
 
 
 def _one_sided(pairs: Sequence[tuple[Scored, Scored]]) -> bool:
@@ -211,18 +206,12 @@ def _verdicts(thresholds: Thresholds, names: Sequence[str], scores: np.ndarray[A
     return {"threshold": thresholds.anomalous, "review": thresholds.review, "flipped": flipped}
 
 
-def _beyond(
-    tolerance: Tolerance, score: float, maps: dict[str, float], rank: float | None, area: dict[str, float] | None
-) -> list[str]:
+def _beyond(tolerance: Tolerance, score: float, places: float, rank: float | None, area: dict[str, float] | None) -> list[str]:
     """What is beyond the tolerance; a figure that is asked for and cannot be computed is, too."""
     failed = []
     if (most := tolerance.difference) is not None:
-        if not score <= most:
-            failed.append(f"scores differ by {score:.2g} where {most:g} is allowed")
-        if not maps["worst"] <= JUMP * most or maps["beyond"] > TIES:
-            failed.append(
-                f"maps differ by {maps['worst']:.2g} at most, and in {maps['beyond']:.1%} of one by more than {most:g}"
-            )
+        for what, found in (("scores", score), ("maps", places)):
+            failed += [] if found <= most else [f"{what} differ by {found:.2g} where {most:g} is allowed"]
     if area is not None and (most := tolerance.auroc_loss) is not None and not area["loss"] <= most:
         failed.append(f"AUROC falls by {area['loss']:.4f} where {most:g} is allowed")
     if area is None and (least := tolerance.rank_correlation) is not None and not (rank is not None and rank >= least):
