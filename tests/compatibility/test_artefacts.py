@@ -209,8 +209,9 @@ def test_a_calibration_of_another_detector_is_refused(place: Path) -> None:
 def test_a_calibration_is_made_with_the_same_numbers(place: Path) -> None:
     call("calibrate", "--normal", "normal", *BRICK, "--max-false-alarms", "0.2", "--out", "new.json")
     new, old = zsad.Calibration.load("new.json"), zsad.Calibration.load(HERE / "calibration.json")
-    assert new.scores == pytest.approx(old.scores, **CLOSE)
-    assert new.peaks == pytest.approx(old.peaks, **CLOSE)
+    # ties among nearest patches, which the last bits decided in 0.1.0, are shared since: a score moves by 1e-4, a peak by 3e-3
+    assert new.scores == pytest.approx(old.scores, rel=1e-4, abs=2e-4)
+    assert new.peaks == pytest.approx(old.peaks, rel=1e-4, abs=5e-3)
 
 
 # ------------------------------------------------------------------ learned weights
