@@ -40,14 +40,18 @@ async def execute(notebooks: Sequence[Any]) -> None:
 
 
 def tidy(notebook: Any) -> Any:
-    """Without times, warnings of the notebook's own environment, and the larger of two forms of a picture."""
+    """Without times, warnings of the notebook's own environment, and the larger of two forms of a picture; cells from 1 on."""
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
-        if cell.cell_type == "code":
-            cell.outputs = [one for one in cell.outputs if one.get("name") != "stderr"]
-            for one in cell.outputs:
-                if "image/jpeg" in one.get("data", {}):
-                    one.data.pop("image/png", None)
+    for number, cell in enumerate(cells, 1):
+        cell.execution_count = number
+        cell.outputs = [one for one in cell.outputs if one.get("name") != "stderr"]
+        for one in cell.outputs:
+            if "execution_count" in one:
+                one.execution_count = number
+            if "image/jpeg" in one.get("data", {}):
+                one.data.pop("image/png", None)
     return notebook
 
 

@@ -26,21 +26,28 @@ def script() -> ModuleType:
     return module
 
 
-def printed(notebook: Any) -> list[str]:
-    """What the cells print, numbers rounded to one digit, since sums differ between machines."""
+NUMBER = re.compile(r"\d+\.\d+")
+
+
+def printed(notebook: Any) -> str:
+    """What the cells print."""
     outputs = [one for cell in notebook.cells for one in cell.get("outputs", []) if one.get("name") == "stdout"]
-    text = ["".join(one.text) for one in outputs]
-    return [re.sub(r"\d+\.\d+", lambda found: f"{float(found[0]):.0f}", one) for one in text]
+    return "\n".join("".join(one.text) for one in outputs)
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::RuntimeWarning", "ignore::DeprecationWarning", "ignore::ResourceWarning")
 def test_notebooks_run_and_print_what_is_stored(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same text, and numbers within 0.05: another machine sums in another order."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     stored = [printed(nbformat.read(path, as_version=4)) for path in NOTEBOOKS]
     notebooks = [nbformat.read(path, as_version=4) for path in NOTEBOOKS]
     asyncio.run(script().execute(notebooks))
-    assert [printed(one) for one in notebooks] == stored
+    for now, before in zip(map(printed, notebooks), stored, strict=True):
+        assert NUMBER.sub("0.0", now) == NUMBER.sub("0.0", before)
+        assert [float(one) for one in NUMBER.findall(now)] == pytest.approx(
+            [float(one) for one in NUMBER.findall(before)], abs=0.05
+        )
 
 
 def test_there_are_five_and_their_outputs_are_small() -> None:
