@@ -14,7 +14,7 @@ from PIL import Image
 from zsad.exports import standalone
 from zsad.exports.certificate import Tolerance, _beyond, tolerance_of
 from zsad.exports.pictures import own_pictures, pictures_of
-from zsad.exports.writing import _matrix
+from zsad.exports.writing import _matrix, _why
 from zsad.images.reading import ImageRef, load_image
 from zsad.inference.result import find_regions
 from zsad.inference.verdict import original_size
@@ -107,3 +107,11 @@ def test_what_is_beyond_a_tolerance(tolerance: Tolerance, figures: Any, said: st
 def test_what_is_within() -> None:
     assert _beyond(Tolerance(1e-4), 9e-5, 9e-5, None, None) == []
     assert _beyond(tolerance_of("int8"), 1.0, 9.0, 0.5, {"loss": 0.005}) == []
+
+
+def test_what_the_tracer_says_becomes_a_sentence() -> None:
+    assert "takes the number of pictures for a constant" in _why(
+        RuntimeError("Constraints violated (_0)! For more information")
+    )
+    assert _why(ValueError("cannot trace\nmore")) == "its code does what no graph can hold (cannot trace)"
+    assert _why(KeyError()) == "its code does what no graph can hold (KeyError)"

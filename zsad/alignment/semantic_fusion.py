@@ -14,8 +14,8 @@ from torch import Tensor
 __all__ = ["NO_GRAPH", "cluster_labels", "cluster_mean", "fuse", "semantic_features"]
 
 NO_GRAPH = (
-    "its image score draws k-means clusters of the most suspicious patches of every picture, which no graph can hold. Give "
-    "use_hsf=False: the maps stay the same, and the score is that of the class token alone."
+    "its image score draws k-means clusters of the most suspicious patches of every picture, which no graph can "
+    "hold. Run it in torch."
 )
 SHARE = 0.2  # of the clusters in the image feature
 

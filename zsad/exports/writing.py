@@ -54,11 +54,7 @@ def write_onnx(graph: Graph, path: Path) -> None:
                 verbose=False,
             )
         except Exception as error:  # the tracer fails with whatever the method's code trips over
-            why = str(error).strip().splitlines() or [type(error).__name__]
-            raise UsageError(
-                f"{graph.detector.name} cannot be exported: its code does what no graph can hold ({why[0][:200]}). "
-                "Run it in torch."
-            ) from error
+            raise UsageError(f"{graph.detector.name} cannot be exported: {_why(error)}. Run it in torch.") from error
     _round_to_half(made.model.graph)
     made.save(str(path))
 
@@ -91,6 +87,14 @@ def load_openvino() -> Any:
         warnings.simplefilter("ignore")
         import openvino
     return openvino
+
+
+def _why(error: Exception) -> str:
+    """What stopped the tracer, in a few words."""
+    first = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    if "Constraints violated" in first:
+        return "its code takes the number of pictures for a constant, and a model must take any number"
+    return f"its code does what no graph can hold ({first})"
 
 
 @contextlib.contextmanager
