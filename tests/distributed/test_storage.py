@@ -75,7 +75,7 @@ def test_a_store_that_fails_for_a_while_loses_nothing(
     """Every file can be opened at the third attempt only."""
     store, tries = fsspec.filesystem("memory"), dict[tuple[str, str], int]()
     for path in pictures.iterdir():
-        store.pipe(f"/bucket/in/{path.name}", path.read_bytes())
+        store.pipe(f"/unsteady/in/{path.name}", path.read_bytes())
     opened = MemoryFileSystem._open
 
     def unsteady(self: MemoryFileSystem, path: str, mode: str = "rb", **options: Any) -> Any:
@@ -86,10 +86,10 @@ def test_a_store_that_fails_for_a_while_loses_nothing(
 
     monkeypatch.setattr(MemoryFileSystem, "_open", unsteady)
     monkeypatch.setattr(places, "PAUSE", 0.0)
-    outcome = job("memory://bucket/in", "memory://bucket/out").run(in_process, unwatched)
+    outcome = job("memory://unsteady/in", "memory://unsteady/out").run(in_process, unwatched)
     assert outcome.counts["error"] == 0
     monkeypatch.setattr(MemoryFileSystem, "_open", opened)
-    rows = [row for name in store.ls("/bucket/out/table", detail=False) for row in rows_in(store, name)]
+    rows = [row for name in store.ls("/unsteady/out/table", detail=False) for row in rows_in(store, name)]
     assert without_times(rows) == expected
     assert max(tries.values()) >= 3
 
