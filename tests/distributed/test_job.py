@@ -263,3 +263,12 @@ def test_the_report_shows_the_worst(pictures: Path, tmp_path: Path) -> None:
     assert sum(count for _, count in counts["histogram"]) == 67
     nothing = CliRunner().invoke(app, ["report", str(tmp_path)])
     assert (nothing.exit_code, "holds no table of zsad predict --engine" in nothing.stderr) == (2, True)
+
+
+def test_a_folder_that_is_called_like_the_method_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "brightness").mkdir()
+    monkeypatch.chdir(tmp_path)
+    spec = job(tmp_path, tmp_path / "out").specification
+    assert (spec.settings["method"], spec.files) == ("brightness", {})
+    plain = specify(Inspector("brightness", "lamp", batch="off"), {"target": "lamp"})
+    assert (plain.settings, plain.files) == ({"target": "lamp"}, {})

@@ -20,7 +20,9 @@ from zsad.decision.calibration import Calibration
 from zsad.decision.thresholds import Thresholds
 from zsad.distributed.pool import pooled_inspector
 from zsad.errors import UsageError, WeightsError, WeightsUnavailable
+from zsad.exports.detector import Exported
 from zsad.inference.inspector import Inspector
+from zsad.registry import method_class
 
 __all__ = ["Attachments", "Specification", "attachments_of", "go_offline", "specify"]
 
@@ -122,8 +124,8 @@ def specify(inspector: Inspector, settings: Mapping[str, Any], **more: Any) -> S
         UsageError: a keyword that is no plain value.
     """
     plain = {key: _plain(one) for key, one in settings.items() if key not in ON_THE_DRIVER}
-    if Path(str(plain.get("method", ""))).is_dir():  # an exported model
-        plain["method"] = str(Path(str(plain["method"])).resolve())
+    if _is_exported(plain):
+        plain["method"] = str(Path(plain["method"]).resolve())
     try:
         json.dumps(plain)
     except TypeError as error:
@@ -156,10 +158,15 @@ def _plain(value: Any) -> Any:
     return str(value.resolve() if value.exists() else value) if isinstance(value, Path) else value
 
 
+def _is_exported(settings: Mapping[str, Any]) -> bool:
+    """Whether the method is an exported model's folder, as the registry understands its name."""
+    return issubclass(method_class(settings.get("method", "compact")), Exported)
+
+
 def _weights(settings: Mapping[str, Any]) -> dict[str, str]:
     """Paths of the weights that the settings name, an exported model's folder among them, with their digests."""
     named = [settings.get("checkpoint"), str(settings.get("backbone") or "").removeprefix("file:").removeprefix("hf:")]
-    named += [method] if Path(method := str(settings.get("method", "compact"))).is_dir() else []
+    named += [settings["method"]] if _is_exported(settings) else []
     paths = [str(Path(one).resolve()) for one in named if one and Path(one).exists()]
     return {path: _digest(Path(path)) for path in paths}
 
