@@ -7,7 +7,6 @@ Marked ``cuda`` and left out where there is no such card, unless ``ZSAD_TEST_DEV
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +14,9 @@ import numpy as np
 import pytest
 from annotated import write_set
 from command_runs import normal_pictures, results, run
-from tiny_methods import SIDE, TRAINED_FORM, has_own_tower, options_of, tiny_method
+from tiny_methods import LEARNED, TRAINED_FORM, options_of, small_recipes, tiny_method
 
 import zsad
-from zsad.detector import Detector
 from zsad.registry import method_class
 
 pytestmark = [pytest.mark.cuda, pytest.mark.slow]
@@ -27,7 +25,6 @@ DEVICE = os.environ.get("ZSAD_TEST_DEVICE", "cuda")
 # references themselves, and a distance near zero is the root of what rounding leaves: 2e-3 was seen there
 TOLERANCE = {"fp32": 4e-3, "bf16": 0.2, "fp16": 0.05}
 PRECISIONS = [one for one in TOLERANCE if one != "fp16" or DEVICE != "cpu"]
-LEARNED = [name for name in zsad.list_methods() if method_class(name).loss is not Detector.loss]
 
 
 @pytest.fixture(scope="module")
@@ -38,11 +35,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Encoders that a command loads by name have the tiny one's size."""
-    for name in zsad.list_methods():
-        cls = method_class(name)
-        if not has_own_tower(name):
-            monkeypatch.setattr(cls, "recipe", replace(cls.recipe, image_size=SIDE))
+    small_recipes(monkeypatch)
 
 
 def found(method: str, data: Path, device: str, precision: str, few: bool, **options: Any) -> tuple[Any, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,18 +10,16 @@ import pytest
 import torch
 from annotated import write_set
 from command_runs import normal_pictures, results, run
-from tiny_methods import SIDE, TRAINED_FORM, has_own_tower, options_of, tiny_method
+from tiny_methods import LEARNED, SIDE, TRAINED_FORM, options_of, small_recipes, tiny_method
 from typer.testing import CliRunner
 
 import zsad
 from zsad.cli import app
-from zsad.detector import Detector
 from zsad.registry import method_class
 from zsad.training.setup import named_parameters
 
 pytestmark = pytest.mark.slow
 TILES = {"musc": ["--set", "rscin_k=()"]}  # what a method needs so that the scores of tiles can be compared
-LEARNED = [name for name in zsad.list_methods() if method_class(name).loss is not Detector.loss]
 
 
 @pytest.fixture(scope="module")
@@ -38,11 +35,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Encoders that a command loads by name have the tiny one's size."""
-    for name in zsad.list_methods():
-        cls = method_class(name)
-        if not has_own_tower(name):
-            monkeypatch.setattr(cls, "recipe", replace(cls.recipe, image_size=SIDE))
+    small_recipes(monkeypatch)
 
 
 def shown(method: str, data: Path) -> list[str]:
@@ -118,7 +111,7 @@ def test_evaluate(method: str, data: Path, weights: Path, tmp_path: Path) -> Non
     assert found["mean"]["pixel_auroc"] is not None
 
 
-@pytest.mark.parametrize("method", [name for name in LEARNED if method_class(name).loss is not zsad.Detector.loss])
+@pytest.mark.parametrize("method", LEARNED)
 def test_finetune(method: str, data: Path, weights: Path, tmp_path: Path) -> None:
     options = [one for one in options_of(method, weights)[1:] if one != "--checkpoint" and not one.endswith(".safetensors")]
     form = TRAINED_FORM.get(method, {})

@@ -2,20 +2,42 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 import zsad
+from zsad.detector import Detector
 from zsad.registry import method_class
 from zsad.types import Recipe
 
-__all__ = ["SIDE", "TRAINED_FORM", "has_own_tower", "on_tiny_tower", "options_of", "tiny_method", "tiny_tower"]
+__all__ = [
+    "LEARNED",
+    "SIDE",
+    "TRAINED_FORM",
+    "has_own_tower",
+    "on_tiny_tower",
+    "options_of",
+    "small_recipes",
+    "tiny_method",
+    "tiny_tower",
+]
 
+LEARNED = [name for name in zsad.list_methods() if method_class(name).loss is not Detector.loss]  # what can be trained
 SIDE = 80  # pixels of the tiny CLIP; TIPS takes the nearest multiple of 14
 SMALLER = {"compact": ["--set", "tower=small"]}  # options of a form that takes half the time
 TRAINED_FORM = {"clip_ad": {"linear": True}, "mrad": {"projections": True}}  # arguments of what has something to train
+
+
+def small_recipes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Encoders that a command loads by name have the tiny one's size."""
+    for name in zsad.list_methods():
+        cls = method_class(name)
+        if not has_own_tower(name):
+            monkeypatch.setattr(cls, "recipe", replace(cls.recipe, image_size=SIDE))
 
 
 def has_own_tower(method: str) -> bool:

@@ -26,7 +26,7 @@ from torch import Tensor
 from zsad.alignment.maps import smooth, upsample
 from zsad.detector import Detector
 from zsad.errors import UsageError
-from zsad.references.descriptors import mid_layers, patch_descriptors
+from zsad.references.descriptors import check_descriptors, mid_layers, patch_descriptors
 from zsad.references.gaussian import Gaussian, Shrinkage, gaussian, gaussian_per_position, with_lengths
 from zsad.references.memory_bank import whole_pictures
 from zsad.references.sum_banks import SUMS, packed, sums_of, unpacked
@@ -85,11 +85,7 @@ class MVG(Detector):
         Raises:
             UsageError: arguments that cannot be, or references that do not fit.
         """
-        if self.side < 1 or self.side % 2 == 0 or (self.width is not None and self.width < 1) or self.sigma < 0:
-            raise UsageError(
-                f"side={self.side}, width={self.width}, sigma={self.sigma}: give an odd side, a width of at least 1 channel or "
-                "None, a sigma of 0 or more."
-            )
+        check_descriptors(self.side, self.width, self.sigma)
         if self.least < 0 or not (self.shrinkage == "ledoit_wolf" or 0 <= self.shrinkage <= 1):
             raise UsageError(
                 f"shrinkage={self.shrinkage!r}, least={self.least}: give 'ledoit_wolf' or a weight from 0 to 1, and a least "

@@ -20,8 +20,7 @@ from torch import Tensor
 
 from zsad.alignment.maps import smooth, upsample
 from zsad.detector import Detector
-from zsad.errors import UsageError
-from zsad.references.descriptors import mid_layers, patch_descriptors
+from zsad.references.descriptors import check_descriptors, mid_layers, patch_descriptors
 from zsad.references.memory_bank import nearest_cosine
 from zsad.registry import register
 from zsad.types import Backbone, Context, ImageFeatures, Prediction, Recipe, References
@@ -70,11 +69,7 @@ class PatchCore(Detector):
         Raises:
             UsageError: arguments that cannot be, or references that do not fit.
         """
-        if self.side < 1 or self.side % 2 == 0 or (self.width is not None and self.width < 1) or self.sigma < 0:
-            raise UsageError(
-                f"side={self.side}, width={self.width}, sigma={self.sigma}: give an odd side, a width of at least 1 channel or "
-                "None, a sigma of 0 or more."
-            )
+        check_descriptors(self.side, self.width, self.sigma)
         return Context(banks=self.banks(references))
 
     def encode(self, images: Tensor) -> ImageFeatures:

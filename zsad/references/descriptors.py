@@ -12,7 +12,7 @@ from zsad.errors import UsageError
 from zsad.references.mutual_scoring import neighbourhood_means
 from zsad.types import Tap
 
-__all__ = ["mid_layers", "patch_descriptors"]
+__all__ = ["check_descriptors", "mid_layers", "patch_descriptors"]
 
 STAGES = (2, 4)  # of a convolutional tower: strides 8 and 16, where PatchCore taps its own
 PARTS = (2, 3)  # of four quarters of a transformer's depth; a residual network's second and third level of four
@@ -31,6 +31,15 @@ def mid_layers(name: str, backbone: object, taps: tuple[int, ...] | None) -> tup
     if not staged and depth is not None and not all(1 <= layer <= depth for layer in layers):
         raise UsageError(f"taps={tuple(layers)} of {name} must lie in 1..{depth}, the layers of the backbone.")
     return tuple(layers)
+
+
+def check_descriptors(side: int, width: int | None, sigma: float) -> None:
+    """Raises ``UsageError`` where a neighbourhood, a width of descriptors or a Gaussian on their map cannot be."""
+    if side < 1 or side % 2 == 0 or (width is not None and width < 1) or sigma < 0:
+        raise UsageError(
+            f"side={side}, width={width}, sigma={sigma}: give an odd side, a width of at least 1 channel or None, a sigma of 0 "
+            "or more."
+        )
 
 
 def patch_descriptors(taps: Mapping[int, Tap], side: int = 3, width: int | None = None) -> Tap:
