@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,10 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # one process per core; OpenBLAS ignore
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import torch
+import typer.testing
+from typer.main import get_command
 
+typer.testing._get_command = cache(get_command)  # the parser of all commands takes 60 ms, a thousand times
 torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
 ROOT = Path(__file__).resolve().parents[1]
 LONGEST = (  # files of 15 to 60 seconds of CPU, the longest first: begun last, one would keep one process busy alone

@@ -15,7 +15,8 @@ from zsad.errors import SizeMismatch, UsageError
 from zsad.images.preprocessing import CLIP_MEAN, CLIP_STD, Squash
 from zsad.types import ImageFeatures
 
-__all__ = ["CLIP"]
+__all__ = ["CLIP", "LOGIT_SCALE"]
+LOGIT_SCALE = math.log(1 / 0.07)  # at the beginning of a training
 
 
 class CLIP(nn.Module):
@@ -61,7 +62,7 @@ class CLIP(nn.Module):
         self.transformer = Transformer(text, activation)
         self.ln_final = nn.LayerNorm(text.width)
         self.text_projection = nn.Parameter(text.width**-0.5 * torch.randn(text.width, dim))
-        self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+        self.logit_scale = nn.Parameter(torch.tensor(LOGIT_SCALE))
 
     def encode_image(
         self, images: Tensor, taps: Sequence[int] = (), *, local: LocalPath | None = None, prompts: Prompts | None = None

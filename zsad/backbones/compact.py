@@ -153,5 +153,5 @@ def load_compact(
         UsageError: another activation than its own was asked for.
         WeightsError: the file is missing or does not fit.
     """
-    tower = load_shipped(CompactTower(image_size or 256), WEIGHTS, "the compact tower", activation, position_embedding)
+    tower = load_shipped(lambda: CompactTower(image_size or 256), WEIGHTS, "the compact tower", activation, position_embedding)
     return tower.to(memory_format=torch.channels_last)

@@ -85,4 +85,4 @@ def load_compact_vit(
         UsageError: another activation or resize of positions than its own was asked for, or a side that patches do not divide.
         WeightsError: the file is missing or does not fit.
     """
-    return load_shipped(CompactViT(image_size or SIDE), WEIGHTS, CompactViT.name, activation, position_embedding)
+    return load_shipped(lambda: CompactViT(image_size or SIDE), WEIGHTS, CompactViT.name, activation, position_embedding)

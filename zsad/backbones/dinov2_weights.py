@@ -18,6 +18,7 @@ from torch import Tensor
 
 from zsad.backbones.blocks import TowerShape
 from zsad.backbones.dinov2 import DINOv2
+from zsad.backbones.filling import fill, unfilled
 from zsad.errors import CheckpointMismatch, UnknownName, UsageError, WeightsUnavailable
 from zsad.registry import register_backbone
 from zsad.weights.checkpoints import read_state_dict, sha256_of
@@ -127,18 +128,19 @@ def build_dinov2(
     width, layers = len(own["class_token"]), 1 + max(int(key.split(".")[1]) for key in own if key.startswith("blocks."))
     if width % (heads or 64):
         raise UsageError(f"heads={heads} does not fit the width {width} of {name}. Pass heads=, a number that divides it.")
-    model = DINOv2(
-        name,
-        TowerShape(width, layers, heads or width // 64, hidden.shape[1]),
-        registers=len(own["register_tokens"]),
-        swiglu=len(inner) == 2 * hidden.shape[1],
-        patch_size=patches.shape[-1],
-        native_size=math.isqrt(len(own["positions"]) - 1) * patches.shape[-1],
-        position_embedding=position_embedding,
-        image_size=image_size,
-    )
+    with unfilled():
+        model = DINOv2(
+            name,
+            TowerShape(width, layers, heads or width // 64, hidden.shape[1]),
+            registers=len(own["register_tokens"]),
+            swiglu=len(inner) == 2 * hidden.shape[1],
+            patch_size=patches.shape[-1],
+            native_size=math.isqrt(len(own["positions"]) - 1) * patches.shape[-1],
+            position_embedding=position_embedding,
+            image_size=image_size,
+        )
     try:
-        model.load_state_dict(own, strict=True, assign=True)
+        fill(model, own)
     except RuntimeError as error:
         raise CheckpointMismatch(f"{name} does not fit: {str(error).partition(chr(10))[2].strip()}") from error
     model.weights_sha256 = sha256

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from zsad.backbones.blocks import TowerShape
-from zsad.backbones.clip import CLIP
+from zsad.backbones.clip import CLIP, LOGIT_SCALE
 from zsad.backbones.dinov2 import DINOv2
 from zsad.backbones.dinov2_weights import build_dinov2, is_dinov2
+from zsad.backbones.filling import fill, unfilled
 from zsad.errors import CheckpointMismatch, UnsupportedBackbone, UsageError
 from zsad.registry import register_backbone
 from zsad.weights.checkpoints import read_state_dict, sha256_of
@@ -68,19 +69,20 @@ def load_file(
     text = [int(i) for i in _numbers(r"transformer\.resblocks\.(\d+)\.", state)]
     width, text_width = state["visual.conv1.weight"].shape[0], state["ln_final.weight"].shape[0]
     patch_size = state["visual.conv1.weight"].shape[-1]
-    model = CLIP(
-        name,
-        vision=_tower(state, "visual.transformer", width, max(visual) + 1, heads, "heads"),
-        text=_tower(state, "transformer", text_width, max(text) + 1, text_heads, "text_heads"),
-        patch_size=patch_size,
-        native_size=math.isqrt(state["visual.positional_embedding"].shape[0] - 1) * patch_size,
-        dim=state["visual.proj"].shape[1],
-        activation=activation,
-        position_embedding=position_embedding,
-        image_size=image_size,
-        vocabulary=state["token_embedding.weight"].shape[0],
-        context_length=state["positional_embedding"].shape[0],
-    )
+    with unfilled():
+        model = CLIP(
+            name,
+            vision=_tower(state, "visual.transformer", width, max(visual) + 1, heads, "heads"),
+            text=_tower(state, "transformer", text_width, max(text) + 1, text_heads, "text_heads"),
+            patch_size=patch_size,
+            native_size=math.isqrt(state["visual.positional_embedding"].shape[0] - 1) * patch_size,
+            dim=state["visual.proj"].shape[1],
+            activation=activation,
+            position_embedding=position_embedding,
+            image_size=image_size,
+            vocabulary=state["token_embedding.weight"].shape[0],
+            context_length=state["positional_embedding"].shape[0],
+        )
     load_clip_state(model, state, sha256_of(path))
     return model
 
@@ -135,16 +137,14 @@ def _tower(state: dict[str, Tensor], prefix: str, width: int, layers: int, heads
 
 
 def load_clip_state(model: CLIP, state: dict[str, Tensor], sha256: str) -> None:
-    """Loads strictly; a missing ``logit_scale`` (some files leave it out) keeps its initial value.
+    """Loads strictly; a missing ``logit_scale`` (some files leave it out) has CLIP's initial value.
 
     Raises:
         CheckpointMismatch: names what is missing, unexpected or of another shape.
     """
-    state = {"logit_scale": model.logit_scale.detach(), **state}
+    scale = state.get("logit_scale", torch.tensor(LOGIT_SCALE))
     try:
-        with torch.no_grad():
-            state["logit_scale"] = state["logit_scale"].reshape(())
-            model.load_state_dict(state, strict=True)
+        fill(model, state | {"logit_scale": scale.reshape(())})
     except RuntimeError as error:
         raise CheckpointMismatch(f"{model.name} does not fit the trunk: {str(error).partition(chr(10))[2].strip()}") from error
     model.weights_sha256 = sha256

@@ -18,6 +18,7 @@ from zsad.backbones.clip import CLIP
 from zsad.backbones.dinov2 import DINOv2
 from zsad.backbones.dinov2_weights import build_dinov2
 from zsad.backbones.file import load_clip_state
+from zsad.backbones.filling import unfilled
 from zsad.backbones.siglip import SigLIP
 from zsad.errors import UnsupportedBackbone, WeightsUnavailable
 from zsad.registry import register_backbone
@@ -103,6 +104,10 @@ def load_huggingface(
     )
 
 
+def _shape(config: Any) -> TowerShape:
+    return TowerShape(config.hidden_size, config.num_hidden_layers, config.num_attention_heads, config.intermediate_size)
+
+
 def _clip(
     name: str,
     config: Any,
@@ -113,19 +118,20 @@ def _clip(
     image_size: int | None,
 ) -> CLIP:
     vision, text = config.vision_config, config.text_config
-    model = CLIP(
-        name,
-        vision=TowerShape(vision.hidden_size, vision.num_hidden_layers, vision.num_attention_heads, vision.intermediate_size),
-        text=TowerShape(text.hidden_size, text.num_hidden_layers, text.num_attention_heads, text.intermediate_size),
-        patch_size=vision.patch_size,
-        native_size=vision.image_size,
-        dim=config.projection_dim,
-        activation=activation or vision.hidden_act,
-        position_embedding=position_embedding,
-        image_size=image_size,
-        vocabulary=text.vocab_size,
-        context_length=text.max_position_embeddings,
-    )
+    with unfilled():
+        model = CLIP(
+            name,
+            vision=_shape(vision),
+            text=_shape(text),
+            patch_size=vision.patch_size,
+            native_size=vision.image_size,
+            dim=config.projection_dim,
+            activation=activation or vision.hidden_act,
+            position_embedding=position_embedding,
+            image_size=image_size,
+            vocabulary=text.vocab_size,
+            context_length=text.max_position_embeddings,
+        )
     load_clip_state(model, rename_clip(state), sha256)
     return model
 

@@ -14,6 +14,7 @@ import torch
 from zsad.backbones.blocks import TowerShape
 from zsad.backbones.clip import CLIP
 from zsad.backbones.file import clip_state, load_clip_state
+from zsad.backbones.filling import unfilled
 from zsad.errors import UnknownName, UnsupportedBackbone, WeightsUnavailable
 from zsad.registry import register_backbone
 from zsad.weights.checkpoints import read_state_dict, sha256_of
@@ -111,7 +112,8 @@ def load_openclip(
     source = get_pretrained_cfg(architecture, tag)
     trained_with = "quick_gelu" if source and source.get("quick_gelu") else None
     options = {"position_embedding": position_embedding, "image_size": image_size}
-    model = build(name, architecture, activation=activation or trained_with, **options | _statistics(source or {}))
+    with unfilled():
+        model = build(name, architecture, activation=activation or trained_with, **options | _statistics(source or {}))
     if not source:
         raise UnknownName.among(f"pretrained tag of {architecture}", tag, list_pretrained_tags_by_model(architecture))
     path = _fetch(name, source)

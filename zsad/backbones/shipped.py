@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+from zsad.backbones.filling import fill, unfilled
 from zsad.common.assets import asset
 from zsad.errors import CheckpointMismatch, UsageError
 from zsad.weights.checkpoints import read_state_dict, sha256_of
@@ -11,11 +13,13 @@ from zsad.weights.checkpoints import read_state_dict, sha256_of
 __all__ = ["load_shipped"]
 
 
-def load_shipped(tower: Any, weights: str, title: str, activation: str | None, position_embedding: str | None) -> Any:
-    """Loads the weights that ship with the package into a tower, which it returns.
+def load_shipped(
+    build: Callable[[], Any], weights: str, title: str, activation: str | None, position_embedding: str | None
+) -> Any:
+    """Builds a tower with the weights that ship with the package.
 
     Args:
-        tower: has ``activation`` and ``position_embedding``.
+        build: makes the tower, which has ``activation`` and ``position_embedding``.
         weights: name of the file below the package's assets.
         title: the tower's name within a sentence.
         activation: what was asked for; None takes the tower's own.
@@ -25,6 +29,8 @@ def load_shipped(tower: Any, weights: str, title: str, activation: str | None, p
         UsageError: another activation or position embedding than its own was asked for.
         WeightsError: the file is missing or does not fit.
     """
+    with unfilled():
+        tower = build()
     own = tower.activation, tower.position_embedding
     if activation not in (None, own[0]) or position_embedding not in (None, own[1]):
         raise UsageError(
@@ -33,7 +39,7 @@ def load_shipped(tower: Any, weights: str, title: str, activation: str | None, p
         )
     path = asset(weights)
     try:
-        tower.load_state_dict(read_state_dict(path))
+        fill(tower, read_state_dict(path))
     except RuntimeError as error:
         raise CheckpointMismatch(f"{path.name} does not fit {title}: {error}") from error
     tower.weights_sha256 = sha256_of(path)

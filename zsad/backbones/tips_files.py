@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from zsad.backbones.blocks import TowerShape
+from zsad.backbones.filling import fill, unfilled
 from zsad.backbones.tips import TIPS, TIPSVision
 from zsad.backbones.tips_text import SentencePieces, TIPSText, WordHashes
 from zsad.errors import CheckpointMismatch, SourceNotFound, UsageError
@@ -98,7 +99,8 @@ def load_tips(
     text_state = _read(files[TEXT])
     if (temperature := text_state.pop("temperature", None)) is None:
         raise CheckpointMismatch(f"{files[TEXT].name} is no text tower of TIPS: temperature is missing.")
-    towers = _vision(image_state, files[VISION]), _text(text_state, files[TEXT])
+    with unfilled():
+        towers = _vision(image_state, files[VISION]), _text(text_state, files[TEXT])
     model = TIPS(name, *towers, SentencePieces(files[TOKENIZER]), image_size, float(temperature))
     _load(model.vision, image_state, files[VISION])
     _load(model.text, text_state, files[TEXT])
@@ -227,6 +229,6 @@ def _text(state: Mapping[str, Tensor], path: Path) -> TIPSText:
 def _load(tower: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
     """Loads strictly. Raises ``CheckpointMismatch``, which names what is missing, unexpected or of another shape."""
     try:
-        tower.load_state_dict(dict(state), strict=True)
+        fill(tower, state)
     except RuntimeError as error:
         raise CheckpointMismatch(f"{path.name} does not fit TIPS: {str(error).partition(chr(10))[2].strip()}") from error
