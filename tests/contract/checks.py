@@ -157,7 +157,8 @@ def check_writes_nothing(detector: Any) -> None:
 
 
 def check_constructor_only_stores(detector: Any) -> None:
-    for key, value in detector.arguments().items():
+    plain = type(detector)(**detector.frozen_encoders())
+    for key, value in plain.arguments().items():
         parameter = inspect.signature(type(detector).__init__).parameters[key]
         assert parameter.kind is not inspect.Parameter.VAR_KEYWORD, "a method takes explicit keywords"
         assert parameter.default is not inspect.Parameter.empty, f"{key} has no default"
