@@ -21,7 +21,6 @@ from fractions import Fraction
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import betaincinv
 
 from zsad.errors import UsageError
 
@@ -92,6 +91,8 @@ def false_alarm_spread(count: int, alpha: float, inside: float = 0.9) -> tuple[f
     rank = _rank(count, alpha)
     if not rank:
         return 0.0, 0.0, 0.0
+    from scipy.special import betaincinv  # late, as scipy.integrate in metrics: import zsad is shorter by it
+
     low, high = (float(betaincinv(rank, count + 1 - rank, q)) for q in ((1 - inside) / 2, (1 + inside) / 2))
     return rank / (count + 1), low, high
 

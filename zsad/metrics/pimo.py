@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.integrate import trapezoid
 
 from zsad.errors import UsageError
 from zsad.metrics.overlap import checked_pairs
@@ -145,6 +144,8 @@ def _sampled(clean: list[Numbers], thresholds: int) -> Levels:
 def _sampled_area(part: Levels, inside: Numbers, bounds: tuple[float, float]) -> float:
     """One picture's area over the sampled thresholds."""
     found = 1 - np.searchsorted(inside, part.keys, "left") / inside.size
+    from scipy.integrate import trapezoid  # late: see overlap.py
+
     return float(np.clip(trapezoid(found, np.log(part.fpr)) / np.log(bounds[1] / bounds[0]), 0, 1))
 
 
