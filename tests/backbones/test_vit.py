@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import zsad
+from zsad.backbones.filling import fill, unfilled
 from zsad.backbones.openclip import build
 from zsad.backbones.vit import LocalPath, resize_positions
 from zsad.errors import UsageError
@@ -18,24 +19,34 @@ from zsad.errors import UsageError
 SENTENCES = ["a photo of a metal nut.", "damaged bolt with a long scratch across the thread", "x"]
 
 
-@pytest.mark.parametrize(
-    ("architecture", "tap"),
-    [
-        ("ViT-B-32-quickgelu", 3),
-        *(
-            pytest.param(*large, marks=pytest.mark.slow)
-            for large in (("ViT-B-16", 7), ("ViT-B-16-plus-240", 12), ("ViT-L-14-336", 18))
-        ),
-    ],
-)
-def test_equals_open_clip(architecture: str, tap: int, caplog: pytest.LogCaptureFixture) -> None:
+ARCHITECTURES = ("ViT-B-32-quickgelu", "ViT-B-16", "ViT-B-16-plus-240", "ViT-L-14-336")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_sizes_are_those_of_open_clip(architecture: str) -> None:
+    open_clip = pytest.importorskip("open_clip")
+    with unfilled():
+        ours, theirs = build(architecture, architecture), open_clip.create_model(architecture)
+    assert {k: v.shape for k, v in ours.state_dict().items()} == {k: v.shape for k, v in theirs.state_dict().items()}
+
+
+@pytest.mark.parametrize(("architecture", "tap"), [(one, tap) for one, tap in zip(ARCHITECTURES, (3, 1, 4, 2), strict=True)])
+def test_equals_open_clip(
+    architecture: str, tap: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With four blocks in each tower: the others are alike."""
     open_clip = pytest.importorskip("open_clip")
     caplog.set_level(logging.ERROR)  # open_clip warns that the weights are random
+    config = open_clip.get_model_config(architecture)
+    for tower in ("vision_cfg", "text_cfg"):
+        config[tower]["layers"] = 4
+    monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, architecture, config)
     torch.manual_seed(3)
     theirs = open_clip.create_model(architecture).eval()
-    with torch.device("meta"):  # no time for weights that are replaced
+    with unfilled():
         ours = build(architecture, architecture).eval()
-    ours.load_state_dict(theirs.state_dict(), strict=True, assign=True)
+    fill(ours, theirs.state_dict())
     images = torch.randn(1, 3, ours.image_size, ours.image_size)
     states: dict[str, Tensor] = {}
     block = theirs.visual.transformer.resblocks[tap - 1]
