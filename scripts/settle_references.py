@@ -31,7 +31,19 @@ from zsad.methods.compact.folder import LAST
 from zsad.methods.compact.head import SIDES, TOP
 from zsad.methods.compact.memory import ONE, USUAL, WEIGHT, ZERO, Near, departure, nearest_in
 from zsad.methods.compact.novelty import compare_within
-from zsad.methods.compact.second import ALONE_ONE, ALONE_ZERO, BANK, DISTANCE, add_within, distances, second_rows
+from zsad.methods.compact.second import (
+    ALONE_ONE,
+    ALONE_ZERO,
+    BANK,
+    DISTANCE,
+    NEAR_ONE,
+    NEAR_ZERO,
+    add_distance,
+    add_within,
+    near_taps,
+    reference_distances,
+    second_rows,
+)
 from zsad.methods.compact.second_head import NOVELTY
 from zsad.metrics import image_auroc
 from zsad.types import Bank, ImageFeatures
@@ -72,7 +84,7 @@ def categories(detector: Any, part: str, per_family: int) -> Iterator[Category]:
             banks = {count: bank_of(banked, order[:count]) for count in COUNTS}
             near = {count: nearest_in(test.taps, bank) for count, bank in banks.items()}
             second = test.streams["vit"]
-            distance = {count: distances(second, bank[BANK]) for count, bank in banks.items()}
+            distance = {count: reference_distances(near_taps(test.streams), bank[BANK]) for count, bank in banks.items()}
             fine = F.max_pool2d(torch.from_numpy(np.stack(masks[REFERENCES:]))[:, None].float(), 8)[:, 0] > 0
             zero = detector.head.zero_shot(test.taps, context, detector.weights, detector.bias)[0]
             bad = torch.tensor([k != "" for k in kinds[REFERENCES:]])
@@ -90,6 +102,12 @@ def joined(detector: Any, one: Category, weight: float) -> Mapped:
     """The method's map with a weight of the distance, before scaling by the constants."""
     taps, weights = one.features.taps, detector.weights[1:-1]
     return lambda count: departure(one.zero, one.near[count], taps, weights, weight) * (ONE - ZERO) + ZERO
+
+
+def near_map(detector: Any, one: Category) -> Mapped:
+    """The method's map with both towers, by number of references."""
+    first = joined(detector, one, WEIGHT)
+    return lambda count: add_distance((first(count) - ZERO) / (ONE - ZERO), one.distance[count])
 
 
 def alone(one: Category) -> Mapped:
@@ -139,6 +157,11 @@ def constants(detector: Any, found: list[Category]) -> None:
         defect = torch.cat([x[one.bad][one.fine[one.bad]] for x, one in zip(maps, found, strict=True)])
         high = np.quantile(defect.numpy(), 0.9)
         print(f"{count} references: normal median {normal.median():.2f}, defect 90 % {high:.2f} (in use: {ZERO}, {ONE})")
+        both = [near_map(detector, one)(count) * (NEAR_ONE - NEAR_ZERO) + NEAR_ZERO for one in found]
+        normal = torch.cat([x[~one.bad].flatten() for x, one in zip(both, found, strict=True)])
+        high = np.quantile(torch.cat([x[one.bad][one.fine[one.bad]] for x, one in zip(both, found, strict=True)]).numpy(), 0.9)
+        used = f"(in use: {NEAR_ZERO}, {NEAR_ONE})"
+        print(f"{count} references, both towers: normal median {normal.median():.2f}, defect 90 % {high:.2f} {used}")
 
 
 def main() -> None:
@@ -157,6 +180,7 @@ def main() -> None:
                 "zero-shot": lambda one: lambda count: one.within,
                 "distance alone": alone,
                 "both": lambda one: joined(detector, one, WEIGHT),
+                "both, both towers": lambda one: near_map(detector, one),
             }
             print(f"\n| {part}, image / pixel AUROC | " + " | ".join(map(str, COUNTS)) + " |\n" + "|---" * 6 + "|")
             for name, way in ways.items():

@@ -105,6 +105,10 @@ class Detector(WithWeights):
         """This detector with pictures compared with each other (``needs_set``), where it can do so or not; None: it cannot."""
         return None
 
+    def for_context(self, context: Context) -> Detector:
+        """This detector where it scores with one context alone: ``encode`` may leave out what that does not read."""
+        return self
+
     def against_pool(self, context: Context) -> Detector | None:
         """This detector with every picture scored by itself against a pool of others (``pool_banks``); None: it cannot."""
         return None

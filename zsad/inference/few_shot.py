@@ -142,9 +142,9 @@ class WithReferences:
         return other
 
     def _scoring(self, context: Context) -> Scorer:
-        """``_scorer``, where there are the references that the method needs."""
+        """``_scorer`` of one context, where there are the references that the method needs."""
         self.detector.require_references(context)
-        return self._scorer(context)
+        return replace(self._scorer(context), detector=self.detector.for_context(context))
 
     def _scorer(self, context: Context) -> Scorer:
         how = (self.batch_size, self.workers, self.value_range, self.precision, self.geometry)

@@ -27,10 +27,10 @@ from zsad.common.assets import asset
 from zsad.detector import Detector
 from zsad.errors import NeedsSet
 from zsad.methods.compact.head import CHANNELS, DIM, SIDES, CompactHead
-from zsad.methods.compact.memory import check_references, memory_rows, nearest_in_batch
+from zsad.methods.compact.memory import check_references, memory_rows
 from zsad.methods.compact.pooled import banks_of
-from zsad.methods.compact.scoring import folder_predictions, prediction, single_prediction
-from zsad.methods.compact.second import BANK, check_tower, second_blocks, second_rows
+from zsad.methods.compact.scoring import folder_predictions, single_prediction
+from zsad.methods.compact.second import BANK, SIZES, WHOLE, check_tower, near_taps, second_rows, second_streams, streams_read
 from zsad.methods.compact.vocabulary import OBJECT, context_of, vocabulary
 from zsad.registry import register
 from zsad.types import Backbone, Bank, Batch, Context, ImageFeatures, Prediction, Recipe, References, Schedule
@@ -46,12 +46,13 @@ class Compact(Detector):
     Args:
         backbone: the compact tower.
         vit: the second tower.
-        words: defect words to look for instead of the default vocabulary. Words of that vocabulary need nothing; others
-            need the extra ``words``. They steer the score: places that look like one of them count more.
+        words: defect words to look for instead of the default vocabulary; others than its own need the extra ``words``. They
+            steer the score: places that look like one of them count more.
         batch: batch mode: pictures are compared with each other (five or more, most normal); then ``score_set`` is the way.
         pool: how many others each is compared with then; None: 20, or all with tower="small". Time grows with pictures x pool.
         seed: which ones, where ``pool`` leaves some out.
         tower: "both", or "small" for the first alone, as versions before 0.2 had it: faster, and weaker on objects.
+        fine: compare with references in four times as many patches: finds more, and takes longer.
 
     Maps and scores are on one scale for all pictures: 0 is the median place of auxiliary normal pictures, 1 what nine in
     ten places of auxiliary defects stay below. They are not bounded.
@@ -78,13 +79,14 @@ class Compact(Detector):
         pool: int | None = None,
         seed: int = 0,
         tower: str = "both",
+        fine: bool = True,
     ) -> None:
         super().__init__(backbone)
         check_tower(tower)
-        self.words, self.batch, self.pool, self.seed, self.tower = words, batch, pool, seed, tower
+        self.words, self.batch, self.pool, self.seed, self.tower, self.fine = words, batch, pool, seed, tower, fine
+        self.reads = tuple(SIZES) if fine else (WHOLE,)  # streams of the second tower that are computed
         self.vit, self.vit_alone = vit if tower == "both" else None, False  # alone: nothing reads the first tower
-        self.vocabulary = vocabulary()
-        self.head = CompactHead()
+        self.vocabulary, self.head = vocabulary(), CompactHead()
         self.register_buffer("weights", torch.ones(2 + len(SIDES)))
         shapes = {"sides": (2, DIM), "vectors": (len(self.vocabulary), DIM), "centre": (DIM,), "bias": (), "margin": ()}
         for key, shape in shapes.items():
@@ -99,11 +101,7 @@ class Compact(Detector):
         super().restore(asset(HEAD) if checkpoint is None and tag is None else checkpoint, tag)
 
     def prepare(self, name: str = OBJECT, references: References | None = None) -> Context:
-        """Vectors of the two sides and of the defect words, and the references' banks; ``name`` changes nothing (measured).
-
-        Raises:
-            UsageError, MissingExtra: as ``context_of``; anomalous or empty references, or some in the small tower's batch.
-        """
+        """Vectors of the two sides and the words, and the references' banks; ``name`` does nothing. Raises ``UsageError``."""
         check_references(references, self.batch and self.vit is None)
         vectors, banks = dict(zip(self.vocabulary, self.vectors, strict=True)), self.banks(references)
         return context_of(self.words, self.sides, vectors, self.centre, banks)
@@ -113,18 +111,22 @@ class Compact(Detector):
         other.batch, other.vit_alone = batch, self.vit is not None and not context.banks and self.words is None
         return other
 
+    def for_context(self, context: Context) -> Detector:
+        other = copy(self)
+        other.reads = streams_read(self.reads, context.banks, self.batch)
+        return other
+
     def against_pool(self, context: Context) -> Detector | None:
         return None if self.vit is None else self.as_batch(context, False)
 
     def pool_banks(self, features: Sequence[ImageFeatures], context: Context) -> dict[str, Bank]:
-        return banks_of([one.streams["vit"] for one in features], self.pool, self.seed)
+        return banks_of([one.streams[WHOLE] for one in features], self.pool, self.seed)
 
     def encode(self, images: Tensor) -> ImageFeatures:
-        """(B, 3, H, W) -> the raw stages 2 to 6, and in ``streams["vit"]`` the second tower's blocks, of length one."""
-        streams = {} if self.vit is None else {"vit": second_blocks(self.vit, images, self.backbone.preprocess)}
-        if self.vit_alone:
-            return ImageFeatures(images.new_zeros(images.shape[0], 0), streams=streams)
-        return replace(self.encode_for_loss(images), streams=streams)
+        """(B, 3, H, W) -> the raw stages 2 to 6, and in ``streams`` the second tower's blocks, of length one."""
+        streams = {} if self.vit is None else second_streams(self.vit, images, self.backbone.preprocess, self.reads)
+        own = ImageFeatures(images.new_zeros(images.shape[0], 0)) if self.vit_alone else self.encode_for_loss(images)
+        return replace(own, streams=streams)
 
     def encode_for_loss(self, images: Tensor) -> ImageFeatures:
         return self.backbone.encode_image(images, self.recipe.taps)
@@ -132,7 +134,7 @@ class Compact(Detector):
     def reference_rows(self, features: ImageFeatures) -> Mapping[str, Tensor]:
         """Patches of the compared stages, and how novel each is within its own picture; patches of the second tower."""
         rows = memory_rows(features.taps, self.head.compare(features.taps).novel)
-        return rows if self.vit is None else rows | {BANK: second_rows(features.streams["vit"])}
+        return rows if self.vit is None else rows | {BANK: second_rows(near_taps(features.streams))}
 
     def needs_set(self, context: Context) -> bool:
         return self.batch
@@ -144,12 +146,9 @@ class Compact(Detector):
         return single_prediction(self, features, context)
 
     def score_set(self, features: Sequence[ImageFeatures], context: Context) -> Iterator[Prediction]:
-        """One prediction per picture; in batch mode by the other pictures. Raises ``UsageError`` for fewer than five."""
+        """One prediction per picture; in batch mode by the others. Raises ``UsageError`` for fewer than five."""
         if not self.batch:
             return super().score_set(features, context)
-        if self.vit is None:
-            compared = nearest_in_batch(features, self.reference_rows, self.pool, self.seed)
-            return (prediction(self, one, context, near) for one, near in compared)
         return folder_predictions(self, features, context)
 
     def loss(self, batch: Batch, context: Context) -> dict[str, Tensor]:

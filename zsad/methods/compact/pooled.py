@@ -24,11 +24,11 @@ from zsad.methods.compact.folder import (
     three_distances,
 )
 from zsad.methods.compact.pool import drawn
+from zsad.methods.compact.second import POOLED
 from zsad.types import Bank, Tap
 
 __all__ = ["banks_of", "distances", "without_pool"]
 
-PREFIX = "pool."  # of the banks' names
 SAME = 0.999  # cosine of every patch with its like in an exact copy, whose halves round alike
 
 
@@ -49,7 +49,7 @@ def banks_of(pool: Sequence[Mapping[int, Tap]], others: int | None, seed: int) -
     kept = torch.stack([pool[place][LAST].patches[0] for place in chosen]).float()  # (N, L, C)
     own = [three_distances(taps, bases, kept, _itself(taps, kept)) for taps in pool]
     median, spread = robust_scale(torch.stack(own, 1).cpu())
-    found = {f"{PREFIX}others": kept.flatten(0, 1).half(), f"{PREFIX}scale": torch.cat([median, spread], 1)[..., 0]}
+    found = {f"{POOLED}others": kept.flatten(0, 1).half(), f"{POOLED}scale": torch.cat([median, spread], 1)[..., 0]}
     for pair in PAIRS:
         mean, held = bases[pair]
         found[_name(pair)] = torch.cat([mean[None], held.T])  # (1 + k, C)
@@ -59,9 +59,9 @@ def banks_of(pool: Sequence[Mapping[int, Tap]], others: int | None, seed: int) -
 def distances(taps: Mapping[int, Tap], banks: Mapping[str, Bank]) -> Tensor:
     """The maps of B pictures, (B, h, w), on the scale of ``folder.departures``."""
     patches, grid = taps[LAST].patches, taps[LAST].grid
-    kept = banks[f"{PREFIX}others"].rows.float().unflatten(0, (-1, patches.shape[1]))
+    kept = banks[f"{POOLED}others"].rows.float().unflatten(0, (-1, patches.shape[1]))
     bases: Components = {pair: (banks[_name(pair)].rows[0], banks[_name(pair)].rows[1:].T) for pair in PAIRS}
-    median, spread = banks[f"{PREFIX}scale"].rows[:, :, None, None].unbind(1)
+    median, spread = banks[f"{POOLED}scale"].rows[:, :, None, None].unbind(1)
     singles = [{block: Tap(tap.patches[row : row + 1], tap.grid) for block, tap in taps.items()} for row in range(len(patches))]
     parts = [three_distances(one, bases, kept, _itself(one, kept)) for one in singles]
     return on_scale(torch.stack(parts, 1), median, spread).unflatten(1, grid)
@@ -69,7 +69,7 @@ def distances(taps: Mapping[int, Tap], banks: Mapping[str, Bank]) -> Tensor:
 
 def without_pool(banks: Mapping[str, Bank]) -> dict[str, Bank]:
     """The banks that are not a pool's."""
-    return {key: bank for key, bank in banks.items() if not key.startswith(PREFIX)}
+    return {key: bank for key, bank in banks.items() if not key.startswith(POOLED)}
 
 
 def _itself(taps: Mapping[int, Tap], kept: Tensor) -> int:
@@ -79,4 +79,4 @@ def _itself(taps: Mapping[int, Tap], kept: Tensor) -> int:
 
 
 def _name(pair: tuple[int, int]) -> str:
-    return f"{PREFIX}{pair[0]}.{pair[1]}"
+    return f"{POOLED}{pair[0]}.{pair[1]}"

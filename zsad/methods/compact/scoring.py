@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -12,10 +12,10 @@ from zsad.alignment.losses import top_mean
 from zsad.alignment.maps import upsample
 from zsad.methods.compact.folder import Blocks, departures
 from zsad.methods.compact.head import TOP, CompactHead
-from zsad.methods.compact.memory import Near, departure, nearest_in
+from zsad.methods.compact.memory import Near, departure, nearest_in, nearest_in_batch
 from zsad.methods.compact.pool import check_pool
 from zsad.methods.compact.pooled import distances, without_pool
-from zsad.methods.compact.second import BANK, add_distance, add_within
+from zsad.methods.compact.second import BANK, WHOLE, add_distance, add_within, near_taps, reference_distances
 from zsad.types import Context, ImageFeatures, Prediction
 
 __all__ = ["folder_predictions", "prediction", "single_prediction"]
@@ -34,6 +34,9 @@ class Parts(Protocol):
     weights: Tensor
     bias: Tensor
 
+    def reference_rows(self, features: ImageFeatures) -> Mapping[str, Tensor]:
+        """What pictures leave in the banks."""
+
 
 def map_of(parts: Parts, features: ImageFeatures, context: Context, near: Near | None) -> tuple[Tensor, Tensor]:
     """Map (B, h, w) and cosines with the words (B, N, h, w) of pictures by themselves, or against normal patches.
@@ -49,8 +52,9 @@ def map_of(parts: Parts, features: ImageFeatures, context: Context, near: Near |
         grid = departure(grid, near, features.taps, parts.weights[1:-1])
     if parts.vit is None:
         return grid, words
-    second = features.streams["vit"]
-    return add_within(grid, second) if near is None else add_distance(grid, second, context.banks[BANK]), words
+    if near is None:
+        return add_within(grid, features.streams[WHOLE]), words
+    return add_distance(grid, reference_distances(near_taps(features.streams), context.banks[BANK])), words
 
 
 def near_references(features: ImageFeatures, context: Context) -> Near | None:
@@ -70,7 +74,7 @@ def single_prediction(parts: Parts, features: ImageFeatures, context: Context) -
     own = replace(context, banks=without_pool(context.banks))
     if len(own.banks) == len(context.banks):
         return prediction(parts, features, context, near_references(features, context))
-    grids, words = distances(features.streams["vit"], context.banks), None
+    grids, words = distances(features.streams[WHOLE], context.banks), None
     if not parts.vit_alone:
         alone, words = map_of(parts, features, own, near_references(features, own))
         grids = joined(parts, grids, alone, own)
@@ -85,13 +89,16 @@ def joined(parts: Parts, grid: Tensor, alone: Tensor, context: Context) -> Tenso
 
 
 def folder_predictions(parts: Parts, features: Sequence[ImageFeatures], context: Context) -> Iterator[Prediction]:
-    """One prediction per picture of a folder, by the second tower.
+    """One prediction per picture of a folder, by the second tower; where there is none, by the first.
 
     Where there are references or given words, the map is the mean with that of ``map_of``.
 
     Raises:
         UsageError: too few pictures, or a pool that is too small.
     """
+    if parts.vit is None:
+        compared = nearest_in_batch(features, parts.reference_rows, parts.pool, parts.seed)
+        return (prediction(parts, one, context, near) for one, near in compared)
     check_pool(len(features), parts.pool)
     return _folder_predictions(parts, features, context)
 

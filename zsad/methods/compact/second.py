@@ -1,12 +1,14 @@
 """The embedded default's second tower beside the first: its head and novelty within a picture, or distance to references.
 
-They read block 6 and are added to the map of the first tower in fixed units, so that maps of different pictures compare: mean
+References are compared at ``NEAR_SIDE`` pixels, in four times as many patches (``docs/embedded-default.md`` has figures). The
+parts read block 6 and are added to the map of the first tower in fixed units, so that maps of different pictures compare: mean
 and deviation over normal auxiliary pictures of the families CHOOSING (``scripts/settle_references.py`` prints them).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
@@ -22,19 +24,29 @@ from zsad.types import Bank, Tap
 __all__ = [
     "BANK",
     "DISTANCE",
+    "NEAR",
+    "POOLED",
+    "SIZES",
+    "WHOLE",
     "add_distance",
     "add_within",
     "check_tower",
-    "distances",
-    "second_blocks",
+    "near_taps",
+    "reference_distances",
     "second_rows",
+    "second_streams",
+    "streams_read",
 ]
 
 TOWERS = ("both", "small")
 BANK = f"vit{LAST}"  # name of the references' bank
+WHOLE, NEAR = "vit", "near"  # streams: of the tower's own side, and of NEAR_SIDE
+NEAR_SIDE = 448  # pixels; of the picture at the first tower's side: more patches help, not more detail
+SIZES = {WHOLE: (None, BLOCKS), NEAR: (NEAR_SIDE, (LAST,))}  # stream -> side (None: the tower's own), blocks
+POOLED = "pool."  # before the names of the banks of a pool
 DISTANCE = (0.123, 0.101)  # to one reference: mean and deviation within normal pictures
 LARGEST = 3.0  # deviation of novelty that counts: busbars of a solar cell are novel in every cell
-HEAD_WEIGHT, NOVELTY_WEIGHT, DISTANCE_WEIGHT = 0.2, 0.05, 0.2  # beside the map of the first tower
+HEAD_WEIGHT, NOVELTY_WEIGHT, DISTANCE_WEIGHT = 0.2, 0.05, 0.3  # beside the map of the first tower
 # of the sum, so that the median normal place and what nine in ten places of defects stay below keep their values
 ALONE_ZERO, ALONE_ONE = -0.104, 1.046
 NEAR_ZERO, NEAR_ONE = -0.1, 1.55  # with references
@@ -46,9 +58,29 @@ def check_tower(tower: str) -> None:
         raise UsageError(f"tower of compact is {' or '.join(map(repr, TOWERS))}; got {tower!r}.")
 
 
-def second_blocks(vit: Any, images: Tensor, before: Squash) -> dict[int, Tap]:
-    """Pictures (B, 3, H, W) that ``before`` preprocessed for the first tower -> blocks of the second, see ``unit_blocks``."""
-    return unit_blocks(vit.encode_image(vit.preprocess.again(images, before), BLOCKS).taps)
+def second_streams(vit: Any, images: Tensor, before: Squash, reads: Collection[str]) -> dict[str, dict[int, Tap]]:
+    """Pictures (B, 3, H, W) that ``before`` preprocessed for the first tower -> the second's streams of the given names.
+
+    ``WHOLE`` has ``BLOCKS``, ``NEAR`` block 6; see ``unit_blocks``.
+    """
+    found = {}
+    for name in reads:
+        side, blocks = SIZES[name]
+        own = replace(vit.preprocess, size=side or vit.preprocess.size)
+        found[name] = unit_blocks(vit.encode_image(own.again(images, before), blocks).taps)
+    return found
+
+
+def streams_read(reads: Collection[str], banks: Mapping[str, Bank], batch: bool) -> tuple[str, ...]:
+    """Which of the streams a context's banks need: ``NEAR`` with references, ``WHOLE`` without, or to compare pictures."""
+    near = NEAR in reads and BANK in banks
+    whole = not near or batch or any(key.startswith(POOLED) for key in banks)
+    return (WHOLE,) * whole + (NEAR,) * near
+
+
+def near_taps(streams: Mapping[str, Mapping[int, Tap]]) -> Mapping[int, Tap]:
+    """What is compared with references: ``NEAR``, or where that was not computed ``WHOLE``."""
+    return streams[NEAR if NEAR in streams else WHOLE]
 
 
 def second_rows(taps: Mapping[int, Tap]) -> Tensor:
@@ -56,7 +88,7 @@ def second_rows(taps: Mapping[int, Tap]) -> Tensor:
     return taps[LAST].patches.float()
 
 
-def distances(taps: Mapping[int, Tap], bank: Bank) -> Tensor:
+def reference_distances(taps: Mapping[int, Tap], bank: Bank) -> Tensor:
     """(B, h, w) cosine distance of each patch of block 6 to the nearest of the references."""
     return (1 - nearest_cosine(second_rows(taps), bank)).clamp(min=0).unflatten(1, taps[LAST].grid)
 
@@ -68,7 +100,7 @@ def add_within(grid: Tensor, taps: Mapping[int, Tap]) -> Tensor:
     return (grid + upsample(part, (grid.shape[1], grid.shape[2])) - ALONE_ZERO) / (ALONE_ONE - ALONE_ZERO)
 
 
-def add_distance(grid: Tensor, taps: Mapping[int, Tap], bank: Bank) -> Tensor:
-    """Map (B, h, w) of the first tower against references -> with the second's distance to them, on the same scale."""
-    part = DISTANCE_WEIGHT * (distances(taps, bank) - DISTANCE[0]) / DISTANCE[1]
+def add_distance(grid: Tensor, distance: Tensor) -> Tensor:
+    """Map (B, h, w) of the first tower against references -> with ``reference_distances`` too, on the same scale."""
+    part = DISTANCE_WEIGHT * (distance - DISTANCE[0]) / DISTANCE[1]
     return (grid + upsample(part, (grid.shape[1], grid.shape[2])) - NEAR_ZERO) / (NEAR_ONE - NEAR_ZERO)
