@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 
 import zsad
+from zsad.alignment import sparse_lookup
 from zsad.alignment.losses import lookup_losses
 from zsad.alignment.sparse_lookup import look_up, sparsemax
 from zsad.errors import CheckpointMismatch, NeedsSet, UsageError
@@ -20,7 +21,7 @@ from zsad.references.memory_bank import leave_out
 from zsad.types import Bank, Batch, References
 from zsad.verification.compare import Comparisons
 from zsad.verification.proofs import dictas as proof
-from zsad.verification.reference import Reference, reference_folder
+from zsad.verification.reference import Reference
 
 SIDE = 80  # of the tiny backbone's pictures; 5 x 5 patches
 
@@ -68,6 +69,16 @@ def test_sparsemax_by_hand(spread: float) -> None:
         torch.testing.assert_close(weights.double(), by_sorting(row), rtol=0, atol=2e-6)
     torch.testing.assert_close(found.sum(-1), torch.ones(4))
     torch.testing.assert_close(sparsemax(logits + 100), found, rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("size", [5, 2048, 2049, 5001])  # no groups, and groups with and without a rest
+def test_the_highest_are_those_of_topk(size: int) -> None:
+    logits = torch.randn(2, 3, size, generator=torch.Generator().manual_seed(2))
+    count = min(64, size)
+    values, places = sparse_lookup._highest(logits, count)
+    expected = logits.topk(count, dim=-1)
+    assert torch.equal(values, expected.values)
+    assert torch.equal(places, expected.indices)
 
 
 def test_gradients_of_sparsemax() -> None:
@@ -238,12 +249,6 @@ def test_a_batch_without_masks_or_references(change: dict[str, Any], tiny: Any, 
 
 
 # ------------------------------------------------------------------ the authors' files, and plausible mistakes
-@pytest.fixture(scope="module")
-def stored(tmp_path_factory: pytest.TempPathFactory) -> tuple[Reference, Any, Path]:
-    reference, folder = Reference(reference_folder(), "dictas"), tmp_path_factory.mktemp("dictas")
-    return reference, proof.backbone(reference, folder), folder
-
-
 @pytest.fixture(scope="module")
 def contexts(stored: tuple[Reference, Any, Path]) -> Any:
     reference, tower, folder = stored

@@ -22,23 +22,7 @@ from zsad.references.few_shot_views import few_shot_views
 from zsad.types import Batch, References
 from zsad.verification.compare import Comparisons
 from zsad.verification.proofs import inp_former as proof
-from zsad.verification.reference import Reference, reference_folder
-
-
-@pytest.fixture(scope="module")
-def stored(tmp_path_factory: pytest.TempPathFactory) -> tuple[Reference, Any, Path]:
-    reference, folder = Reference(reference_folder(), "inp_former"), tmp_path_factory.mktemp("inp_former")
-    return reference, proof.tower(reference, folder), folder
-
-
-@pytest.fixture(scope="module")
-def detector(stored: tuple[Reference, Any, Path]) -> Any:
-    return proof.build(*stored)
-
-
-@pytest.fixture(scope="module")
-def images(stored: tuple[Reference, Any, Path]) -> torch.Tensor:
-    return proof.pictures(stored[0])
+from zsad.verification.reference import Reference
 
 
 # ------------------------------------------------------------------ pieces

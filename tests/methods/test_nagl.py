@@ -26,22 +26,6 @@ from zsad.verification.tiny_pictures import described_pictures
 
 
 @pytest.fixture(scope="module")
-def stored(tmp_path_factory: pytest.TempPathFactory) -> tuple[Reference, Any, Path]:
-    reference, folder = Reference(reference_folder(), "nagl"), tmp_path_factory.mktemp("nagl")
-    return reference, proof.tower(reference, folder), folder
-
-
-@pytest.fixture(scope="module")
-def detector(stored: tuple[Reference, Any, Path]) -> Any:
-    return proof.build(*stored)
-
-
-@pytest.fixture(scope="module")
-def images(stored: tuple[Reference, Any, Path]) -> torch.Tensor:
-    return proof.pictures(stored[0])
-
-
-@pytest.fixture(scope="module")
 def masks(stored: tuple[Reference, Any, Path]) -> torch.Tensor:
     return proof.masks_of(stored[0])
 
