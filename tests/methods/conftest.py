@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+import torch
 from torch import Tensor
 
+import zsad
 from zsad.backbones.blocks import TowerShape
 from zsad.backbones.clip import CLIP
+from zsad.errors import CheckpointMismatch
 from zsad.verification.reference import Reference, reference_folder
 
 FIXTURES = {"clip_ad": "clipad"}  # name of the stored outputs, where it is not the method's
@@ -65,6 +69,24 @@ def images(own_proof: Any, reference: Reference) -> Tensor:
     """The pictures of the stored outputs."""
     found: Tensor = own_proof.pictures(reference)
     return found
+
+
+@pytest.fixture
+def refuses(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[..., Callable[..., None]]:
+    """Of an encoder and a good checkpoint: asserts that it is refused where some tensors are others, or (None) missing."""
+
+    def of(backbone: Any, good: Mapping[str, Any], inside: str = "") -> Callable[..., None]:
+        path = tmp_path / "wrong.pth"
+
+        def refused(change: Mapping[str, Any], message: str, **arguments: Any) -> None:
+            state = {key: one for key, one in {**good, **change}.items() if one is not None}
+            torch.save({inside: state} if inside else state, path)
+            with pytest.raises(CheckpointMismatch, match=message):
+                zsad.create(method_of(request), backbone=backbone, checkpoint=path, **arguments)
+
+        return refused
+
+    return of
 
 
 @pytest.fixture
