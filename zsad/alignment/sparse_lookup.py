@@ -9,7 +9,7 @@ from torch import Tensor
 __all__ = ["look_up", "sparsemax"]
 
 SUPPORT = 64  # largest weights that are looked for first; where more are needed, twice as many, until all are there
-GROUP = 16  # neighbours of which only the largest is looked at first
+GROUP = 16  # values of which only the largest is looked at first
 BLOCK = 16_000_000  # products that are in memory at once: 64 MB
 
 

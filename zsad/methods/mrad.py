@@ -11,6 +11,7 @@ temperature, so probabilities stay near the share of anomalous keys (.355 to .41
 a threshold belongs to one memory; patches that a mask covers in part are in no key; training hides the most similar keys.
 Dropped: a Gaussian across a batch (they test single pictures); the failure of a batch of one; the key projections' biases learn
 from rounding noise (they have no effect).
+The name is not used: the memory knows no categories.
 Decision: without a mask an anomalous picture enters the image memory alone, a normal one both.
 """
 
