@@ -156,7 +156,7 @@ def measure_built(
         "image_size": size,
         "batch_size": batch_size,
         "pairs": pairs,
-        "references": references,
+        "references": max(references, detector.needs_references),
         "prepare_seconds": prepare,
         "method_pictures_per_second": batch_size / median(a for a, _ in times),
         "bare_pictures_per_second": batch_size / median(b for _, b in times),
