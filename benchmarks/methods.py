@@ -13,11 +13,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 from pathlib import Path
 from typing import Any
 
 import torch
+from pair_options import machine, pair_options
 from speed import build, fresh_peak_mb, measure_built
 
 import zsad
@@ -39,7 +39,7 @@ def row_of(method: str, given: argparse.Namespace, checkpoints: dict[str, str]) 
     detector.trained = True  # the table marks it
     row: dict[str, Any] = {"method": method, "tower": detector.backbone.name, "px": detector.backbone.image_size}
     if not detector.needs_set(detector.prepare("object")):
-        row["time"] = measure_built(detector, 1, given.pairs, None)["ratio_median"]
+        row["time"] = measure_built(detector, 1, given.pairs, None, cpu_time=given.cpu_time)["ratio_median"]
     if given.memory:
         row["memory"] = fresh_peak_mb(method, backbone, 1, False) / fresh_peak_mb(method, backbone, 1, True)
     found = zsad.evaluate(detector, given.data, METRICS, given.categories, map_size=given.map_size)
@@ -60,14 +60,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="folder of a data set with labels, in any layout of zsad evaluate")
     parser.add_argument("--backbone", default="ViT-L-14-336.openai", help="a name for load_backbone, or random:architecture")
-    parser.add_argument("--method", action="append", choices=zsad.list_methods())
+    pair_options(parser, zsad.list_methods())
     parser.add_argument("--checkpoint", action="append", default=[], metavar="METHOD=FILE")
     parser.add_argument("--categories", help="only these, with commas between")
     parser.add_argument("--map-size", type=int, default=256)
-    parser.add_argument("--pairs", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--memory", action="store_true", help="peak memory too; starts two processes per method")
-    parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     checkpoints = dict(one.split("=", 1) for one in given.checkpoint)
@@ -79,8 +76,7 @@ def main() -> None:
     print("\n".join(markdown([printed(row) for row in rows])))
     if any(row.get("means_nothing") for row in rows):
         print("\n* The tower or the method's own weights are random: figures of quality mean nothing, times and memory do.")
-    machine = f"{platform.machine()}, {given.threads} threads, torch {torch.__version__}"
-    print(f"\n{given.data}; {machine}, {given.pairs} interleaved pairs")
+    print(f"\n{given.data}; {machine(given)}")
 
 
 if __name__ == "__main__":

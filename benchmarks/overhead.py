@@ -2,21 +2,22 @@
 
     python benchmarks/overhead.py
     python benchmarks/overhead.py --method anomalyclip --pairs 9
+    python benchmarks/overhead.py --references 16 --backbone dinov2-base --image-size 518 --no-memory --method nagl
 
 Weights are random (time does not depend on them). Rounds (method, zsad's bare encoder, open_clip's) are interleaved in one
 run, text is prepared before. zsad's own trunk is the faster encoder, so the ratio over it is the larger one; the timings of
 the authors' code that the README quotes are over open_clip's. Peak memory is that of fresh processes, over the bare encoder
-of zsad; the text tower is in both.
+of zsad; the text tower is in both. Peak memory is without references, and at the paper's size.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import platform
 from typing import Any
 
 import torch
+from pair_options import machine, pair_options
 from speed import fresh_peak_mb, measure
 
 import zsad
@@ -44,17 +45,17 @@ def said(row: dict[str, Any], prefix: str) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--method", action="append", choices=METHODS)
-    parser.add_argument("--pairs", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=2)
+    pair_options(parser, METHODS)
     parser.add_argument("--no-memory", action="store_true", help="times alone; memory takes two processes per method")
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--references", type=int, default=0, help="normal pictures, at least as many as a method needs")
+    parser.add_argument("--backbone", help="an architecture for all methods, as dinov2-base; weights are random")
+    parser.add_argument("--image-size", type=int, help="side in pixels; without it that of each method's paper")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     rows = []
     for method in given.method or METHODS:
-        backbone = backbone_of(method)
-        row = measure(method, backbone, 1, given.pairs)
+        backbone = f"random:{given.backbone}" if given.backbone else backbone_of(method)
+        row = measure(method, backbone, 1, given.pairs, given.image_size, given.references, given.cpu_time)
         if not given.no_memory:
             row["memory_ratio"] = fresh_peak_mb(method, backbone, 1, False) / fresh_peak_mb(method, backbone, 1, True)
         rows.append(row)
@@ -68,7 +69,7 @@ def main() -> None:
         where = f"{row['backbone'].removeprefix('random:')} | {row['image_size']}"
         memory = f"{row['memory_ratio']:.2f}" if "memory_ratio" in row else "-"
         print(f"| {row['method']} | {where} | {library} | {own} | {memory} | {row['prepare_seconds']:.1f} s |")
-    print(f"\n{platform.machine()}, {given.threads} threads, torch {torch.__version__}, {given.pairs} interleaved pairs")
+    print(f"\n{machine(given)}, {given.references} references, or as many as a method needs")
 
 
 if __name__ == "__main__":

@@ -37,18 +37,19 @@ DINOV2_SIZES = {
 }
 
 
-def build(method: str, backbone: str | None, **arguments: Any) -> Any:
-    """The method on the asked backbone; ``random:`` builds an open_clip architecture without weights."""
+def build(method: str, backbone: str | None, image_size: int | None = None, **arguments: Any) -> Any:
+    """The method on the asked backbone; ``random:`` builds an architecture without weights, at the method's size for None."""
     if backbone and backbone.startswith("random:"):
         architecture = backbone.removeprefix("random:")
         recipe = zsad.registry.method_class(method).recipe
+        size = image_size or recipe.image_size
         if architecture.startswith("tips-"):  # of the size of L/14
-            tips = zsad.load_backbone("tips-tiny", image_size=recipe.image_size, width=1024, layers=24, side=32)
+            tips = zsad.load_backbone("tips-tiny", image_size=size, width=1024, layers=24, side=32)
             return zsad.create(method, backbone=tips)
         if architecture.startswith("dinov2-"):
-            return zsad.create(method, backbone=random_dinov2(architecture, recipe.image_size), **arguments)
+            return zsad.create(method, backbone=random_dinov2(architecture, size), **arguments)
         torch.manual_seed(0)
-        size, patch = recipe.image_size, openclip_patch(architecture)
+        patch = openclip_patch(architecture)
         built = openclip.build(
             backbone,
             architecture,
@@ -80,10 +81,12 @@ def openclip_patch(architecture: str) -> int:
     return int((open_clip.get_model_config(architecture) or {})["vision_cfg"].get("patch_size", 16))
 
 
-def timed(call: Callable[[], Any]) -> float:
-    start = time.perf_counter()
+def timed(call: Callable[[], Any], cpu_time: bool = False) -> float:
+    """Seconds by the clock, or of this process's own CPU time, which what else runs on the machine changes less."""
+    clock = time.process_time if cpu_time else time.perf_counter
+    start = clock()
     call()
-    return time.perf_counter() - start
+    return clock() - start
 
 
 def library_encoder(backbone: str | None, size: int) -> Callable[[torch.Tensor], Any] | None:
@@ -99,24 +102,52 @@ def library_encoder(backbone: str | None, size: int) -> Callable[[torch.Tensor],
     return encode
 
 
-def measure(method: str, backbone: str | None, batch_size: int, pairs: int) -> dict[str, Any]:
+def measure(
+    method: str,
+    backbone: str | None,
+    batch_size: int,
+    pairs: int,
+    image_size: int | None = None,
+    references: int = 0,
+    cpu_time: bool = False,
+) -> dict[str, Any]:
     """Times of interleaved rounds (method, zsad's bare encoder, open_clip's) on the same pictures."""
-    detector = build(method, backbone)
-    return measure_built(detector, batch_size, pairs, library_encoder(backbone, detector.backbone.image_size))
+    detector = build(method, backbone, image_size)
+    library = library_encoder(backbone, detector.backbone.image_size)
+    return measure_built(detector, batch_size, pairs, library, references, cpu_time)
 
 
-def measure_built(detector: Any, batch_size: int, pairs: int, library: Callable[[torch.Tensor], Any] | None) -> dict[str, Any]:
+def random_references(detector: Any, count: int) -> zsad.References | None:
+    """So many normal pictures, or as many as it needs; for a method that takes anomalous ones one of these, partly marked."""
+    if not (count := max(count, detector.needs_references)):
+        return None
+    size = detector.backbone.image_size
+    pictures = torch.randn(count + 1, 3, size, size, generator=torch.Generator().manual_seed(1))
+    masks = torch.zeros(1, size, size)
+    masks[:, size // 5 : size * 2 // 5, size // 5 : size * 2 // 5] = 1
+    return zsad.References(pictures[:-1], *((pictures[-1:], masks) if detector.takes_anomalous else ()))
+
+
+def measure_built(
+    detector: Any,
+    batch_size: int,
+    pairs: int,
+    library: Callable[[torch.Tensor], Any] | None,
+    references: int = 0,
+    cpu_time: bool = False,
+) -> dict[str, Any]:
     """As ``measure``, of a detector; ``library`` is another encoder to compare with, or None."""
     size = detector.backbone.image_size
     images = torch.randn(batch_size, 3, size, size, generator=torch.Generator().manual_seed(0))
+    shown = random_references(detector, references)
     with torch.inference_mode():
-        prepare = timed(lambda: detector.prepare("metal nut"))
-        context = detector.prepare("metal nut")
+        prepare = timed(lambda: detector.prepare("metal nut", shown))
+        context = detector.prepare("metal nut", shown)
         calls = [lambda: detector(images, context), lambda: detector.backbone.encode_image(images)]
         calls += [lambda: library(images)] if library else []
         for call in calls * 2:
             call()
-        rounds = [[timed(call) for call in calls] for _ in range(pairs)]
+        rounds = [[timed(call, cpu_time) for call in calls] for _ in range(pairs)]
     times = [(one[0], one[1]) for one in rounds]
     over = [one[0] / one[2] for one in rounds] if library else []
     return {
@@ -125,6 +156,7 @@ def measure_built(detector: Any, batch_size: int, pairs: int, library: Callable[
         "image_size": size,
         "batch_size": batch_size,
         "pairs": pairs,
+        "references": max(references, detector.needs_references),
         "prepare_seconds": prepare,
         "method_pictures_per_second": batch_size / median(a for a, _ in times),
         "bare_pictures_per_second": batch_size / median(b for _, b in times),

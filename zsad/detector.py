@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from zsad.alignment.similarity import anomaly_probability
 from zsad.decision.calibration import Calibration
 from zsad.decision.thresholds import Thresholds
 from zsad.errors import NeedsSet, UsageError
@@ -37,6 +38,8 @@ class Detector(WithWeights):
     schedule: ClassVar[Schedule] = Schedule()  # of the paper's training; the defaults of ``zsad.train``
     train_mode: ClassVar[tuple[str, ...]] = ()  # own modules that learn in training mode: batch statistics, dropout
     remembers: ClassVar[bool] = False  # True: training begins with ``remember``, one pass over all pictures
+    text_temperature: ClassVar[float] = 1.0  # of ``text_score``
+    reference_stream: ClassVar[str] = ""  # name of the stream that is compared with references; "": the plain one
     own_references: ClassVar[bool] = False  # normal references by the paper's own rule, not by ``references/fusion.py``
     learned_comparison: ClassVar[bool] = False  # True: that a picture matches its own reference is learned, not built in
     most_references: ClassVar[int | None] = None  # most of them; None: any number
@@ -61,8 +64,9 @@ class Detector(WithWeights):
         """Everything that depends on the category and on no picture, once: text features, sentences, memory banks.
 
         References (for methods that take them) are in the context's banks and nowhere else, so that one can be taken out later.
+        By default there is no more than these banks, and the name is not used.
         """
-        raise NotImplementedError
+        return Context(banks=self.banks(references))
 
     def preprocess(self, rgb: np.ndarray[Any, Any]) -> Tensor:
         """(H, W, 3) uint8 RGB of any size -> (3, H', W'), a row of what ``encode`` takes. By default the backbone's."""
@@ -146,6 +150,10 @@ class Detector(WithWeights):
             raise UsageError("This context has no text features. Make it with prepare() of the detector that scores.")
         return context.text
 
+    def text_score(self, features: ImageFeatures, context: Context) -> Tensor:
+        """Probability (B,) of "anomalous" of the image feature, at ``text_temperature``."""
+        return anomaly_probability(features.image, self.text_of(context), self.text_temperature)
+
     def tapped(self, taps: Sequence[int] | None) -> tuple[int, ...]:
         """``taps``, or the recipe's for None, in proportion to the depth. Raises ``UsageError`` for one that is no layer."""
         layers, depth = self.recipe.layers(self.backbone.depth, taps), self.backbone.depth
@@ -189,8 +197,8 @@ class Detector(WithWeights):
             )
 
     def reference_taps(self, features: ImageFeatures) -> Mapping[int, Tap]:
-        """The layers whose patches are compared with references. By default the plain stream's."""
-        return features.taps
+        """The layers whose patches are compared with references: those of ``reference_stream``."""
+        return features.streams[self.reference_stream] if self.reference_stream else features.taps
 
     def reference_rows(self, features: ImageFeatures) -> Mapping[str, Tensor]:
         """What B pictures leave in the memory banks as references: (B, M, C) by layer or scale. By default ``reference_taps``.

@@ -400,9 +400,9 @@ def test_leaving_the_only_one_out_leaves_none(compact: Any) -> None:
 
 
 def test_what_recurs_is_told_in_the_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    from zsad.references import mutual_scoring
+    from zsad.references import repeated
 
-    monkeypatch.setattr(mutual_scoring, "recurring", lambda near, far: (torch.arange(len(near)) == 2)[:, None])
+    monkeypatch.setattr(repeated, "recurring", lambda near, far: (torch.arange(len(near)) == 2)[:, None])
     found = list(Inspector("musc", backbone="compact")([texture(seed) for seed in range(6)]))
     assert [bool(result.notes) for result in found] == [False, False, True, False, False, False]
     assert "others have and most lack" in found[2].notes[0]

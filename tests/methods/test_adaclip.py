@@ -17,15 +17,10 @@ from zsad.errors import CheckpointMismatch, UsageError
 from zsad.prompts import hybrid
 from zsad.types import Batch, ImageFeatures, Tap
 from zsad.verification.proofs import adaclip as proof
-from zsad.verification.reference import Reference, reference_folder
+from zsad.verification.reference import Reference
 from zsad.verification.towers import TAPS, write_tower
 
 Build = Callable[..., Any]
-
-
-@pytest.fixture(scope="module")
-def reference() -> Reference:
-    return Reference(reference_folder(), "adaclip")
 
 
 @pytest.fixture(scope="module")

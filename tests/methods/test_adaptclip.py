@@ -19,7 +19,7 @@ from zsad.references.prompt_query import PromptQuery, nearest_rows
 from zsad.types import Batch, References
 from zsad.verification.compare import Comparisons
 from zsad.verification.proofs import adaptclip as proof
-from zsad.verification.reference import Reference, reference_folder
+from zsad.verification.reference import Reference
 
 SIDE = 80  # of the tiny backbone's pictures; 5 x 5 patches
 
@@ -200,12 +200,6 @@ def test_a_step_of_one_picture_in_training_mode(tiny: Any, context: Any) -> None
 
 
 # ------------------------------------------------------------------ the authors' files, and plausible mistakes
-@pytest.fixture(scope="module")
-def stored(tmp_path_factory: pytest.TempPathFactory) -> tuple[Reference, Any, Path]:
-    reference, folder = Reference(reference_folder(), "adaptclip"), tmp_path_factory.mktemp("adaptclip")
-    return reference, proof.backbone(reference, folder), folder
-
-
 def test_the_last_copy_of_a_head_is_loaded(stored: tuple[Reference, Any, Path]) -> None:
     reference, tower, folder = stored
     state = torch.load(proof.write_learners(reference, tower, folder / "copies.pth"), weights_only=True)

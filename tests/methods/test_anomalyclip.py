@@ -90,26 +90,17 @@ def test_crane_layout_needs_a_keyword(files: dict[str, Path], tmp_path: Path) ->
     assert torch.equal(accepted.prompts.normal, build(files).prompts.normal)
 
 
-def test_real_crane_files(root: Path) -> None:
+def test_real_crane_files(wide_text: Any, root: Path) -> None:
     path = root.parent / "shared" / "checkpoints" / "crane_visa_epoch5.pth"
     if not path.is_file():
         pytest.skip("the published prompt files are not beside this checkout")
     from zsad.weights.checkpoints import read_state_dict
 
     state = read_state_dict(path)["prompt_learner"]
-    backbone = zsad.backbones.clip.CLIP(
-        "wide",
-        vision=zsad.backbones.blocks.TowerShape(64, 2, 1, 64),
-        text=zsad.backbones.blocks.TowerShape(768, 1, 12, 64),
-        patch_size=16,
-        native_size=80,
-        dim=32,
-        activation="quick_gelu",
-    ).requires_grad_(False)
     with pytest.raises(CheckpointMismatch, match="start token differs"):
-        zsad.create("anomalyclip", backbone=backbone, checkpoint=path, crane_layout=True)
-    backbone.token_embedding.weight[-2] = state["token_prefix_pos"].flatten()
-    loaded = zsad.create("anomalyclip", backbone=backbone, checkpoint=path, crane_layout=True)
+        zsad.create("anomalyclip", backbone=wide_text, checkpoint=path, crane_layout=True)
+    wide_text.token_embedding.weight[-2] = state["token_prefix_pos"].flatten()
+    loaded = zsad.create("anomalyclip", backbone=wide_text, checkpoint=path, crane_layout=True)
     assert float(loaded.prompts.normal.detach().norm()) == pytest.approx(
         3.2695, abs=1e-4
     )  # methods' notes on the published file

@@ -19,17 +19,7 @@ from zsad.errors import NeedsSet, UsageError
 from zsad.types import Context, ImageFeatures
 from zsad.verification.compare import Comparisons
 from zsad.verification.proofs import anovl as proof
-from zsad.verification.reference import Reference, reference_folder
-
-
-@pytest.fixture(scope="module")
-def reference() -> Reference:
-    return Reference(reference_folder(), "anovl")
-
-
-@pytest.fixture(scope="module")
-def tower(reference: Reference, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    return proof.backbone(reference, tmp_path_factory.mktemp("anovl"))
+from zsad.verification.reference import Reference
 
 
 @pytest.fixture(scope="module")

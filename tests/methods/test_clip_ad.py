@@ -19,22 +19,7 @@ from zsad.prompts.representative import cluster_sentences, representative_vector
 from zsad.types import Batch, Context, ImageFeatures
 from zsad.verification.compare import Comparisons
 from zsad.verification.proofs import clip_ad as proof
-from zsad.verification.reference import Reference, reference_folder
-
-
-@pytest.fixture(scope="module")
-def reference() -> Reference:
-    return Reference(reference_folder(), "clipad")
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("clip_ad")
-
-
-@pytest.fixture(scope="module")
-def tower(reference: Reference, folder: Path) -> Any:
-    return proof.backbone(reference, folder)
+from zsad.verification.reference import Reference
 
 
 @pytest.fixture(scope="module")

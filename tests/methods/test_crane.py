@@ -16,26 +16,10 @@ from zsad.errors import CheckpointMismatch, UsageError
 from zsad.types import Batch, Recipe
 from zsad.verification.compare import Comparisons
 from zsad.verification.proofs import anomalyclip, crane
-from zsad.verification.reference import Reference, reference_folder
+from zsad.verification.reference import Reference
 from zsad.weights.checkpoints import read_state_dict
 
 SIZE = 80
-
-
-@pytest.fixture(scope="module")
-def reference() -> Reference:
-    return Reference(reference_folder(), "crane")
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("crane")
-
-
-@pytest.fixture(scope="module")
-def tower(reference: Reference, folder: Path) -> Any:
-    """The fixture's CLIP."""
-    return crane.backbone(reference, folder)
 
 
 @pytest.fixture(scope="module")
@@ -158,18 +142,9 @@ def test_layers(tiny: Any) -> None:
 
 
 # ------------------------------------------------------------------ checkpoints
-def test_the_authors_layout_at_its_published_size(tmp_path: Path) -> None:
-    backbone = zsad.backbones.clip.CLIP(
-        "wide",
-        vision=zsad.backbones.blocks.TowerShape(64, 2, 1, 64),
-        text=zsad.backbones.blocks.TowerShape(768, 1, 12, 64),
-        patch_size=16,
-        native_size=80,
-        dim=768,
-        activation="quick_gelu",
-    ).requires_grad_(False)
+def test_the_authors_layout_at_its_published_size(wide_text: Any, tmp_path: Path) -> None:
     written = crane.write_prompts(5, tmp_path / "epoch_5.pth", width=768)
-    loaded = zsad.create("crane", backbone=backbone, checkpoint=written)
+    loaded = zsad.create("crane", backbone=wide_text, checkpoint=written)
     stored = torch.load(written)["prompt_learner"]
     assert torch.equal(loaded.prompts.anomalous, stored["ctx_neg"][0, 0])
     assert torch.equal(loaded.prompts.deep[7], stored["compound_prompts_text.7"])
@@ -177,8 +152,8 @@ def test_the_authors_layout_at_its_published_size(tmp_path: Path) -> None:
         path = Path(__file__).resolve().parents[3] / "shared/checkpoints" / f"crane_{name}_epoch5.pth"
         if path.is_file():  # the published files, where they lie beside the checkout
             state = read_state_dict(path)["prompt_learner"]
-            backbone.token_embedding.weight[-2] = state["token_prefix_pos"].flatten()
-            loaded = zsad.create("crane", backbone=backbone, checkpoint=path)
+            wide_text.token_embedding.weight[-2] = state["token_prefix_pos"].flatten()
+            loaded = zsad.create("crane", backbone=wide_text, checkpoint=path)
             assert torch.equal(loaded.prompts.normal, state["ctx_pos"][0, 0])
 
 

@@ -24,25 +24,9 @@ from zsad.prompts.positions import DEFECT_WORDS, POSITIONS, fine_phrases, places
 from zsad.types import Batch, ImageFeatures
 from zsad.verification.compare import Comparisons
 from zsad.verification.proofs import filo
-from zsad.verification.reference import Reference, reference_folder
+from zsad.verification.reference import Reference
 
 HIGH = Box((0.5, 0.1, 0.2, 0.2), "damage", 0.5)  # above the centre
-
-
-@pytest.fixture(scope="module")
-def reference() -> Reference:
-    return Reference(reference_folder(), "filo")
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("filo")
-
-
-@pytest.fixture(scope="module")
-def tower(reference: Reference, folder: Path) -> Any:
-    """The fixture's CLIP."""
-    return filo.backbone(reference, folder)
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from torch import nn
 
 import zsad
 from zsad.backbones.compact import SameConv
-from zsad.errors import CheckpointMismatch, NeedsSet, NotTrained, SizeMismatch, UsageError
+from zsad.errors import NeedsSet, NotTrained, SizeMismatch, UsageError
 from zsad.methods.metauas.network import Alignment
 from zsad.types import Context, References
 from zsad.verification.compare import Comparisons
@@ -131,16 +131,12 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> tuple[Reference, Path]:
     return reference, folder
 
 
-def test_wrong_files_are_refused(stored: tuple[Reference, Path]) -> None:
+def test_wrong_files_are_refused(refuses: Any, stored: tuple[Reference, Path]) -> None:
     _, folder = stored
     good = torch.load(folder / "metauas.ckpt", weights_only=True)
     backbone = zsad.load_backbone("pixels", image_size=SIDE)
 
-    def refused(change: dict[str, Any], message: str) -> None:
-        torch.save({key: one for key, one in {**good, **change}.items() if one is not None}, folder / "wrong.ckpt")
-        with pytest.raises(CheckpointMismatch, match=message):
-            zsad.create("metauas", backbone=backbone, checkpoint=folder / "wrong.ckpt")
-
+    refused = refuses(backbone, good)
     refused({"mask_head.bias": None}, r"missing: mask_head\.bias")
     refused({"decoder.surplus": torch.zeros(1)}, r"unexpected: decoder\.surplus")
     first = "decoder.blocks.0.attention1.attention.sSE.0.bias"

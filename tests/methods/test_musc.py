@@ -316,12 +316,12 @@ def test_the_same_defect_on_a_third_is_said(compact: Any, caplog: pytest.LogCapt
 def test_recurring_by_hand() -> None:
     """Far from most and near to few, on two places of three pictures or more."""
     near, far = 0.3 + 0.01 * unit(10, 50), 0.4 + 0.01 * unit(10, 50)
-    assert not mutual_scoring.recurring(near, far).any()
+    assert not repeated.recurring(near, far).any()
     far[:3, :2] = 0.8
     near[:3, :2] = 0.25
-    assert mutual_scoring.recurring(near, far).tolist() == [True] * 3 + [False] * 7
+    assert repeated.recurring(near, far).tolist() == [True] * 3 + [False] * 7
     near[2, 1] = 0.8  # far from all: a defect of its own, which scores high anyway
-    assert not mutual_scoring.recurring(near, far).any()
+    assert not repeated.recurring(near, far).any()
 
 
 # ------------------------------------------------------------------ what is refused

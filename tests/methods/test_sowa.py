@@ -18,7 +18,7 @@ from zsad.errors import CheckpointMismatch, NeedsSet, NotTrained, UsageError
 from zsad.types import Batch
 from zsad.verification.compare import Comparisons
 from zsad.verification.proofs import sowa as proof
-from zsad.verification.reference import Reference, reference_folder
+from zsad.verification.reference import Reference
 
 COPIES = (
     "net.clip_model",
@@ -26,17 +26,6 @@ COPIES = (
     "net.prompt_learner.clip_model",
     "net.visual_encoder.clip_model",
 )  # of the frozen CLIP
-
-
-@pytest.fixture(scope="module")
-def reference() -> Reference:
-    return Reference(reference_folder(), "sowa")
-
-
-@pytest.fixture(scope="module")
-def tower(reference: Reference, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """The tiny CLIP of the proof."""
-    return proof.backbone(reference, tmp_path_factory.mktemp("sowa"))
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from zsad.errors import CheckpointMismatch, NotTrained, UsageError
 from zsad.types import Batch
 from zsad.verification.compare import Comparisons
 from zsad.verification.proofs import tipsomaly as proof
-from zsad.verification.reference import Reference, reference_folder
+from zsad.verification.reference import Reference
 from zsad.weights.checkpoints import load_index, read_state_dict
 
 LINES = ["a bad photo of a nut.", "a photo of the damaged nut, twice."]
@@ -179,11 +179,6 @@ class Table:
 
     def __call__(self, sentence: str) -> list[int]:
         return self.ids[sentence]
-
-
-@pytest.fixture(scope="module")
-def reference() -> Reference:
-    return Reference(reference_folder(), "tipsomaly")
 
 
 @pytest.fixture(scope="module")

@@ -122,6 +122,19 @@ class ResidualProxies(nn.Module):
         codes = sine_code(marked.unflatten(1, grid), self.learnable_proxies.embedding_dim)
         return interleaved(codes) if aliased else codes
 
+    def shown(self, tokens: Tensor, residuals: Tensor, marked: Tensor, grid: tuple[int, int], aliased: bool) -> Shown:
+        """All patches of R references of each picture, of which those that are not marked are hidden.
+
+        Args:
+            tokens: (B, R * L, C).
+            residuals: (B, R * L, C).
+            marked: (B, R, L) bool.
+            grid: of the L patches.
+            aliased: see ``codes``.
+        """
+        codes = torch.stack([self.codes(one, grid, aliased).flatten(0, 1) for one in marked])
+        return Shown(tokens, residuals, codes, ~marked.flatten(1))
+
     def mine(self, shown: Shown, heads_first: bool = False) -> Tensor:
         """Proxies of what the shown defects have beyond normal patches, (B, M, C)."""
         start = self.learnable_proxies.weight.expand(len(shown.tokens), -1, -1)

@@ -9,6 +9,7 @@ from torch import Tensor
 __all__ = ["look_up", "sparsemax"]
 
 SUPPORT = 64  # largest weights that are looked for first; where more are needed, twice as many, until all are there
+GROUP = 16  # values of which only the largest is looked at first
 BLOCK = 16_000_000  # products that are in memory at once: 64 MB
 
 
@@ -22,15 +23,32 @@ def _largest_weights(logits: Tensor) -> tuple[Tensor, Tensor]:
     """The weights of sparsemax that are not 0, and some zeros behind them, with their places: (..., n) each."""
     count, size = SUPPORT, logits.shape[-1]
     while True:
-        top = logits.topk(min(count, size), dim=-1)
-        below = top.values - top.values[..., :1]  # sparsemax does not change where all logits move; sums stay small
+        values, places = _highest(logits, min(count, size))
+        below = values - values[..., :1]  # sparsemax does not change where all logits move; sums stay small
         total, ranks = below.cumsum(dim=-1), torch.arange(1, below.shape[-1] + 1, device=logits.device)
         support = (1 + ranks * below > total).sum(dim=-1, keepdim=True)  # (..., 1), 1 or more
         if count >= size or int(support.max()) < count:
             threshold = (total.gather(-1, support - 1) - 1) / support
             most = int(support.max())
-            return (below - threshold).clamp(min=0)[..., :most], top.indices[..., :most]
+            return (below - threshold).clamp(min=0)[..., :most], places[..., :most]
         count *= 2
+
+
+def _highest(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """``topk`` of (..., N) in half of its time: the highest values lie in the groups whose own highest are the highest."""
+    groups, rest = divmod(logits.shape[-1], GROUP)
+    if groups < 2 * count:
+        return logits.topk(count, dim=-1)
+    grouped = logits[..., : groups * GROUP].unflatten(-1, (GROUP, groups))  # a group's values lie ``groups`` apart: faster
+    chosen = grouped.amax(dim=-2).topk(count, dim=-1, sorted=False).indices[..., None, :]  # (..., 1, count)
+    some = grouped.gather(-1, chosen.expand(*chosen.shape[:-2], GROUP, count)).flatten(-2)
+    places = (chosen + groups * torch.arange(GROUP, device=logits.device)[:, None]).flatten(-2)
+    if rest:
+        behind = torch.arange(groups * GROUP, logits.shape[-1], device=logits.device)
+        some = torch.cat([some, logits[..., groups * GROUP :]], dim=-1)
+        places = torch.cat([places, behind.expand(*places.shape[:-1], -1)], dim=-1)
+    values, own = some.topk(count, dim=-1)
+    return values, places.gather(-1, own)
 
 
 def look_up(queries: Tensor, keys: Tensor, values: Tensor, block: int = BLOCK) -> Tensor:

@@ -55,6 +55,7 @@ class AdaCLIP(Detector):
 
     recipe = Recipe("ViT-L-14-336.openai", 518, activation="gelu", position_embedding="bicubic", taps=(6, 12, 18, 24))
     learned, cacheable, dead = True, False, ("text_prompts.static.0",)  # the first text block is not prompted
+    reference_stream = "patches"  # the projected patches, (B, L, D) per tap
     schedule = Schedule("adamw", 0.01, 5, 1, betas=(0.5, 0.999), weight_decay=0.01, labels_only=True)
     authors_file = hybrid.AUTHORS_FILE
     backbone: CLIP
@@ -106,10 +107,6 @@ class AdaCLIP(Detector):
         text = {0: Tap(self.text_prompts.draw(frozen), (0, 0))}  # (B, length, text width), of no place
         image = F.normalize(self.class_projection(seen.image), dim=-1)
         return ImageFeatures(image, streams={"patches": patches, "text_prompts": text})
-
-    def reference_taps(self, features: ImageFeatures) -> Mapping[int, Tap]:
-        """The projected patches, (B, L, D) per tap."""
-        return features.streams["patches"]
 
     def text_features(self, features: ImageFeatures, context: Context) -> Tensor:
         """Every picture's own ensemble, (B, 2, D), of length one: its dynamic prompts in all sentences."""

@@ -55,6 +55,7 @@ class AdaptCLIP(Detector):
 
     recipe = Recipe("ViT-L-14-336.openai", 518, "quick_gelu", "bilinear", taps=(6, 12, 18, 24), local_start=6)
     needs = ("visual", "encode_text")
+    reference_stream = "local"  # projected patches, (B, L, D) per tap
     learned = own_references = True
     train_mode = ("global_adapter", "local_adapter", "query")
     schedule = Schedule("adam", 1e-3, 15, 8, (0.5, 0.999), one_name=False, labels_only=True, references=1)
@@ -106,10 +107,6 @@ class AdaptCLIP(Detector):
         taps = states.local.items()
         local = {layer: Tap(visual.project(tap.patches), tap.grid, visual.project(tap.cls)) for layer, tap in taps}
         return ImageFeatures(visual.project(states.cls, norm=False), streams={"local": local})
-
-    def reference_taps(self, features: ImageFeatures) -> Mapping[int, Tap]:
-        """The local stream's projected patches, (B, L, D) per tap."""
-        return features.streams["local"]
 
     def branches(self, features: ImageFeatures, fixed: Tensor, learned: Tensor) -> dict[str, Branch]:
         """ "visual": adapted features beside the fixed sentences; "textual": features as they are beside the learned ones."""

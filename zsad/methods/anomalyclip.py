@@ -63,6 +63,7 @@ class AnomalyCLIP(Detector):
 
     recipe = Recipe("ViT-L-14-336.openai", 518, "quick_gelu", "bilinear", taps=(24,), local_start=6)
     needs = ("visual", "encode_text")
+    reference_stream = "local"  # projected patches, (B, L, D) per tap
     learned = True
     schedule = Schedule("adam", 1e-3, 15, 8, betas=(0.5, 0.999), one_name=False, labels_only=True)  # their train.sh
     authors_file = PAIR_FILE
@@ -107,10 +108,6 @@ class AnomalyCLIP(Detector):
             )
         projected = {layer: Tap(visual.project(tap.patches), tap.grid) for layer, tap in states.local.items()}
         return ImageFeatures(visual.project(states.cls, norm=False), streams={"local": projected})
-
-    def reference_taps(self, features: ImageFeatures) -> Mapping[int, Tap]:
-        """The local stream's projected patches, (B, L, D) per tap."""
-        return features.streams["local"]
 
     def layer_maps(self, features: ImageFeatures, context: Context) -> dict[int, Tensor]:
         """Probability of "anomalous" per tap, softmax on the patches and then upsampled: (B, H, W)."""

@@ -13,7 +13,7 @@ Decisions: tiles lie along the longer side, three or more where it is longer tha
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -61,6 +61,7 @@ class AnoVL(Detector):
 
     recipe = Recipe("ViT-B-16-plus-240.laion400m_e32", 240, "gelu", "bicubic_antialias", taps=(12,), local_start=1, depth=12)
     needs, map_range = ("visual", "encode_text"), (0.48, 0.52)
+    reference_stream = "local"  # projected patches of the V-V path
     backbone: CLIP
 
     def __init__(
@@ -107,10 +108,6 @@ class AnoVL(Detector):
             cls = torch.cat([cls, torch.stack([torch.cat(parts) for parts in others])], dim=1)
         streams = {"local": {last: Tap(patches, states.local[last].grid)}, "views": {last: Tap(cls, size)}}
         return ImageFeatures(image.mean(dim=1), streams=streams)
-
-    def reference_taps(self, features: ImageFeatures) -> Mapping[int, Tap]:
-        """The projected patches of the V-V path."""
-        return features.streams["local"]
 
     def adapted(self, features: ImageFeatures, context: Context, kept: TokenAdapter | None) -> tuple[Tensor, TokenAdapter]:
         """Patches (1, n * L, D) of one picture as its adapter leaves them, and the adapter; ``kept``: of an earlier one."""

@@ -13,20 +13,18 @@ Dropped: float16 autocast; the attention maps that nothing uses. Decision: where
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zsad.alignment.losses import layer_losses
 from zsad.alignment.maps import upsample
-from zsad.alignment.similarity import anomaly_probability, both
+from zsad.alignment.similarity import both
 from zsad.backbones.clip import CLIP
 from zsad.detector import Detector
-from zsad.prompts.prompt_set import PromptSet, encode_ensemble
+from zsad.prompts.prompt_set import encoded_pair
 from zsad.references.memory_bank import nearest_cosine
-from zsad.references.set_scaling import FaithfulToSet, score_within_set
+from zsad.references.set_scaling import FaithfulToSet
 from zsad.registry import register
 from zsad.types import Batch, Context, ImageFeatures, Prediction, Recipe, References, Schedule
 from zsad.weights.checkpoints import AuthorsFile
@@ -50,6 +48,7 @@ class AprilGAN(FaithfulToSet, Detector):
     own_references = scaled_with_references = True
     recipe = Recipe("ViT-L-14-336.openai", 518, activation="gelu", position_embedding="bicubic_antialias", taps=(6, 12, 18, 24))
     needs = ("visual", "encode_text")
+    text_temperature = TEMPERATURE
     learned = True
     schedule = Schedule("adam", 1e-3, 3, 8, betas=(0.5, 0.999))  # on MVTec AD; 15 epochs on VisA
     authors_file = AuthorsFile({r"^fc\.": "projections."}, inside=("trainable_linearlayer",))
@@ -66,9 +65,7 @@ class AprilGAN(FaithfulToSet, Detector):
 
     def prepare(self, name: str = "object", references: References | None = None) -> Context:
         """Text features (1, 2, D) of length one; banks of raw patches by layer. The name goes into the sentences as it is."""
-        sentences = PromptSet.pair(self.prompts, name)
-        text = encode_ensemble(self.backbone, [*sentences.values()], normalize="both")
-        return Context(text, sentences, banks=self.banks(references))
+        return Context(*encoded_pair(self.backbone, self.prompts, name), banks=self.banks(references))
 
     def encode(self, images: Tensor) -> ImageFeatures:
         """(B, 3, H, W) -> image feature (B, D) and the raw patches (B, L, C) of the tapped layers; nothing learned."""
@@ -103,10 +100,6 @@ class AprilGAN(FaithfulToSet, Detector):
             maps += [self.pixels(flat, layer, features) for layer, flat in distances.items()]
         return torch.stack(maps).sum(dim=0)
 
-    def text_score(self, features: ImageFeatures, context: Context) -> Tensor:
-        """Probability (B,) of "anomalous" of the image feature."""
-        return anomaly_probability(features.image, self.text_of(context), TEMPERATURE)
-
     def score(self, features: ImageFeatures, context: Context) -> Prediction:
         """Image score: the class token's probability; with references, half of it and half of the map's share of its range."""
         self.check_alone(context)
@@ -114,10 +107,6 @@ class AprilGAN(FaithfulToSet, Detector):
         if context.banks:  # each layer adds a probability and a distance of 0 to 1 (2 for opposite patches)
             image = (image + maps.amax(dim=(1, 2)) / (2 * len(self.layers))) / 2
         return Prediction(image, maps)
-
-    def score_set(self, features: Sequence[ImageFeatures], context: Context) -> Iterator[Prediction]:
-        """Where ``needs_set``, two passes over ``features``; see ``score_within_set``."""
-        return score_within_set(self, features, context) if self.needs_set(context) else super().score_set(features, context)
 
     def loss(self, batch: Batch, context: Context) -> dict[str, Tensor]:
         """Per layer, focal loss of the map and Dice loss of its anomalous half; pictures or cached features.

@@ -57,6 +57,7 @@ class CLIPAD(FaithfulToSet, Detector):
 
     recipe = Recipe("ViT-B-16-plus-240.laion400m_e31", 240, "gelu", "bicubic_antialias", taps=(3, 6, 9, 12), depth=12)
     needs, optional_weights = ("visual", "encode_text"), True
+    reference_stream = "local"  # the stages' projected patches
     schedule = Schedule("adam", 1e-4, 5, 8)
     authors_file = AuthorsFile({r"^fc\.": "projections."}, inside=("linear_layers",))
     backbone: CLIP
@@ -101,10 +102,6 @@ class CLIPAD(FaithfulToSet, Detector):
         """The plain path alone."""
         return self.encode(images, staged=False)
 
-    def reference_taps(self, features: ImageFeatures) -> Mapping[int, Tap]:
-        """The stages' projected patches."""
-        return features.streams["local"]
-
     def layer_maps(self, features: ImageFeatures, context: Context) -> dict[int, Tensor]:
         """SDP+: probabilities by layer, logits resized before the softmax, (B, 2, H, W), normal first."""
         size, text, found = self.backbone.image_size, self.text_of(context), {}
@@ -115,7 +112,7 @@ class CLIPAD(FaithfulToSet, Detector):
 
     def parts(self, features: ImageFeatures, context: Context) -> tuple[Tensor, Tensor, Tensor]:
         """The class token's probability (B,) of "anomalous", the map (B, H, W) and its peak (B,)."""
-        text, stages = self.text_of(context), self.reference_taps(features).values()
+        text, stages = self.text_of(context), features.streams["local"].values()
         similar = [surgery_similarity(t.patches, t.cls, text).unflatten(1, t.grid) for t in stages if t.cls is not None]
         maps = [upsample(torch.stack(similar).sum(dim=0), self.backbone.image_size)]
         maps += [both[:, 1] for both in self.layer_maps(features, context).values()]

@@ -60,6 +60,7 @@ class Crane(Detector):
     recipe = Recipe("ViT-L-14-336.openai", 518, "quick_gelu", "bilinear", taps=(6, 12, 18, 24), local_start=6)
     encoders: ClassVar = {"attention": Recipe("hf:facebook/dinov2-with-registers-base", 518, optional=True)}
     needs, learned, authors_file = ("visual", "encode_text"), True, learned_pair.PAIR_FILE
+    reference_stream = "local"  # projected patches, (B, L, D) per tap
     schedule = Schedule("adam", 1e-3, 5, 8, betas=(0.6, 0.999), one_name=False, labels_only=True)
     backbone: CLIP
 
@@ -109,10 +110,6 @@ class Crane(Detector):
             mixed = block.attn.output(weights @ block.qkv(tap.patches)[2])
             streams["alike"] = {last: Tap(visual.project(mixed), tap.grid)}
         return ImageFeatures(visual.project(states.cls), streams=streams)
-
-    def reference_taps(self, features: ImageFeatures) -> Mapping[int, Tap]:
-        """The local stream's projected patches, (B, L, D) per tap."""
-        return features.streams["local"]
 
     def margins(self, features: ImageFeatures, text: Tensor) -> tuple[Tensor, Tensor]:
         """Of M sets of patches the anomalous logit less the normal one, (M, B, h, w), and the pooled image feature (B, D)."""

@@ -14,7 +14,7 @@ mirror image as its reference in training (they are drawn); a second phase that 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -23,13 +23,13 @@ from torch import Tensor
 
 from zsad.alignment.losses import lookup_losses
 from zsad.alignment.maps import smooth, upsample
-from zsad.alignment.similarity import anomaly_probability, text_logits
+from zsad.alignment.similarity import text_logits
 from zsad.alignment.token_generator import LayerFusion
 from zsad.detector import Detector
 from zsad.errors import UsageError
-from zsad.prompts.prompt_set import PromptSet, encode_ensemble
+from zsad.prompts.prompt_set import encoded_pair
 from zsad.references.patch_dictionary import RENAMES, Found, PatchDictionary
-from zsad.references.set_scaling import FaithfulToSet, mix_within_set
+from zsad.references.set_scaling import FaithfulToSet
 from zsad.registry import register
 from zsad.types import Backbone, Batch, Context, ImageFeatures, Phase, Prediction, Recipe, References, Schedule
 from zsad.weights.checkpoints import AuthorsFile
@@ -57,6 +57,7 @@ class DictAS(FaithfulToSet, Detector):
 
     recipe = Recipe("ViT-L-14-336.openai", 336, "gelu", "bicubic_antialias", taps=(6, 12, 18, 24))
     needs, learned, own_references, needs_references = ("visual", "encode_text"), True, True, 1
+    text_temperature = TEMPERATURE
     train_mode = ("generators",)  # dropout
     phases = Phase(15, LEARNED | {"generators.value.": 1e-4}), Phase(15, LEARNED)
     schedule = Schedule("adam", 1e-4, 30, 24, betas=(0.5, 0.999), phases=phases, references=1)
@@ -77,16 +78,14 @@ class DictAS(FaithfulToSet, Detector):
         if not 0 <= alpha <= 1:
             raise UsageError(f"alpha={alpha} of dictas is the text's part of the image score and lies in 0 to 1.")
         self.taps, self.scored, self.scales, self.alpha = taps, scored, scales, alpha
-        self.sigma, self.prompts, self.faithful, self.values_first = sigma, prompts, faithful, False
+        self.sigma, self.prompts, self.faithful, self.values_first, self.text_share = sigma, prompts, faithful, False, alpha
         self.layers, self.compared = self.tapped(taps), self.tapped(scored or taps)
         width, dim = self.backbone.visual.proj.shape
         self.generators, self.fusion = PatchDictionary(width, scales), LayerFusion(width, len(self.layers), dim)
 
     def prepare(self, name: str = "object", references: References | None = None) -> Context:
         """Text features (1, 2, D) of length one; banks of raw patches by layer. The name goes into the sentences as it is."""
-        sentences = PromptSet.pair(self.prompts, name)
-        text = encode_ensemble(self.backbone, [*sentences.values()], normalize="both")
-        return Context(text, sentences, banks=self.banks(references))
+        return Context(*encoded_pair(self.backbone, self.prompts, name), banks=self.banks(references))
 
     def encode(self, images: Tensor) -> ImageFeatures:
         """(B, 3, H, W) -> image feature (B, D) and the raw patches (B, L, C) of the layers that are scored; nothing learned."""
@@ -109,20 +108,12 @@ class DictAS(FaithfulToSet, Detector):
         mean = self.grid_maps(features, context).mean(dim=0)
         return smooth(upsample(mean, self.backbone.image_size, align_corners=True), self.sigma)
 
-    def text_score(self, features: ImageFeatures, context: Context) -> Tensor:
-        """Probability (B,) of "anomalous" of the image feature."""
-        return anomaly_probability(features.image, self.text_of(context), TEMPERATURE)
-
     def score(self, features: ImageFeatures, context: Context) -> Prediction:
         """Image score: ``alpha`` of the text's probability and the rest of twice the map's maximum."""
         self.check_alone(context)
         maps = self.anomaly_map(features, context)
         score = self.alpha * self.text_score(features, context) + (1 - self.alpha) * 2 * maps.amax(dim=(1, 2))
         return Prediction(score, maps)
-
-    def score_set(self, features: Sequence[ImageFeatures], context: Context) -> Iterator[Prediction]:
-        """With ``faithful=True``, two passes over ``features``; see ``mix_within_set``."""
-        return mix_within_set(self, features, context, self.alpha) if self.faithful else super().score_set(features, context)
 
     def start_phase(self, phase: int) -> None:
         """In phase 1 queries pass the value generator, which learns no more."""
@@ -142,12 +133,8 @@ class DictAS(FaithfulToSet, Detector):
 
     def loss(self, batch: Batch, context: Context) -> dict[str, Tensor]:
         """Distances of normal patches, those above anomalous ones, and the cross-entropy of both fused features with text."""
-        found, labels = self.looked_up(batch), batch.labels.long()
-        assert batch.masks is not None
-        near, above = lookup_losses(
-            torch.cat([one.distance for one in found]), batch.masks, self.backbone.visual.grid(batch.masks)
-        )
-        asked, answered = ([getattr(one, side) for one in found] for side in ("asked", "found"))
-        picture = F.cross_entropy(self.fused_logits(asked, context), labels)
-        retrieved = F.cross_entropy(self.fused_logits(answered, context), torch.zeros_like(labels))
+        found, labels, masks = self.looked_up(batch), batch.labels.long(), self.masks_of(batch)
+        near, above = lookup_losses(torch.cat([one.distance for one in found]), masks, self.backbone.visual.grid(masks))
+        asked, answered = (self.fused_logits([getattr(one, side) for one in found], context) for side in ("asked", "found"))
+        picture, retrieved = F.cross_entropy(asked, labels), F.cross_entropy(answered, torch.zeros_like(labels))
         return {"normal": near, "above": WEIGHT * above, "picture": WEIGHT * picture, "retrieved": WEIGHT * retrieved}

@@ -13,7 +13,6 @@ side that is never seen (``crop``). Dropped: pictures drawn for the few-shot tra
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -31,7 +30,7 @@ from zsad.errors import UsageError
 from zsad.images.preprocessing import squashed_middle
 from zsad.references.fusion import fuse_with_references
 from zsad.registry import register
-from zsad.types import Backbone, Batch, Context, ImageFeatures, Prediction, Recipe, References, Schedule, each_tensor
+from zsad.types import Backbone, Batch, Context, ImageFeatures, Prediction, Recipe, Schedule, each_tensor
 from zsad.weights.checkpoints import AuthorsFile
 
 __all__ = ["InpFormer"]
@@ -59,6 +58,7 @@ class InpFormer(Detector):
     recipe = Recipe("hf:facebook/dinov2-with-registers-base", 392, "gelu", "bicubic_offset", taps=(*range(3, 11),), depth=12)
     learned = True
     schedule = Schedule("stable_adamw", 1e-3, 200, 16, (0.9, 0.999), 1e-4, 0.1, False, True, "cosine", 1e-4, warmup=100)
+    counted = ("prototypes", "prototype_token")
     authors_file = AuthorsFile({r"^encoder\.": None})  # the frozen DINOv2
 
     def __init__(
@@ -82,10 +82,6 @@ class InpFormer(Detector):
         self.bottleneck = nn.ModuleList([PatchMLP(width)])
         self.decoder = nn.ModuleList(CrossBlock(width, width // HEAD, rebuilds=True) for _ in range(DECODERS))
         start_small(self.aggregation, self.bottleneck, self.decoder)
-
-    def prepare(self, name: str = "object", references: References | None = None) -> Context:
-        """Banks; the name is not used."""
-        return Context(banks=self.banks(references))
 
     def preprocess(self, rgb: np.ndarray[Any, Any]) -> Tensor:
         """(H, W, 3) uint8 -> (3, size, size): resized bilinearly, and of that the middle where ``crop``."""
@@ -138,8 +134,3 @@ class InpFormer(Detector):
         parts = [rebuilding_loss(tap.patches, rebuilt) for tap, rebuilt in pairs]
         coherence = COHERENCE * nearest_prototype(patches, prototypes).mean()
         return {"reconstruction": torch.stack(parts).mean(), "coherence": coherence}
-
-    @classmethod
-    def implied_arguments(cls, state: Mapping[str, Any]) -> dict[str, Any]:
-        """``prototypes``."""
-        return {"prototypes": len(state["prototype_token"])} if "prototype_token" in state else {}

@@ -11,6 +11,7 @@ temperature, so probabilities stay near the share of anomalous keys (.355 to .41
 a threshold belongs to one memory; patches that a mask covers in part are in no key; training hides the most similar keys.
 Dropped: a Gaussian across a batch (they test single pictures); the failure of a batch of one; the key projections' biases learn
 from rounding noise (they have no effect).
+The name is not used: the memory knows no categories.
 Decision: without a mask an anomalous picture enters the image memory alone, a normal one both.
 """
 
@@ -31,7 +32,7 @@ from zsad.detector import Detector
 from zsad.references.fusion import fuse_with_references
 from zsad.references.labelled_memory import LabelledMemory, covered_means, joined, neighbour_mean, whole_keys
 from zsad.registry import register
-from zsad.types import Backbone, Batch, Context, ImageFeatures, Prediction, Recipe, References, Schedule, Tap
+from zsad.types import Backbone, Batch, Context, ImageFeatures, Prediction, Recipe, Schedule, Tap
 from zsad.weights.checkpoints import AuthorsFile
 
 __all__ = ["MRAD"]
@@ -55,6 +56,7 @@ class MRAD(Detector):
 
     recipe = Recipe("ViT-L-14-336.openai", 518, "quick_gelu", "bilinear", taps=(24,), local_start=2)
     needs = ("visual",)
+    reference_stream = "local"  # neighbourhood means, (B, L, C)
     learned = remembers = True
     dead = ("image_memory.key.bias", "patch_memory.key.bias")  # the softmax removes them
     schedule = Schedule(
@@ -82,10 +84,6 @@ class MRAD(Detector):
         self.image_memory = LabelledMemory(dim, dim if projections else 0)
         self.patch_memory = LabelledMemory(channels, dim if projections else 0)
 
-    def prepare(self, name: str = "object", references: References | None = None) -> Context:
-        """Banks of references. The name is not used: the memory knows no categories."""
-        return Context(banks=self.banks(references))
-
     def states(self, images: Tensor) -> Any:
         """One pass of the image tower (``vit.States``), with the local stream's last layer."""
         path = LocalPath(self.recipe.local_layer(self.backbone.depth, self.local_start), value_value)
@@ -97,10 +95,6 @@ class MRAD(Detector):
         (layer, tap), *_ = states.local.items()
         means = neighbour_mean(visual.project(tap.patches, proj=False), tap.grid)
         return ImageFeatures(visual.project(states.cls, norm=False), streams={"local": {layer: Tap(means, tap.grid)}})
-
-    def reference_taps(self, features: ImageFeatures) -> Mapping[int, Tap]:
-        """The local stream's neighbourhood means, (B, L, C)."""
-        return features.streams["local"]
 
     def probabilities(self, features: ImageFeatures, hide: bool = False) -> tuple[Tensor, Tensor]:
         """Probability of "anomalous" of the pictures (B,) and on the grid of patches (B, h, w); ``hide``: as in training."""

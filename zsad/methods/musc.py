@@ -23,9 +23,8 @@ from tqdm import tqdm
 from zsad.alignment.maps import upsample
 from zsad.detector import Detector
 from zsad.errors import NeedsSet, UsageError
-from zsad.references import mutual_scoring
+from zsad.references import mutual_scoring, repeated
 from zsad.references.batch_references import BatchWithReferences
-from zsad.references.repeated import PairDistances
 from zsad.registry import register
 from zsad.types import Backbone, Context, ImageFeatures, Prediction, Recipe, References
 
@@ -34,7 +33,7 @@ __all__ = ["MuSc"]
 log = logging.getLogger("zsad")
 STAGES = (3, 4, 5)  # of a convolutional tower, between mere edges and whole objects
 Features = Sequence[ImageFeatures]
-Kept = PairDistances | None
+Kept = repeated.PairDistances | None
 RECURRING = "and score lower for it: a defect that recurs, or a second kind of part"
 
 
@@ -116,7 +115,7 @@ class MuSc(Detector):
         log.info("musc compares %d pictures: about %.0f s and %.2f GB.", count, seconds, memory / 1e9)
         image = torch.cat([features[index].image.to(self.device) for index in range(count)])  # (N, D)
         near, far = (grids[:own] for grids in self.distance_grids(features, image, own))
-        if shared := mutual_scoring.recurring(near.flatten(1), far.flatten(1)).nonzero()[:, 0].tolist():
+        if shared := repeated.recurring(near.flatten(1), far.flatten(1)).nonzero()[:, 0].tolist():
             log.warning("Pictures %s (counted from 0) of %d share what the others lack, %s.", shared, own, RECURRING)
         scores = torch.cat([upsample(grid[None], size, align_corners=True).amax((1, 2)) for grid in near])
         scores = mutual_scoring.rerank(scores, image[:own], self.rscin_k) if self.rscin_k else scores
@@ -144,7 +143,7 @@ class MuSc(Detector):
         count, grids = len(features), [features[0].taps[layer].grid for layer in self.layers]
         order = mutual_scoring.seeded_order(image, self.seed) if self.reach(count) < count // 2 else range(count)
         finest = max(grids, key=lambda grid: grid[0] * grid[1])
-        kept = PairDistances(finest, len(grids)) if self.repeated else None
+        kept = repeated.PairDistances(finest, len(grids)) if self.repeated else None
         both = [self.layer_distances(features, order, layer, kept).mean(2).flatten(0, 1) for layer in self.layers]
         near, far = torch.stack([upsample(maps, finest) for maps in both]).mean(0).unflatten(0, (2, count))
         return near if kept is None else kept.raised(near, far, self.topmin, own or count), far

@@ -14,7 +14,6 @@ takes each picture's next one with a defect in the batch (its own where there is
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,13 +29,13 @@ from zsad.errors import UsageError
 from zsad.references.memory_bank import banks_of_sign
 from zsad.references.residuals import beside_each, beyond_normal, marked_patches, places_on, where_marked
 from zsad.registry import register
-from zsad.types import Backbone, Bank, Batch, Context, ImageFeatures, Phase, Prediction, Recipe, References, Schedule, Tap
+from zsad.types import Backbone, Bank, Batch, Context, ImageFeatures, Phase, Prediction, Recipe, Schedule, Tap
 from zsad.weights.checkpoints import AuthorsFile
 
 __all__ = ["NAGL"]
 
 HIGHEST, SIGMA = 20, 4.0  # patches that are the score in training; of the map's Gaussian
-PROXIES, PLACE = "guide.learnable_proxies.weight", "place"  # the second: bank with the places of another's rows
+PLACE = "place"  # bank with the places of another's rows
 
 
 @register("nagl")
@@ -55,16 +54,13 @@ class NAGL(Detector):
     needs_references = 1
     phases = Phase(10, {"": 1e-5}), Phase(5, {"": 1e-6}), Phase(5, {"": 1e-7})
     schedule = Schedule("adamw", 1e-5, 20, 8, weight_decay=0.01, phases=phases, references=1, anomalous=1)
+    counted = ("proxies", "guide.learnable_proxies.weight")
     authors_file = AuthorsFile({r"^(learnable_|rm_|afl_)": r"guide.\1", r"\.(multihead|self)_attn\.": ".attention."})
 
     def __init__(self, backbone: Backbone, proxies: int = 25, aliased_positions: bool = True, faithful: bool = False) -> None:
         super().__init__(backbone)
         self.proxies, self.aliased_positions, self.faithful = proxies, aliased_positions, faithful
         self.layer, self.guide = self.backbone.depth, ResidualProxies(patch_width(backbone), proxies)
-
-    def prepare(self, name: str = "object", references: References | None = None) -> Context:
-        """Banks; the name is not used."""
-        return Context(banks=self.banks(references))
 
     def encode(self, images: Tensor) -> ImageFeatures:
         """(B, 3, H, W) -> the last layer's patches behind the final norm."""
@@ -83,8 +79,12 @@ class NAGL(Detector):
 
     def marked_rows(self, masks: Tensor, grid: tuple[int, int]) -> Tensor:
         """Patches with any marked pixel, by the published windows; all where these see none."""
-        marked = marked_patches(masks, grid, self.backbone.image_size // grid[1]).flatten(1)
+        marked = self.seen(masks, grid)
         return marked | ~marked.any(dim=1, keepdim=True)
+
+    def seen(self, masks: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Patches (R, L) with any marked pixel, by the published windows."""
+        return marked_patches(masks, grid, self.backbone.image_size // grid[1]).flatten(1)
 
     def shown(self, banks: Mapping[str, Bank], grid: tuple[int, int]) -> Shown | None:
         """What banks with anomalous references show; None where they have none."""
@@ -135,15 +135,6 @@ class NAGL(Detector):
         found = beside_each(batch, tap.patches, None if batch.anomalous is None else self.patches_of(batch.anomalous))
         if found is None:
             return None
-        patches, masks = found
-        masks = torch.ones(len(patches), 1, 1, device=patches.device) if masks is None else masks
-        side, anomalous = self.backbone.image_size // tap.grid[1], len(patches) // len(rows)
-        marked = marked_patches(masks, tap.grid, side).flatten(1).unflatten(0, (-1, anomalous))  # (B, a, L)
-        tokens = patches.reshape(len(rows), -1, patches.shape[2])
-        codes = torch.stack([self.guide.codes(one, tap.grid, self.aliased_positions).flatten(0, 1) for one in marked])
-        return Shown(tokens, beyond_normal(tokens, rows)[1], codes, ~marked.flatten(1))
-
-    @classmethod
-    def implied_arguments(cls, state: Mapping[str, Any]) -> dict[str, Any]:
-        """``proxies``."""
-        return {"proxies": len(state[PROXIES])} if PROXIES in state else {}
+        tokens = found[0].reshape(len(rows), -1, rows.shape[2])  # (B, a * L, C)
+        marked = self.seen(found[1], tap.grid).view(len(rows), -1, tap.patches.shape[1])
+        return self.guide.shown(tokens, beyond_normal(tokens, rows)[1], marked, tap.grid, self.aliased_positions)

@@ -14,7 +14,7 @@ Dropped: ReduceLROnPlateau, without effect in the single epoch that they publish
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -23,13 +23,13 @@ from torch import Tensor, nn
 
 from zsad.alignment.losses import map_terms
 from zsad.alignment.maps import smooth, upsample
-from zsad.alignment.similarity import anomaly_probability, both
+from zsad.alignment.similarity import both
 from zsad.backbones.clip import CLIP
 from zsad.backbones.window_adapter import ADAPTER_FILE, WindowAdapters, stored_heads
 from zsad.detector import Detector
 from zsad.prompts.learned_pair import PromptPair, compare_start_token, flat_pair, pair_sizes
 from zsad.references.memory_bank import nearest_cosine
-from zsad.references.set_scaling import FaithfulToSet, score_within_set
+from zsad.references.set_scaling import FaithfulToSet
 from zsad.registry import register
 from zsad.types import Batch, Context, ImageFeatures, Prediction, Recipe, References, Schedule
 
@@ -54,6 +54,7 @@ class SOWA(FaithfulToSet, Detector):
 
     recipe = Recipe("ViT-L-14-336.openai", 336, "quick_gelu", taps=(6, 12, 18, 24))
     needs, learned, own_references = ("visual", "encode_text"), True, True
+    text_temperature = TEMPERATURE
     scaled_with_references = True
     train_mode = ("adapters",)  # dropout of attention weights
     schedule = Schedule("adamw", 1e-3, 1, 8, weight_decay=0.2, one_name=False, labels_only=True)
@@ -116,10 +117,6 @@ class SOWA(FaithfulToSet, Detector):
             return found
         return found + self.pixels(torch.stack([*self.distances(features, context).values()]).sum(dim=0), features)
 
-    def text_score(self, features: ImageFeatures, context: Context) -> Tensor:
-        """Probability (B,) of "anomalous" of the image feature."""
-        return anomaly_probability(features.image, self.text_of(context), TEMPERATURE)
-
     def score(self, features: ImageFeatures, context: Context) -> Prediction:
         """Image score: the class token's probability; with references, half of it and half of the map's scaled maximum."""
         self.check_alone(context)
@@ -127,10 +124,6 @@ class SOWA(FaithfulToSet, Detector):
         if context.banks:
             image = (image + maps.amax(dim=(1, 2)) / count - 0.5) / 2
         return Prediction(image, maps)
-
-    def score_set(self, features: Sequence[ImageFeatures], context: Context) -> Iterator[Prediction]:
-        """Where ``needs_set``, two passes over ``features``; see ``score_within_set``."""
-        return score_within_set(self, features, context) if self.needs_set(context) else super().score_set(features, context)
 
     def loss(self, batch: Batch, context: Context) -> dict[str, Tensor]:
         """Cross-entropy of the picture; focal and both Dice losses of every layer's map, where there are masks."""

@@ -15,7 +15,6 @@ Dropped: torchvision's resize, which is not Pillow's (2 % of the map); ``whiten`
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from copy import copy
 from typing import Literal
 
 import torch
@@ -27,6 +26,7 @@ from zsad.backbones.tapped import layers_from_the_end, merged, salient, tapped
 from zsad.detector import Detector
 from zsad.errors import NeedsSet
 from zsad.images.rotation import angles_of
+from zsad.references.batch_references import ComparesBatch
 from zsad.references.components import PatchSums, Rule, check_size
 from zsad.references.sum_banks import SECOND, SUMS, fit, packed, sums_of, with_sums
 from zsad.registry import register
@@ -39,7 +39,7 @@ SIGMA, BACKGROUND = 4.0, 0.15  # of the Gaussian; part of each picture's patches
 
 
 @register("subspacead")
-class SubspaceAD(Detector):
+class SubspaceAD(ComparesBatch, Detector):
     """SubspaceAD: the residual of patches outside of normal ones' principal components; without references, of the batch's.
 
     Args:
@@ -91,19 +91,6 @@ class SubspaceAD(Detector):
         check_size(self.components, self.drop)
         return Context(banks=self.banks(references))
 
-    def needs_set(self, context: Context) -> bool:
-        return self.batch or not context.banks
-
-    def as_batch(self, context: Context) -> Detector:
-        other = copy(self)
-        other.batch = True
-        return other
-
-    def against_pool(self, context: Context) -> Detector:
-        other = copy(self)
-        other.batch = False
-        return other
-
     def pool_banks(self, features: Sequence[ImageFeatures], context: Context) -> dict[str, Bank]:
         """The sums of the pool's patches, with those of the references; sums of several pools may be added up."""
         return {SUMS: with_sums(context.banks.get(SUMS), (sums for some in features for sums in self.sums(some)))}
@@ -137,7 +124,7 @@ class SubspaceAD(Detector):
         """One prediction per picture, in the order given. Where the batch counts, a first pass adds up its sums."""
         banks = context.banks
         if self.needs_set(context) and len(features):
-            banks = {SUMS: with_sums(banks.get(SUMS), (sums for some in features for sums in self.sums(some)))}
+            banks = self.pool_banks(features, context)
         for one in features:
             yield self.prediction(one, banks)
 

@@ -16,7 +16,7 @@ from zsad.common.atomic_files import write_atomically
 from zsad.errors import SourceNotFound, UnknownName, UsageError
 from zsad.types import TextBackbone
 
-__all__ = ["PromptSet", "encode_ensemble"]
+__all__ = ["PromptSet", "encode_ensemble", "encoded_pair"]
 
 
 @dataclass(frozen=True)
@@ -116,6 +116,12 @@ def _shipped(name: str) -> Path:
     if name not in known:
         raise UnknownName.among("prompt set", name, known)
     return folder / f"{name}.toml"
+
+
+def encoded_pair(backbone: TextBackbone, prompts: str, name: str) -> tuple[Tensor, dict[str, tuple[str, ...]]]:
+    """Text features (1, 2, D) of a set's sentences with this name, normalised in "both" places, and the sentences by class."""
+    sentences = PromptSet.pair(prompts, name)
+    return encode_ensemble(backbone, [*sentences.values()], normalize="both"), sentences
 
 
 def encode_ensemble(backbone: TextBackbone, sentences: Sequence[Sequence[str]], *, normalize: str = "both") -> Tensor:

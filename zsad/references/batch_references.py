@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import overload
+from copy import copy
+from typing import Self, overload
 
 import torch
 
 from zsad.errors import UsageError
-from zsad.types import Bank, ImageFeatures, Tap
+from zsad.types import Bank, Context, ImageFeatures, Tap
 
-__all__ = ["BatchWithReferences", "reference_features"]
+__all__ = ["BatchWithReferences", "ComparesBatch", "reference_features"]
 
 
 def reference_features(banks: Mapping[str, Bank], like: ImageFeatures) -> list[ImageFeatures]:
@@ -37,6 +38,32 @@ def reference_features(banks: Mapping[str, Bank], like: ImageFeatures) -> list[I
             }
             found.append(ImageFeatures(torch.zeros_like(like.image), taps))
     return found
+
+
+class ComparesBatch:
+    """The part of a method that compares pictures with each other where there are no references, or where ``batch``.
+
+    Before ``Detector`` among a class's bases.
+    """
+
+    batch: bool
+
+    def needs_set(self, context: Context) -> bool:
+        """True where pictures are compared with each other."""
+        return self.batch or not context.banks
+
+    def as_batch(self, context: Context) -> Self:
+        """This detector with ``batch``."""
+        return self._with(True)
+
+    def against_pool(self, context: Context) -> Self:
+        """This detector without ``batch``."""
+        return self._with(False)
+
+    def _with(self, batch: bool) -> Self:
+        other = copy(self)
+        other.batch = batch
+        return other
 
 
 class BatchWithReferences(Sequence[ImageFeatures]):

@@ -14,7 +14,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from zsad.errors import UsageError
-from zsad.references.repeated import recurring
 
 __all__ = [
     "expected_cost",
@@ -23,7 +22,6 @@ __all__ = [
     "near_and_far",
     "nearest_cosines",
     "neighbourhood_means",
-    "recurring",
     "require_enough",
     "rerank",
     "seeded_order",

@@ -85,18 +85,22 @@ def where_marked(bank: Bank, places: Bank, patches: int) -> tuple[Tensor, Tensor
     return number, place, marked
 
 
-def beside_each(batch: Batch, patches: Tensor, given: Tensor | None) -> tuple[Tensor, Tensor | None] | None:
+def beside_each(batch: Batch, patches: Tensor, given: Tensor | None) -> tuple[Tensor, Tensor] | None:
     """Patches and masks of what each picture of a training step is shown as anomalous; None: there is nothing.
+
+    Without masks the defect may be anywhere: they are one marked pixel each, which is resized to all.
 
     Args:
         batch: the step.
         patches: of its pictures, (B, L, C).
         given: of its anomalous references; without them each picture is shown the next one with a defect.
     """
-    if given is not None:
-        return given, batch.anomalous_masks
-    chosen = next_anomalous(batch.labels)
-    return None if chosen is None else (patches[chosen], None if batch.masks is None else batch.masks[chosen])
+    masks = batch.anomalous_masks
+    if given is None:
+        if (chosen := next_anomalous(batch.labels)) is None:
+            return None
+        given, masks = patches[chosen], None if batch.masks is None else batch.masks[chosen]
+    return given, given.new_ones(len(given), 1, 1) if masks is None else masks
 
 
 def next_anomalous(labels: Tensor) -> Tensor | None:

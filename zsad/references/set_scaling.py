@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -26,6 +26,7 @@ class FaithfulToSet:
     name: ClassVar[str]
     faithful: bool
     scaled_with_references: ClassVar[bool] = False  # True: only with references are scores scaled
+    text_share: float | None = None  # the text's part where both parts are scaled; None: half, and the map's alone is scaled
 
     def needs_set(self, context: Context) -> bool:
         """True where scores are scaled by the set."""
@@ -43,6 +44,15 @@ class FaithfulToSet:
                 f"{self.name} {how} scales its image score by the whole set's maps, so it cannot score a picture by itself. "
                 "Call score_set with the features of all pictures, or leave faithful=True out."
             )
+
+    def score_set(self, features: Sequence[ImageFeatures], context: Context) -> Iterator[Prediction]:
+        """Where scores are scaled, two passes over ``features``; see ``score_within_set`` and ``mix_within_set``."""
+        own = cast(Any, self)
+        if not self.needs_set(context):
+            return (own.score(one, context) for one in features)
+        if self.text_share is None:
+            return score_within_set(own, features, context)
+        return mix_within_set(own, features, context, self.text_share)
 
 
 class TextAndMap(Protocol):

@@ -26,6 +26,7 @@ class WithWeights(nn.Module):
     learned: bool = False  # True: must not score before weights were trained or loaded
     optional_weights: ClassVar[bool] = False  # True: scores without learned weights; a constructor may set ``learned``
     authors_file: ClassVar[AuthorsFile] = AuthorsFile()  # layout of the authors' checkpoints
+    counted: ClassVar[tuple[str, str]] = ("", "")  # a keyword that is the number of rows of a stored tensor, and that tensor
     not_saved: ClassVar[tuple[str, ...]] = ()  # keywords that say what to score with and are no part of learned weights
     # further frozen encoders by constructor keyword, such as {"attention": Recipe("hf:org/dinov2", 518)}; ``create`` takes a
     # name or a built one for each and hands the built one to the constructor, as it does with the backbone
@@ -55,8 +56,9 @@ class WithWeights(nn.Module):
 
     @classmethod
     def implied_arguments(cls, state: Mapping[str, Any]) -> dict[str, Any]:
-        """Constructor keywords that the shapes in the authors' file imply; ``state`` has own names already."""
-        return {}
+        """Constructor keywords that the shapes in the authors' file imply, by ``counted``; ``state`` has own names already."""
+        keyword, tensor = cls.counted
+        return {keyword: len(state[tensor])} if tensor in state else {}
 
     @classmethod
     def stored_arguments(cls, checkpoint: str | Path | None, tag: str | None) -> dict[str, Any]:

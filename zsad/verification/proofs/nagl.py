@@ -202,9 +202,11 @@ def alone(check: Comparisons, detector: Any, features: ImageFeatures, bad: list[
 
 def shown_by(detector: Any, patches: Tensor, marked: Tensor, normal: Tensor, grid: tuple[int, int]) -> Shown:
     """All patches (R, L, C) of references, those that are not marked (R, L) hidden."""
-    codes = detector.guide.codes(marked, grid, detector.aliased_positions)
     tokens = patches.flatten(0, 1)[None]
-    return Shown(tokens, beyond_normal(tokens, normal)[1], codes.flatten(0, 1)[None], ~marked.flatten()[None])
+    found: Shown = detector.guide.shown(
+        tokens, beyond_normal(tokens, normal)[1], marked[None], grid, detector.aliased_positions
+    )
+    return found
 
 
 def constructed(check: Comparisons, detector: Any, images: Tensor, features: ImageFeatures) -> None:
