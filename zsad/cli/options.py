@@ -114,6 +114,10 @@ KeyVariable = Annotated[
 ]
 Parallel = Annotated[int, typer.Option(min=1, max=64, help="Requests at a time.")]
 Timeout = Annotated[float, typer.Option(min=1, help="Seconds for one answer.")]
+SourceFolders = Annotated[
+    list[Path] | None,
+    typer.Option("--source", help="Folder from which the run's pictures may be read; repeat for more. Without: its own."),
+]
 # ------------------------------------------------------------------ output
 LimitReport = Annotated[int, typer.Option(min=0, help="Pictures shown in report.html, the worst first.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")]

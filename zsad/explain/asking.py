@@ -133,6 +133,10 @@ class Asker:
             self.known.add(key, made)
         return self._row(case, made)
 
+    def not_asked(self, why: str) -> dict[str, Any]:
+        """The explanation of a picture that the model may not see."""
+        return self._row(None, error=why)
+
     def _ask(self, question: Question, size: tuple[int, int]) -> dict[str, Any]:
         """The checked answer, or after a second try plain text."""
         found = ask_checked(self.model, question, lambda text: self._read(text, size))
@@ -150,12 +154,12 @@ class Asker:
             "takes pictures; answers so far are kept."
         ) from None
 
-    def _row(self, case: Case, made: Mapping[str, Any] | None = None, error: str | None = None) -> dict[str, Any]:
+    def _row(self, case: Case | None, made: Mapping[str, Any] | None = None, error: str | None = None) -> dict[str, Any]:
         found = {"defect_seen": None, "findings": [], "text": None, "invalid": None, **(made or {})}
         said = found["defect_seen"]
         return {
             **found,
-            "disagrees": (said == "no" and case.flagged) or (said == "yes" and not case.flagged),
+            "disagrees": case is not None and ((said == "no" and case.flagged) or (said == "yes" and not case.flagged)),
             "model": self.model.name,
             "prompt_version": PROMPT_VERSION,
             "error": error,
