@@ -62,7 +62,7 @@ class AnomalyCLIP(Detector):
     """
 
     recipe = Recipe("ViT-L-14-336.openai", 518, "quick_gelu", "bilinear", taps=(24,), local_start=6)
-    needs = ("visual", "encode_text")
+    needs = ("visual", "encode_text", "token_embedding")
     learned = True
     schedule = Schedule("adam", 1e-3, 15, 8, betas=(0.5, 0.999), one_name=False, labels_only=True)  # their train.sh
     authors_file = PAIR_FILE
