@@ -58,7 +58,7 @@ def test_other_files_are_not_read(picture: Path, tmp_path: Path) -> None:
         files.find(gone)
 
 
-@pytest.mark.parametrize("source", ["-", "@list.txt", "https://somewhere/a.png", None, 5])
+@pytest.mark.parametrize("source", ["-", "@list.txt", "@list[1].txt", "https://somewhere/a.png", None, 5])
 def test_sources_that_are_no_place(source: Any) -> None:
     with pytest.raises(UsageError, match="it is not known which pictures may be sent. Name their folder with --source"):
         SourceFiles({"source": source}, leaves=True)

@@ -178,7 +178,8 @@ def _claimed(out: Path) -> Path:
     """The folder for results: new, empty, or an earlier quiz's."""
     if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / HIDDEN).is_dir())):
         raise UsageError(f"{str(out)!r} holds other files. Give another --out.")
-    if (out / HIDDEN).is_dir() and not (out / HIDDEN / ANSWERS).is_file() and any((out / HIDDEN).iterdir()):
+    inside = {path.name for path in (out / HIDDEN).iterdir()} if (out / HIDDEN).is_dir() else set()
+    if inside - {LOCK} and ANSWERS not in inside:
         raise UsageError(f"{str(out)!r} holds results of another command. Give another --out.")
     (out / HIDDEN).mkdir(parents=True, exist_ok=True)
     return out

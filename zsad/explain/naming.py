@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from itertools import count
+from typing import Annotated
 
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, StringConstraints, field_validator
@@ -19,6 +20,7 @@ __all__ = ["ANSWER_TOKENS", "KindName", "Named", "ask_for_name", "name_all", "to
 
 MOST_WORDS = 4
 ANSWER_TOKENS = 30  # estimated
+GONE = "the model cannot be asked"  # how a reason begins for which the others are not asked about either
 NO_NAME = ("cannot tell", "new")  # the second stands for "like no kind"
 
 
@@ -89,9 +91,6 @@ def name_all(model: VisionLanguageModel, target: str, sheets: Sequence[Image.Ima
     return found
 
 
-GONE = "the model cannot be asked"
-
-
 def _one(model: VisionLanguageModel, question: Question) -> tuple[str, str]:
     """The name, or "" and why there is none."""
     try:
@@ -105,9 +104,7 @@ def _one(model: VisionLanguageModel, question: Question) -> tuple[str, str]:
     return ("", "the model cannot tell") if answer.made.name in NO_NAME else (answer.made.name, "")
 
 
-def _numbered(name: str) -> Any:
+def _numbered(name: str) -> Iterator[str]:
+    """The name, and with 2, 3 ... behind it."""
     yield name
-    number = 2
-    while True:
-        yield f"{name} {number}"
-        number += 1
+    yield from (f"{name} {number}" for number in count(2))

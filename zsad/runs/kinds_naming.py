@@ -45,7 +45,7 @@ class Namer:
     """
 
     model: VisionLanguageModel
-    announce: Callable[[NamingPlan], object] = bool
+    announce: Callable[[NamingPlan], None] = lambda plan: None
 
     def name(
         self, kinds: Kinds, target: str, regions: Sequence[Found], features: Any, places: Sequence[Path]

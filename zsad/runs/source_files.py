@@ -118,7 +118,7 @@ def _place_of(source: Any) -> Path | None:
         return None
     if Path(source).exists():
         return _real(source)
-    return _real(folder_of_source(source)) if MAGIC.search(source) else None
+    return _real(folder_of_source(source)) if MAGIC.search(source) and not source.startswith("@") else None
 
 
 def _said(source: Any) -> str:
