@@ -136,6 +136,12 @@ def test_a_folder_that_a_person_names(results: Path, scored: Path, tmp_path: Pat
     whence = f"3 pictures of '{copied}', with '{copied / '4.png'}' beside each."
     assert done.stderr.startswith(f"Pictures go to {server.url} (model tiny). {whence}")
     assert len(server.requests) == 3
+    facts["source"] = str(tmp_path / "copied" / "4.png")
+    (results / "run.json").write_text(json.dumps(facts))
+    with vlm_server(lambda *_: ANSWER) as other:
+        moved = run("explain", results, "--endpoint", other.url, *given, "--json")
+    assert not other.requests  # answers from before need no picture
+    assert json.loads(moved.stdout)["counts"] == {"yes": 3}
     assert "is no folder. Give the folder" in nowhere.output
     assert "came from a list, so it is not known which pictures may be sent" in " ".join(listed.output.split())
 

@@ -83,13 +83,17 @@ class Asker:
         text = json.dumps([self._setting, case.identity, case.size, regions, case.map_range])
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
+    def knows(self, case: Case) -> bool:
+        """Whether there is an answer from before."""
+        return self.known.get(self.key(case)) is not None
+
     def cost(self, cases: Iterable[Case]) -> Cost:
         """What asking about the cases will take; no picture is read."""
         count = known = images = tokens = 0
         bare = ask_about(self.target, Image.new("RGB", (1, 1)), None, None, self._form)
         for case in cases:
             count += 1
-            if self.known.get(self.key(case)) is not None:
+            if self.knows(case):
                 known += 1
                 continue
             shown = 1 + bool(case.regions)

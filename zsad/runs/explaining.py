@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -126,7 +126,7 @@ def explain_run(
         records = Records(folder / HIDDEN)
         records.read()
         pairs = _with_records(records, wanted)
-        refused = _refused(pairs, files)
+        refused = _refused(pairs, files, {case.name for case in _cases(records, pairs, run, files) if ask.knows(case)})
         sent = [pair for pair in pairs if pair[0]["name"] not in refused]
         cases = partial(_cases, records, sent, run, files)
         plan = Plan(ask.cost(cases()), files.places, whence, refused, why)
@@ -152,12 +152,13 @@ def _with_records(records: Records, rows: Iterable[Mapping[str, Any]]) -> list[P
     return found
 
 
-def _refused(pairs: Iterable[Pair], files: SourceFiles) -> dict[str, str]:
-    """Why pictures may not be read, by name."""
+def _refused(pairs: Iterable[Pair], files: SourceFiles, known: Collection[str]) -> dict[str, str]:
+    """Why pictures may not be read, by name; ``known``: names of those that have an answer, and need not be."""
     found = {}
     for row, record in pairs:
         try:
-            files.find(record)
+            if row["name"] not in known:
+                files.find(record)
         except ImageError as error:
             found[row["name"]] = str(error)
     return found
