@@ -144,6 +144,7 @@ def changed(repository: Path, place: Path, **parts: dict[str, Any]) -> str:
 
 
 def test_what_is_refused(repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     for number, (parts, message) in enumerate(
         [
             ({"vision_cfg": {"timm_model_name": "resnet50"}}, "The image tower of .* is resnet50; .*BiomedCLIP"),
@@ -153,6 +154,11 @@ def test_what_is_refused(repository: Path, tmp_path: Path, monkeypatch: pytest.M
     ):
         with pytest.raises(UnsupportedBackbone, match=message):
             zsad.load_backbone(changed(repository, tmp_path / str(number), **parts))
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    for number, elsewhere in enumerate((str(tmp_path), "../..", "..")):
+        name = changed(repository, tmp_path / f"out{number}", text_cfg={"hf_model_name": elsewhere})
+        with pytest.raises(UnsupportedBackbone, match="which is no repository and does not lie below it"):
+            zsad.load_backbone(name)
     name = changed(repository, tmp_path / "linear", text_cfg={"hf_proj_type": "linear"})
     with pytest.raises(CheckpointMismatch, match="does not fit its configuration: .*head"):
         zsad.load_backbone(name)
@@ -160,7 +166,6 @@ def test_what_is_refused(repository: Path, tmp_path: Path, monkeypatch: pytest.M
     (folder / BERT / "config.json").write_text('{"model_type": "roberta"}')
     with pytest.raises(UnsupportedBackbone, match="is a 'roberta'; hf: covers BERT"):
         zsad.load_backbone(name)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     shutil.rmtree(folder / BERT)
     with pytest.raises(WeightsUnavailable, match=f"or put its config.json to {folder}/{BERT}/config.json"):
         zsad.load_backbone(name)

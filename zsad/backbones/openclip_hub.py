@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ CONFIG, VOCABULARY, BERT = "open_clip_config.json", "vocab.txt", "config.json"
 WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 KNOWN = ("microsoft/BiomedCLIP-PubMedBERT_256-vit_base_patch16_224",)
 HEAD = 64  # channels of a head, in timm's plain ViTs up to "large"
+REPOSITORY = re.compile(r"(?!.*(\.\.|--))\w[\w.-]*\w/\w[\w.-]*\w")  # of the hub
 POOLER = "cls_last_hidden_state_pooler"
 
 
@@ -126,23 +128,30 @@ def _bert_config(name: str, source: str, bert: str) -> Any:
     inside = (folder / bert / BERT).resolve()
     if folder.is_dir() and inside.is_file() and inside.is_relative_to(folder.resolve()):
         found = _json(inside)
+    elif REPOSITORY.fullmatch(bert):
+        found = _json(_from_hub(f"{name} (its text tower)", bert, [BERT], f"or put its {BERT} to {source}/{bert}/{BERT}"))
     else:
-        found = _json(_file(f"{name} (its text tower)", bert, [BERT], f"or put its {BERT} to {source}/{bert}/{BERT}"))
+        raise UnsupportedBackbone(f"The text tower of {name} is {bert!r}, which is no repository and does not lie below it.")
     if found.get("model_type") != "bert":
         raise UnsupportedBackbone(f"The text tower of {name} is a {found.get('model_type')!r}; hf: covers BERT here.")
     return transformers.BertConfig(**found)
 
 
-def _file(name: str, source: str, filenames: tuple[str, ...] | list[str], hint: str = "") -> Path:
+def _file(name: str, source: str, filenames: Sequence[str]) -> Path:
     """The first of the files that a folder, the cache or the hub has."""
-    from huggingface_hub import hf_hub_download
-
     folder = Path(source)
     if folder.is_dir():
         here = [folder / filename for filename in filenames if (folder / filename).is_file()]
         if not here:
             raise WeightsUnavailable(f"{name} has no {' or '.join(filenames)}. Copy the whole repository into the folder.")
         return here[0]
+    return _from_hub(name, source, filenames)
+
+
+def _from_hub(name: str, source: str, filenames: Sequence[str], hint: str = "") -> Path:
+    """The first of the files that lies in the cache, or that the hub has, by an announced download."""
+    from huggingface_hub import hf_hub_download
+
     if (known := cached_file(source, filenames)) is not None:
         return known
     for last, filename in enumerate(filenames, 1 - len(filenames)):
