@@ -32,6 +32,8 @@ def backbone_of(method: str) -> str | None:
     if (dinov2 := name.removeprefix("hf:facebook/")).startswith("dinov2-"):
         plain = dinov2.replace("-with-registers", "")
         return f"random:{plain}" + ("-registers" if plain != dinov2 else "")
+    if name.startswith("hf:google/siglip-so400m"):
+        return "random:siglip-so400m"
     here = name in zsad.list_backbones() and not name.startswith("tips-")
     return None if here else f"random:{name.partition('.')[0]}"
 

@@ -27,7 +27,9 @@ import zsad
 from zsad.backbones import openclip
 from zsad.backbones.blocks import TowerShape
 from zsad.backbones.dinov2 import DINOv2
+from zsad.backbones.siglip import SigLIP
 
+NOT_OPEN_CLIP = ("random:tips-", "random:dinov2-", "random:siglip-")
 # width, blocks, heads, channels of the feed-forward's hidden layer
 DINOV2_SIZES = {
     "small": (384, 12, 6, 1536),
@@ -46,6 +48,8 @@ def build(method: str, backbone: str | None, image_size: int | None = None, **ar
         if architecture.startswith("tips-"):  # of the size of L/14
             tips = zsad.load_backbone("tips-tiny", image_size=size, width=1024, layers=24, side=32)
             return zsad.create(method, backbone=tips)
+        if architecture == "siglip-so400m":
+            return zsad.create(method, backbone=random_siglip(backbone, recipe.image_size), **arguments)
         if architecture.startswith("dinov2-"):
             return zsad.create(method, backbone=random_dinov2(architecture, size), **arguments)
         torch.manual_seed(0)
@@ -74,6 +78,16 @@ def random_dinov2(name: str, image_size: int) -> DINOv2:
     return model.eval().requires_grad_(False)
 
 
+def random_siglip(name: str, image_size: int) -> SigLIP:
+    """SigLIP's image tower of the published size with random weights."""
+    import transformers
+
+    sizes = {"hidden_size": 1152, "intermediate_size": 4304, "num_hidden_layers": 27, "num_attention_heads": 16}
+    config = transformers.SiglipVisionConfig(**sizes, patch_size=14, image_size=image_size)
+    torch.manual_seed(0)
+    return SigLIP(name, transformers.SiglipVisionModel(config), config).eval().requires_grad_(False)
+
+
 def openclip_patch(architecture: str) -> int:
     """Side of a patch in an open_clip architecture, in pixels."""
     import open_clip
@@ -91,7 +105,7 @@ def timed(call: Callable[[], Any], cpu_time: bool = False) -> float:
 
 def library_encoder(backbone: str | None, size: int) -> Callable[[torch.Tensor], Any] | None:
     """open_clip's own image encoder of the same architecture and size; None where there is none."""
-    if not backbone or not backbone.startswith("random:") or backbone.startswith(("random:tips-", "random:dinov2-")):
+    if not backbone or not backbone.startswith("random:") or backbone.startswith(NOT_OPEN_CLIP):
         return None
     import open_clip
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from reference_sets import COMMITTED
@@ -181,3 +182,46 @@ def test_the_command(tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     run = (tmp_path / "out/run.json").read_text(encoding="utf-8")
     assert '"bright lighting"' in run
+
+
+@pytest.mark.slow
+def test_words_go_with_calibrations_references_and_evaluations(tmp_path: Path) -> None:
+    """What was made with words is refused without them, and the other way round."""
+    from PIL import Image
+    from typer.testing import CliRunner
+
+    from zsad.cli import app
+
+    def run(*given: object) -> Any:
+        return CliRunner().invoke(app, [*map(str, given)])
+
+    draw = np.random.default_rng(0)
+    for kind, count in (("test/good", 4), ("test/bent", 2), ("train/good", 2)):
+        for i in range(count):
+            place = tmp_path / "data" / kind / f"{i}.png"
+            place.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(draw.integers(0, 256, (40, 40, 3)).astype(np.uint8)).save(place)
+    normal, new = tmp_path / "data/test/good", tmp_path / "data/test/bent"
+    method = ("--method", "laft", "--backbone", "tiny", "--target", "nut")
+    words = ("--focus", "scratch", "--ignore-words", "bright lighting")
+    saved, levels = tmp_path / "kept", tmp_path / "levels.json"
+    done = run("references", saved, "--add", tmp_path / "data/train/good", *method[:4], *words)
+    assert done.exit_code == 0, done.output
+    shown = (*method, "--references", saved)
+    done = run("calibrate", "--normal", normal, *shown, *words, "--max-false-alarms", "0.5", "--out", levels)
+    assert done.exit_code == 0, done.output
+    decided = run("predict", new, *shown, *words, "--calibration", levels, "--out", tmp_path / "out")
+    assert decided.exit_code == 0, decided.output
+    for other, what in ((shown, "arguments.focus was"), ((*method, "--references", tmp_path / "data/train/good"), "focus")):
+        refused = run("predict", new, *other, "--calibration", levels, "--out", tmp_path / "other")
+        assert refused.exit_code == 2, refused.output
+        assert what in " ".join(refused.output.split())
+    data = ("evaluate", "--data", tmp_path / "data", *method[:4], "--shots", "1", "--out", tmp_path / "figures")
+    done = run(*data, *words)
+    assert done.exit_code == 0, done.output
+    assert '"bright lighting"' in (tmp_path / "figures/metrics.json").read_text(encoding="utf-8")
+    without = run(*data, "--resume")
+    assert without.exit_code == 2, without.output
+    assert "focus" in without.output
+    nothing = run("evaluate", "--data", tmp_path / "data", "--focus", "scratch", "--out", tmp_path / "none")
+    assert "so --focus would do nothing" in " ".join(nothing.output.split())

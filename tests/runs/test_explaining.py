@@ -16,6 +16,8 @@ from vlm_server import GOOD, pictures_of, vlm_server
 
 from zsad import Inspector
 from zsad.cli import app
+from zsad.images.reading import ImageRef
+from zsad.runs.records import state_of
 
 SIDE = 64
 SCHEMA = json.loads((Path(__file__).parents[2] / "docs/result.schema.json").read_text(encoding="utf-8"))
@@ -85,6 +87,63 @@ def test_explanations_are_added_to_rows_and_report(results: Path, monkeypatch: p
     assert header.endswith(",explanation")
     everything = b"".join(path.read_bytes() for path in results.rglob("*") if path.suffix in (".json", ".jsonl", ".html"))
     assert b"sk-secret" not in everything
+
+
+def test_a_crafted_folder_gets_no_other_picture_sent(results: Path, scored: Path, tmp_path: Path) -> None:
+    """Records that name other files, by each way out of the source, and with the true state of the file or without it."""
+    secret = tmp_path / "private" / "secret.png"
+    secret.parent.mkdir()
+    Image.new("RGB", (SIDE, SIDE), "red").save(secret)
+    link = scored / "new" / ".link.png"
+    link.symlink_to(secret)
+    ways = [str(secret), str(scored / "new/../../../../../../..") + str(secret), str(link)]
+    lines = (results / ".zsad/records.jsonl").read_text(encoding="utf-8").splitlines()
+    flagged = [name for name, row in rows_of(results).items() if row["pred_label"] == "anomalous"]
+    assert len(flagged) == len(ways)
+    facts = json.loads((results / "run.json").read_text(encoding="utf-8"))
+    try:
+        for state in ("known", "forged"):
+            records = {row["name"]: row for row in map(json.loads, lines)}
+            for name, way in zip(flagged, ways, strict=True):
+                seen = state_of(ImageRef(name, Path(way))) if state == "known" else [way, *records[name]["file"][1:]]
+                records[name] |= {"path": way, "file": seen}
+            (results / ".zsad/records.jsonl").write_text("".join(json.dumps(row) + "\n" for row in records.values()))
+            changed = {"source": str(scored / "new" if state == "known" else "/"), "references_from": str(secret.parent)}
+            changed["first_reference"] = [str(secret), *facts["first_reference"][1:]]
+            (results / "run.json").write_text(json.dumps(facts | changed))
+            with vlm_server(lambda *_: ANSWER) as server:
+                done = run("explain", results, "--endpoint", server.url, "--model", "tiny", "--json")
+            assert not server.requests
+            assert done.exit_code == 3, done.output
+            assert "3 pictures will not be sent" in done.stderr
+            assert "no normal picture is sent: the run's first reference, 'secret.png', is gone, was changed" in done.stderr
+            why = "does not lie in" if state == "known" else "is not the file that was scored"
+            assert all(why in one for one in json.loads(done.stdout)["errors"].values())
+    finally:
+        link.unlink()
+
+
+def test_a_folder_that_a_person_names(results: Path, scored: Path, tmp_path: Path) -> None:
+    copied = Path(shutil.copytree(scored / "new", tmp_path / "copied"))
+    given = ("--model", "tiny", "--reference", copied / "4.png")
+    with vlm_server(lambda *_: ANSWER) as server:
+        done = run("explain", results, "--endpoint", server.url, "--source", copied, *given)
+        nowhere = run("explain", results, "--endpoint", server.url, "--source", tmp_path / "no", *given)
+        facts = json.loads((results / "run.json").read_text(encoding="utf-8"))
+        (results / "run.json").write_text(json.dumps(facts | {"source": "-"}))
+        listed = run("explain", results, "--endpoint", server.url, *given)
+    assert done.exit_code == 0, done.output
+    whence = f"3 pictures of '{copied}', with '{copied / '4.png'}' beside each."
+    assert done.stderr.startswith(f"Pictures go to {server.url} (model tiny). {whence}")
+    assert len(server.requests) == 3
+    facts["source"] = str(tmp_path / "copied" / "4.png")
+    (results / "run.json").write_text(json.dumps(facts))
+    with vlm_server(lambda *_: ANSWER) as other:
+        moved = run("explain", results, "--endpoint", other.url, *given, "--json")
+    assert not other.requests  # answers from before need no picture
+    assert json.loads(moved.stdout)["counts"] == {"yes": 3}
+    assert "is no folder. Give the folder" in nowhere.output
+    assert "came from a list, so it is not known which pictures may be sent" in " ".join(listed.output.split())
 
 
 def test_failed_explanations_keep_their_scores_and_kinds_stay(results: Path) -> None:

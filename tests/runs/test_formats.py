@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from typer.testing import CliRunner
 
 from zsad.cli import app
 from zsad.errors import MissingExtra
+from zsad.runs.additions import rewrite_rows
 from zsad.runs.coco import encode_rle
 from zsad.runs.tables import COLUMNS, CsvTable, ParquetTable
 
@@ -131,6 +133,28 @@ def test_runs_come_back() -> None:
         assert np.array_equal(decoded(counts, list(mask.shape)), mask)
 
 
+def test_a_column_of_another_command_is_added_to_every_format(run: Path, tmp_path: Path) -> None:
+    results = Path(shutil.copytree(run, tmp_path / "out"))
+    before = json.loads((results / "predictions.coco.json").read_text(encoding="utf-8"))
+    rows = [row | {"kind": f"=kind {n}" if n % 2 else None} for n, row in enumerate(rows_of(results))]
+    rewrite_rows(results, rows, "kind")
+    whole = json.loads((results / "predictions.coco.json").read_text(encoding="utf-8"))
+    kinds = [row["kind"] for row in rows if row["pred_score"] is not None]
+    assert [image.pop("kind") for image in whole["images"]] == kinds
+    assert whole == before
+    assert len(kinds) == len(rows) - 1
+    with (results / "predictions.excel.csv").open(encoding="utf-8-sig", newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert [line["kind"] for line in lines] == [f"'{row['kind']}" if row["kind"] else "" for row in rows]
+    renamed = [row | {"kind": "b"} for row in rows]
+    rewrite_rows(results, [row | {"explanation": {"text": "é"}} for row in renamed], "explanation")
+    again = json.loads((results / "predictions.coco.json").read_text(encoding="utf-8"))
+    assert [image["kind"] for image in again["images"]] == ["b"] * len(kinds)
+    assert (results / "predictions.coco_results.json").read_bytes() == (run / "predictions.coco_results.json").read_bytes()
+    assert not (results / "predictions.parquet").exists()
+    assert not list((results / ".zsad").glob("kind*"))
+
+
 def test_excel_reads_utf8_and_runs_no_formula(run: Path, tmp_path: Path) -> None:
     data = (run / "predictions.excel.csv").read_bytes()
     assert data.startswith(b"\xef\xbb\xbfpath,name,")
@@ -173,6 +197,13 @@ def test_parquet_holds_the_rows(tmp_path: Path) -> None:
     table.add(dict.fromkeys(COLUMNS) | {"path": "caf\udce9.png", "notes": [], "regions": []})
     table.close()
     assert parquet.read_table(tmp_path / "odd.parquet").to_pylist()[0]["path"] == "caf\\udce9.png"
+    more = [{"kind": "spot", "explanation": {"text": "é"} if n else None} for n in range(len(rows))]
+    rewrite_rows(tmp_path / "out", [row | one for row, one in zip(rows_of(tmp_path / "out"), more, strict=True)], "explanation")
+    added = parquet.read_table(tmp_path / "out/predictions.parquet").to_pylist()
+    for n, (one, row) in enumerate(zip(added, rows, strict=True)):
+        said = one.pop("explanation")
+        assert (one.pop("kind"), said if said is None else json.loads(said)) == ("spot", {"text": "é"} if n else None)
+        assert {key: value for key, value in one.items() if key != "prompts"} == row
 
 
 def test_without_pyarrow_nothing_is_scored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from typer.testing import CliRunner
+from vlm_server import vlm_server
 
 from zsad.cli import app
 from zsad.datasets import open_dataset
@@ -71,6 +72,40 @@ def test_kinds_of_a_run(results: Path, tmp_path: Path) -> None:
     assert "kind 1" not in known.stdout
     facts = json.loads((results / "kinds.json").read_text(encoding="utf-8"))
     assert len(facts["regions"]) >= 6
+
+
+@pytest.mark.slow
+def test_a_model_names_the_kinds(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ZSAD_API_KEY", "sk-secret")
+
+    def plan(number: int, _: dict[str, Any]) -> str:
+        return json.dumps({"name": "bright spot"}) if number == 1 else "no idea"
+
+    with vlm_server(plan) as server:
+        address = ("--endpoint", server.url, "--model", "tiny")
+        done = run("kinds", str(results), "--kinds", "2", *address, "--json")
+        refused = run("kinds", str(results), *address, "--rename", "a=b")
+        bare = run("kinds", str(results), "--endpoint", server.url)
+    assert done.exit_code == 3, done.output
+    source = results.parent.resolve()
+    first = f"Pictures go to {server.url} (model tiny). Contact sheets of 2 kinds of '{source}'."
+    assert done.stderr.startswith(first + "\n2 kinds to name: 2 images to send, about")
+    assert "kind 2 keeps its name: the answer was twice not of the form" in done.stderr
+    assert set(json.loads(done.stdout)["unnamed"]) == {"kind 2"}
+    assert len(server.requests) == 3
+    assert "bright spot" in {row["kind"] for row in rows_of(results).values()}
+    assert "bright spot" in (results / "report.html").read_text(encoding="utf-8")
+    everything = b"".join(path.read_bytes() for path in results.rglob("*") if path.is_file())
+    assert b"sk-secret" not in everything + (done.output + refused.output).encode()
+    assert "names were given (--like, --rename)" in " ".join(refused.output.split())
+    assert "--endpoint was given without a model's name" in " ".join(bare.output.split())
+    for path in results.parent.glob("*.png"):
+        path.touch()
+    changed = run("kinds", str(results), "--kinds", "2")
+    assert (
+        "None of the flagged pictures can be read again. The first: 'grid0.png' is not the file that was scored"
+        in changed.output
+    )
 
 
 @pytest.mark.slow

@@ -126,6 +126,10 @@ def test_no_thresholds_no_pictures(tmp_path: Path) -> None:
 
 def test_equal_scores_and_negative_levels(tmp_path: Path) -> None:
     written(tmp_path, [Shown(row("a.png", -1.0)), Shown(row("b.png", -1.0))], thresholds=Thresholds(-0.5, -0.7))
+    text = written(
+        tmp_path, [Shown(row("a.png", 0.7)), Shown(row("b.png", float(np.nextafter(0.7, 1))))], thresholds=Thresholds()
+    )
+    assert "Scores of 2 pictures" in text
 
 
 def test_verdict_line() -> None:

@@ -15,11 +15,35 @@ from zsad.errors import SizeMismatch, UsageError
 from zsad.images.preprocessing import CLIP_MEAN, CLIP_STD, Squash
 from zsad.types import ImageFeatures
 
-__all__ = ["CLIP", "LOGIT_SCALE"]
+__all__ = ["CLIP", "LOGIT_SCALE", "WithVisual"]
 LOGIT_SCALE = math.log(1 / 0.07)  # at the beginning of a training
 
 
-class CLIP(nn.Module):
+class WithVisual(nn.Module):
+    """What towers on the trunk do with pictures, whatever the text tower is."""
+
+    name: str
+    depth: int
+    visual: VisionTransformer
+
+    def encode_image(
+        self, images: Tensor, taps: Sequence[int] = (), *, local: LocalPath | None = None, prompts: Prompts | None = None
+    ) -> ImageFeatures:
+        """(B, 3, H, W) preprocessed -> ``.image`` (B, D) behind ``ln_post`` and projection, raw states of the tapped layers.
+
+        The local stream's taps are in ``.streams["local"]``.
+        """
+        if any(not 1 <= tap <= self.depth for tap in taps):
+            raise UsageError(f"taps={tuple(taps)} must lie in 1..{self.depth}, the layers of {self.name}.")
+        states = self.visual(images, taps, local, prompts)
+        return ImageFeatures(self.visual.project(states.cls), states.plain, {"local": states.local} if local else {})
+
+    def encode_class(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) preprocessed -> (B, D) as ``encode_image(...).image``; the last block runs for the class token alone."""
+        return self.visual.project(self.visual(images, class_only=True).cls)
+
+
+class CLIP(WithVisual):
     """An image tower and a text tower in one space; fulfils ``types.TextBackbone``.
 
     Attributes:
@@ -63,22 +87,6 @@ class CLIP(nn.Module):
         self.ln_final = nn.LayerNorm(text.width)
         self.text_projection = nn.Parameter(text.width**-0.5 * torch.randn(text.width, dim))
         self.logit_scale = nn.Parameter(torch.tensor(LOGIT_SCALE))
-
-    def encode_image(
-        self, images: Tensor, taps: Sequence[int] = (), *, local: LocalPath | None = None, prompts: Prompts | None = None
-    ) -> ImageFeatures:
-        """(B, 3, H, W) preprocessed -> ``.image`` (B, D) behind ``ln_post`` and projection, raw states of the tapped layers.
-
-        The local stream's taps are in ``.streams["local"]``.
-        """
-        if any(not 1 <= tap <= self.depth for tap in taps):
-            raise UsageError(f"taps={tuple(taps)} must lie in 1..{self.depth}, the layers of {self.name}.")
-        states = self.visual(images, taps, local, prompts)
-        return ImageFeatures(self.visual.project(states.cls), states.plain, {"local": states.local} if local else {})
-
-    def encode_class(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) preprocessed -> (B, D) as ``encode_image(...).image``; the last block runs for the class token alone."""
-        return self.visual.project(self.visual(images, class_only=True).cls)
 
     # ------------------------------------------------------------------ text
     def tokenize(self, sentences: Sequence[str]) -> Tensor:

@@ -1,7 +1,7 @@
-"""``hf:`` - Hugging Face checkpoints: CLIP (renamed into the trunk), and DINOv2 and SigLIP (image only).
+"""``hf:`` - Hugging Face checkpoints: CLIP (renamed into the trunk), DINOv2 and SigLIP (image only), BiomedCLIP.
 
 ``"hf:openai/clip-vit-large-patch14-336"`` or ``"hf:path/to/folder"``. Only safetensors are read, no code of a repository is
-run. A download is announced with its size.
+run. A download is announced with its size. BiomedCLIP's layout is open_clip's, see ``openclip_hub.py``.
 """
 
 from __future__ import annotations
@@ -13,12 +13,14 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from zsad.backbones.bert_clip import BertCLIP
 from zsad.backbones.blocks import TowerShape
 from zsad.backbones.clip import CLIP
 from zsad.backbones.dinov2 import DINOv2
 from zsad.backbones.dinov2_weights import build_dinov2
 from zsad.backbones.file import load_clip_state
 from zsad.backbones.filling import unfilled
+from zsad.backbones.openclip_hub import has_layout, load_openclip_repository
 from zsad.backbones.siglip import SigLIP
 from zsad.errors import UnsupportedBackbone, WeightsUnavailable
 from zsad.registry import register_backbone
@@ -62,16 +64,18 @@ TOWERS = {
 @register_backbone("hf:")
 def load_huggingface(
     name: str, *, activation: str | None = None, position_embedding: str | None = None, image_size: int | None = None
-) -> CLIP | DINOv2 | SigLIP:
+) -> CLIP | DINOv2 | SigLIP | BertCLIP:
     """Loads ``"hf:org/name"`` or ``"hf:folder"``.
 
     Raises:
         WeightsUnavailable: not in the cache, and no network or ``HF_HUB_OFFLINE`` set.
-        UnsupportedBackbone: neither CLIP, DINOv2 nor SigLIP.
+        UnsupportedBackbone: neither CLIP, DINOv2, SigLIP nor BiomedCLIP's kind.
     """
     import transformers
 
     source = name.removeprefix("hf:")
+    if has_layout(source):
+        return load_openclip_repository(name, position_embedding=position_embedding, image_size=image_size)
     if not Path(source).is_dir() and cached_file(source, [FILE]) is None:
         announce_download(name, source, [FILE])
     quiet_without_a_terminal()

@@ -18,6 +18,7 @@ from zsad.cli import (  # noqa: F401  (each file registers its command)
     predict,
     prompts,
     push,
+    quiz,
     references,
     report,
     verify,

@@ -12,6 +12,7 @@ import typer
 from zsad.cli.app import EXIT_CODES, app, sentence_on_error
 from zsad.cli.console import print_json, progress, report_unreadable
 from zsad.cli.options import (
+    AdaptivePrompts,
     Anomalous,
     AnomalousMasks,
     Backbone,
@@ -19,6 +20,8 @@ from zsad.cli.options import (
     Checkpoint,
     Coreset,
     Device,
+    Focus,
+    IgnoreWords,
     Json,
     KeepAspect,
     Method,
@@ -67,7 +70,10 @@ def calibrate(
     method: Method = "compact",
     backbone: Backbone = None,
     checkpoint: Checkpoint = None,
+    focus: Focus = None,
+    ignore_words: IgnoreWords = None,
     prompts: Prompts = None,
+    adaptive_prompts: AdaptivePrompts = False,
     word: Words = None,
     references: References = None,
     anomalous: Anomalous = None,

@@ -6,15 +6,17 @@ import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import typer
 from tqdm import tqdm
 
 from zsad.common.file_names import printable
+from zsad.explain.model import VisionLanguageModel
 from zsad.inference.inspector import Inspector
 
-__all__ = ["log_to_stderr", "print_json", "progress", "report_unreadable", "table"]
+__all__ = ["log_to_stderr", "print_json", "progress", "report_unreadable", "table", "whence", "where_pictures_go"]
 
 
 def table(rows: Sequence[Mapping[str, Any]], width: int | None = None) -> list[str]:
@@ -40,6 +42,18 @@ def report_unreadable(inspector: Inspector) -> None:
     """One line on stderr per reference that could not be read."""
     for name, why in inspector.references.errors.items():
         typer.echo(f"zsad: reference {printable(name)}: {printable(why)}", err=True)
+
+
+def where_pictures_go(model: VisionLanguageModel) -> str:
+    """The sentence with which a command that asks a model begins."""
+    goes = f"Pictures go to {printable(model.where)}" if model.where else "No picture leaves this machine"
+    return f"{goes} (model {printable(model.name)})."
+
+
+def whence(places: Iterable[Path]) -> str:
+    """Folders and files as the end of a sentence; "" of none."""
+    named = " and ".join(repr(printable(str(place))) for place in places)
+    return f" of {named}" if named else ""
 
 
 class _Stderr(logging.Handler):

@@ -11,13 +11,16 @@ from zsad import evaluation
 from zsad.cli.app import EXIT_CODES, app, keeps_scores_in, sentence_on_error
 from zsad.cli.console import log_to_stderr, print_json, table
 from zsad.cli.options import (
+    AdaptivePrompts,
     Backbone,
     BatchSize,
     Categories,
     Checkpoint,
     Coreset,
     Device,
+    Focus,
     Ignore,
+    IgnoreWords,
     Json,
     KeepAspect,
     Kinds,
@@ -76,7 +79,10 @@ def evaluate(
     coreset: Coreset = 1.0,
     backbone: Backbone = None,
     checkpoint: Checkpoint = None,
+    focus: Focus = None,
+    ignore_words: IgnoreWords = None,
     prompts: Prompts = None,
+    adaptive_prompts: AdaptivePrompts = False,
     word: Words = None,
     set_: Sets = None,
     device: Device = "auto",

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 from zsad.cli.app import EXIT_CODES, app, sentence_on_error
-from zsad.cli.console import print_json, progress
-from zsad.cli.options import Device, Endpoint, Json, KeyVariable, Parallel, Timeout
+from zsad.cli.console import print_json, progress, whence, where_pictures_go
+from zsad.cli.options import Device, Endpoint, Json, KeyVariable, Parallel, SourceFolders, Timeout
 from zsad.common.file_names import many, printable
 from zsad.errors import UsageError
-from zsad.explain.asking import Cost
 from zsad.explain.model import VisionLanguageModel
 from zsad.inference.explaining import open_model
 from zsad.inference.settings import pick_device
-from zsad.runs.explaining import Explained, explain_run
+from zsad.runs.explaining import Explained, Plan, explain_run
 
 
 @app.command(epilog=EXIT_CODES)
@@ -32,6 +32,7 @@ def explain(
     reference: Annotated[
         str | None, typer.Option(help="A normal picture to show beside each; by default the first of the run's --references.")
     ] = None,
+    source: SourceFolders = None,
     every: Annotated[bool, typer.Option("--all", help="Explain normal pictures too.")] = False,
     parallel: Parallel = 4,
     timeout: Timeout = 120.0,
@@ -41,8 +42,9 @@ def explain(
 ) -> None:
     """Asks a vision-language model what it sees in each flagged picture; verdicts stay as they are.
 
-    Writes a column "explanation" to predictions.jsonl and .csv, and a section of report.html. Pictures leave this machine only
-    for the address in --endpoint. Stopped and run again, it asks only about what has no answer yet.
+    Writes a column "explanation" to the tables of predictions, and a section of report.html. Pictures leave this machine only
+    for the address in --endpoint, and only those that were scored, from the run's source or from --source. Stopped and run
+    again, it asks only about what has no answer yet.
     """
     if model is None:
         raise UsageError(
@@ -57,16 +59,22 @@ def explain(
         timeout=timeout,
         device=str(pick_device(device)),
     )
-    goes = f"Pictures go to {printable(asked.where)}" if asked.where else "No picture leaves this machine"
-    typer.echo(f"{goes} (model {printable(asked.name)}).", err=True)
 
-    def announce(cost: Cost) -> bool:
-        typer.echo(_told(cost), err=True)
+    def announce(plan: Plan) -> bool:
+        for line in _told(plan, asked):
+            typer.echo(line, err=True)
         return not dry_run
 
     try:
         found = explain_run(
-            results, asked, drawing=drawing, reference=reference, every=every, announce=announce, watch=progress
+            results,
+            asked,
+            drawing=drawing,
+            reference=reference,
+            source=source or (),
+            every=every,
+            announce=announce,
+            watch=progress,
         )
     finally:
         asked.close()
@@ -75,12 +83,21 @@ def explain(
     raise typer.Exit(3 if found.errors else 0)
 
 
-def _told(cost: Cost) -> str:
+def _told(plan: Plan, asked: VisionLanguageModel) -> Iterator[str]:
+    """Where which pictures go, what that costs, and what does not go."""
+    cost = plan.cost
+    beside = f", with {printable(plan.reference)!r} beside each" if plan.reference else ""
+    yield f"{where_pictures_go(asked)} {many(cost.cases, 'picture')}{whence(plan.places)}{beside}."
     known = f", of which {cost.known} have an answer from before" if cost.known else ""
-    return (
+    yield (
         f"{many(cost.cases, 'picture')} to explain{known}: {many(cost.images, 'image')} to send, "
         f"about {cost.tokens:,} tokens (an estimate; models count differently)."
     )
+    if plan.refused:
+        first = printable(next(iter(plan.refused.values())))
+        yield f"zsad: {many(len(plan.refused), 'picture')} will not be sent. The first: {first}"
+    if plan.no_reference:
+        yield f"zsad: no normal picture is sent: {printable(plan.no_reference)}. Name one with --reference."
 
 
 def _print(found: Explained, asked: VisionLanguageModel, results: Path, as_json: bool) -> None:

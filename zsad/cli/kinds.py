@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from zsad.cli.app import EXIT_CODES, app, sentence_on_error
-from zsad.cli.console import print_json
-from zsad.cli.options import Device, Json
+from zsad.cli.console import print_json, whence, where_pictures_go
+from zsad.cli.options import Device, Endpoint, Json, KeyVariable, SourceFolders, Timeout
 from zsad.common.file_names import many, printable
 from zsad.errors import UsageError
+from zsad.explain.model import VisionLanguageModel
+from zsad.inference.explaining import open_model
 from zsad.inference.settings import pick_device
 from zsad.kinds.grouping import NEW
-from zsad.runs.kinds import FACTS, find_kinds
+from zsad.runs.kinds import FACTS, RunKinds, find_kinds
+from zsad.runs.kinds_naming import Namer, NamingPlan
 
 
 @app.command(epilog=EXIT_CODES)
@@ -28,16 +32,56 @@ def kinds(
     rename: Annotated[
         list[str] | None, typer.Option(help="OLD=NEW; repeat for more. Kinds that get one name become one.")
     ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="A model that names the kinds: its name at --endpoint, or a folder with one.")
+    ] = None,
+    endpoint: Endpoint = None,
+    key_variable: KeyVariable = "ZSAD_API_KEY",
+    timeout: Timeout = 120.0,
+    source: SourceFolders = None,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
     """Groups the regions of a run's flagged pictures by what they look like.
 
-    Writes a column "kind" to predictions.jsonl and .csv, kinds.json, and a contact sheet for each kind to report.html.
+    Writes a column "kind" to all files of predictions, kinds.json, and a contact sheet for each kind to report.html. With
+    --model a vision-language model sees the contact sheet of each kind and is asked for a name; a kind that it cannot name
+    keeps the run's word or a number.
     """
+    if endpoint is not None and model is None:
+        raise UsageError("--endpoint was given without a model's name. Give --model NAME too.")
     if number is not None and like is not None:
         raise UsageError("--kinds and --like were both given: one finds kinds, the other takes known ones. Give one.")
-    found = find_kinds(results, number, like=like, rename=_names(rename or []), device=str(pick_device(device)))
+    asked = None
+    if model is not None:
+        where = str(pick_device(device))
+        asked = open_model(model, endpoint, key_variable=key_variable, timeout=timeout, device=where)
+    try:
+        found = find_kinds(
+            results,
+            number,
+            like=like,
+            rename=_names(rename or []),
+            source=source or (),
+            namer=None if asked is None else Namer(asked, partial(_tell, asked)),
+            device=str(pick_device(device)),
+        )
+    finally:
+        if asked is not None:
+            asked.close()
+    _print(found, results, as_json)
+    raise typer.Exit(3 if found.errors or found.unnamed else 0)
+
+
+def _tell(asked: VisionLanguageModel, plan: NamingPlan) -> None:
+    """Where the contact sheets go, and what that costs."""
+    typer.echo(f"{where_pictures_go(asked)} Contact sheets of {many(plan.kinds, 'kind')}{whence(plan.places)}.", err=True)
+    cost = f"{many(plan.kinds, 'image')} to send, about {plan.tokens:,} tokens (an estimate; models count differently)"
+    typer.echo(f"{many(plan.kinds, 'kind')} to name: {cost}.", err=True)
+
+
+def _print(found: RunKinds, results: Path, as_json: bool) -> None:
+    """Kinds on stdout; on stderr what could not be read and which kinds have no name by the model."""
     if as_json:
         print_json(
             {
@@ -45,6 +89,7 @@ def kinds(
                 "regions": len(found.regions),
                 "pictures": dict(found.pictures),
                 "errors": dict(found.errors),
+                "unnamed": dict(found.unnamed),
             }
         )
     else:
@@ -54,8 +99,9 @@ def kinds(
             f"{many(len(found.regions), 'region')}; crops of each kind are in {results / 'report.html'}, details in {FACTS}."
         )
     for name, why in found.errors.items():
-        typer.echo(f"zsad: {printable(name)}: {why}", err=True)
-    raise typer.Exit(3 if found.errors else 0)
+        typer.echo(f"zsad: {printable(name)}: {printable(why)}", err=True)
+    for name, why in found.unnamed.items():
+        typer.echo(f"zsad: {printable(name)} keeps its name: {printable(why)}", err=True)
 
 
 def _names(assignments: list[str]) -> dict[str, str]:

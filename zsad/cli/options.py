@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from zsad.errors import UsageError
+from zsad.inference.settings import check_words
 from zsad.registry import method_class
 
 __all__ = ["check_out", "inspector_settings", "joined", "method_arguments", "names_in"]
@@ -114,6 +115,10 @@ KeyVariable = Annotated[
 ]
 Parallel = Annotated[int, typer.Option(min=1, max=64, help="Requests at a time.")]
 Timeout = Annotated[float, typer.Option(min=1, help="Seconds for one answer.")]
+SourceFolders = Annotated[
+    list[Path] | None,
+    typer.Option("--source", help="Folder from which the run's pictures may be read; repeat for more. Without: its own."),
+]
 # ------------------------------------------------------------------ output
 LimitReport = Annotated[int, typer.Option(min=0, help="Pictures shown in report.html, the worst first.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")]
@@ -136,12 +141,13 @@ def inspector_settings(given: Mapping[str, Any], *more: str) -> dict[str, Any]:
         *more: which of them are taken besides ``ENCODER``.
 
     Raises:
-        UsageError: as ``method_arguments`` and ``joined``, or a coreset of no references.
+        UsageError: as ``method_arguments``, ``check_words`` and ``joined``, or a coreset of no references.
     """
     arguments = method_arguments(given["method"], given["set_"], given.get("word"))
     if "coreset" in more and "references" in given and given["coreset"] != 1 and given["references"] is None:
         raise UsageError(f"--coreset {given['coreset']:g} was given without --references, so it would do nothing. Give both.")
     concepts = {key: tuple(given[key]) for key in ("focus", "ignore_words") if given.get(key)}
+    check_words(given["method"], concepts)
     concepts |= {key: given[key] for key in ("prompts", "adaptive_prompts") if given.get(key)}
     for key in concepts.keys() & {"prompts", "adaptive_prompts"}:
         if key not in inspect.signature(method_class(given["method"]).__init__).parameters:

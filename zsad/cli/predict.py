@@ -74,6 +74,7 @@ from zsad.inference.inspector import Inspector
 from zsad.inference.settings import AUTO_FEWEST
 from zsad.runs.drawing import Options
 from zsad.runs.folder import RunFolder, count_outside
+from zsad.runs.source_files import facts_of_references
 from zsad.runs.summary import Summary
 from zsad.runs.tables import load_pyarrow
 
@@ -195,7 +196,7 @@ def predict(
         summary = run.write(inspector, inspector.known_thresholds(), options, watch=progress)
         times |= {"scoring_seconds": round(scored - begun, 3), "writing_seconds": round(time.perf_counter() - scored, 3)}
         outcome = {"maps": _scale_of_maps(maps, inspector), "limit_report": limit_report, "times": times}
-        outcome |= {"references_from": None if references is None else without_keys(references)}
+        outcome |= facts_of_references(references)
         run.finish(
             run_facts(without_keys(source), run, scoring, summary, calibration_facts(inspector, settings))
             | pictures.facts()

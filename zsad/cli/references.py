@@ -10,11 +10,14 @@ import typer
 from zsad.cli.app import EXIT_CODES, app, sentence_on_error
 from zsad.cli.console import print_json, report_unreadable
 from zsad.cli.options import (
+    AdaptivePrompts,
     AnomalousMasks,
     Backbone,
     BatchSize,
     Checkpoint,
     Device,
+    Focus,
+    IgnoreWords,
     Json,
     KeepAspect,
     Method,
@@ -46,7 +49,10 @@ def references(
     method: Method = "compact",
     backbone: Backbone = None,
     checkpoint: Checkpoint = None,
+    focus: Focus = None,
+    ignore_words: IgnoreWords = None,
     prompts: Prompts = None,
+    adaptive_prompts: AdaptivePrompts = False,
     set_: Sets = None,
     device: Device = "auto",
     precision: Precision = "fp32",

@@ -19,10 +19,13 @@ import typer
 from zsad.cli.app import app, sentence_on_error
 from zsad.cli.console import log_to_stderr, report_unreadable
 from zsad.cli.options import (
+    AdaptivePrompts,
     Backbone,
     Checkpoint,
     Coreset,
     Device,
+    Focus,
+    IgnoreWords,
     KeepAspect,
     LimitReport,
     Method,
@@ -70,7 +73,10 @@ def watch(
     method: Method = "compact",
     backbone: Backbone = None,
     checkpoint: Checkpoint = None,
+    focus: Focus = None,
+    ignore_words: IgnoreWords = None,
     prompts: Prompts = None,
+    adaptive_prompts: AdaptivePrompts = False,
     word: Words = None,
     references: References = None,
     coreset: Coreset = 1.0,

@@ -5,9 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass
-from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -15,9 +13,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from zsad.common.threads import ahead
-from zsad.errors import ImageError, MissingExtra, UsageError
+from zsad.errors import ImageError, MissingExtra
 from zsad.explain.known import Explanations
-from zsad.explain.model import Failed, Unusable, VisionLanguageModel, ask_checked
+from zsad.explain.model import Failed, VisionLanguageModel, ask_checked
+from zsad.explain.patience import Patience
 from zsad.explain.pictures import Case, Drawing, drawn, image_tokens, plain
 from zsad.explain.question import PROMPT_VERSION, Question, ask_about
 
@@ -25,8 +24,6 @@ __all__ = ["Asker", "Cost"]
 
 MOST_TEXT = 2000  # characters of an answer that is kept as plain text
 ANSWER_TOKENS = 200  # of one answer, estimated
-SILENT = 5  # questions in a row without an answer, after which the model is given up
-SILENT_AT_FIRST = 3  # the same before its first answer
 
 
 @dataclass(frozen=True)
@@ -78,7 +75,7 @@ class Asker:
         self._reference = None if reference is None else plain(reference)
         shown = "" if reference is None else hashlib.blake2b(reference.tobytes(), digest_size=16).hexdigest()
         self._setting = [PROMPT_VERSION, model.name, target, how, shown]
-        self._first, self._answered, self._silent = Lock(), False, 0
+        self._patience = Patience(model)
 
     def key(self, case: Case) -> str:
         """Under which the answer is kept: by picture, regions, drawing, question and model."""
@@ -86,13 +83,17 @@ class Asker:
         text = json.dumps([self._setting, case.identity, case.size, regions, case.map_range])
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
+    def knows(self, case: Case) -> bool:
+        """Whether there is an answer from before."""
+        return self.known.get(self.key(case)) is not None
+
     def cost(self, cases: Iterable[Case]) -> Cost:
         """What asking about the cases will take; no picture is read."""
         count = known = images = tokens = 0
         bare = ask_about(self.target, Image.new("RGB", (1, 1)), None, None, self._form)
         for case in cases:
             count += 1
-            if self.known.get(self.key(case)) is not None:
+            if self.knows(case):
                 known += 1
                 continue
             shown = 1 + bool(case.regions)
@@ -123,39 +124,31 @@ class Asker:
                 return self._row(case, error=f"the picture cannot be read: {error}")
             regions, picture = drawn(case, seen, self.how), plain(seen.picture)
             question = ask_about(self.target, picture, regions, self._reference, self._form)
-            with nullcontext() if self._answered else self._first:  # one by one until the model has answered
+            with self._patience.turn():
                 try:
                     made = self._ask(question, case.size)
                 except Failed as error:
-                    self._give_up(error)
+                    self._patience.failed(error)
                     return self._row(case, error=f"the model gave no answer: {error}")
-                self._answered, self._silent = True, 0
+                self._patience.answered()
             self.known.add(key, made)
         return self._row(case, made)
+
+    def not_asked(self, why: str) -> dict[str, Any]:
+        """The explanation of a picture that the model may not see."""
+        return self._row(None, error=why)
 
     def _ask(self, question: Question, size: tuple[int, int]) -> dict[str, Any]:
         """The checked answer, or after a second try plain text."""
         found = ask_checked(self.model, question, lambda text: self._read(text, size))
         return found.made or {"text": found.text.strip()[:MOST_TEXT], "invalid": found.why}
 
-    def _give_up(self, error: Failed) -> None:
-        """Raises ``UsageError`` where it makes no sense to ask on."""
-        self._silent += 1
-        least = (1 if isinstance(error, Unusable) else SILENT_AT_FIRST) if not self._answered else SILENT
-        if self._silent < least or (self._answered and not isinstance(error, Unusable)):
-            return
-        where = f" at {self.model.where}" if self.model.where else ""
-        raise UsageError(
-            f"{self.model.name}{where} cannot be asked: {error}. Check the address, the model's name, the key, and that it "
-            "takes pictures; answers so far are kept."
-        ) from None
-
-    def _row(self, case: Case, made: Mapping[str, Any] | None = None, error: str | None = None) -> dict[str, Any]:
+    def _row(self, case: Case | None, made: Mapping[str, Any] | None = None, error: str | None = None) -> dict[str, Any]:
         found = {"defect_seen": None, "findings": [], "text": None, "invalid": None, **(made or {})}
         said = found["defect_seen"]
         return {
             **found,
-            "disagrees": (said == "no" and case.flagged) or (said == "yes" and not case.flagged),
+            "disagrees": case is not None and ((said == "no" and case.flagged) or (said == "yes" and not case.flagged)),
             "model": self.model.name,
             "prompt_version": PROMPT_VERSION,
             "error": error,

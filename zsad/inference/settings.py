@@ -24,6 +24,7 @@ __all__ = [
     "batch_mode",
     "build_method",
     "check_target",
+    "check_words",
     "compared",
     "default_batch",
     "describe_encoder",

@@ -54,8 +54,8 @@ class AdaptCLIP(Detector):
     """
 
     recipe = Recipe("ViT-L-14-336.openai", 518, "quick_gelu", "bilinear", taps=(6, 12, 18, 24), local_start=6)
-    needs = ("visual", "encode_text")
     reference_stream = "local"  # projected patches, (B, L, D) per tap
+    needs = ("visual", "encode_text", "token_embedding")
     learned = own_references = True
     train_mode = ("global_adapter", "local_adapter", "query")
     schedule = Schedule("adam", 1e-3, 15, 8, (0.5, 0.999), one_name=False, labels_only=True, references=1)

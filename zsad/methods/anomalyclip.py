@@ -62,8 +62,8 @@ class AnomalyCLIP(Detector):
     """
 
     recipe = Recipe("ViT-L-14-336.openai", 518, "quick_gelu", "bilinear", taps=(24,), local_start=6)
-    needs = ("visual", "encode_text")
     reference_stream = "local"  # projected patches, (B, L, D) per tap
+    needs = ("visual", "encode_text", "token_embedding")
     learned = True
     schedule = Schedule("adam", 1e-3, 15, 8, betas=(0.5, 0.999), one_name=False, labels_only=True)  # their train.sh
     authors_file = PAIR_FILE

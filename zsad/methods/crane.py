@@ -59,8 +59,8 @@ class Crane(Detector):
 
     recipe = Recipe("ViT-L-14-336.openai", 518, "quick_gelu", "bilinear", taps=(6, 12, 18, 24), local_start=6)
     encoders: ClassVar = {"attention": Recipe("hf:facebook/dinov2-with-registers-base", 518, optional=True)}
-    needs, learned, authors_file = ("visual", "encode_text"), True, learned_pair.PAIR_FILE
     reference_stream = "local"  # projected patches, (B, L, D) per tap
+    needs, learned, authors_file = ("visual", "encode_text", "token_embedding"), True, learned_pair.PAIR_FILE
     schedule = Schedule("adam", 1e-3, 5, 8, betas=(0.6, 0.999), one_name=False, labels_only=True)
     backbone: CLIP
 

@@ -57,7 +57,7 @@ class FiLo(Detector):
     """
 
     recipe = Recipe("ViT-L-14-336.openai", 518, "gelu", "bicubic", taps=(6, 12, 18, 24), local_start=7)
-    needs, learned, not_saved = ("visual", "encode_text"), True, ("boxes",)
+    needs, learned, not_saved = ("visual", "encode_text", "token_embedding"), True, ("boxes",)
     phases = (Phase(15, {"tokens.": 1e-3, "decoders.": 1e-4}), Phase(5, {"adapter.": 1e-5}))
     schedule = Schedule("adamw", 1e-3, 20, 1, betas=(0.5, 0.999), weight_decay=0.01, phases=phases, mosaic=0.2)
     authors_file = AuthorsFile(

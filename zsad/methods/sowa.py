@@ -53,8 +53,8 @@ class SOWA(FaithfulToSet, Detector):
     """
 
     recipe = Recipe("ViT-L-14-336.openai", 336, "quick_gelu", taps=(6, 12, 18, 24))
-    needs, learned, own_references = ("visual", "encode_text"), True, True
     text_temperature = TEMPERATURE
+    needs, learned, own_references = ("visual", "encode_text", "token_embedding"), True, True
     scaled_with_references = True
     train_mode = ("adapters",)  # dropout of attention weights
     schedule = Schedule("adamw", 1e-3, 1, 8, weight_decay=0.2, one_name=False, labels_only=True)

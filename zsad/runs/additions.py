@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from zsad.common.atomic_files import write_atomically
 from zsad.common.folder_lock import FolderLock
-from zsad.common.output_folder import HIDDEN, LOCK
+from zsad.common.output_folder import HIDDEN, LOCK, remove
 from zsad.decision.thresholds import ANOMALOUS, REVIEW
 from zsad.errors import UsageError
-from zsad.runs.tables import COLUMNS
+from zsad.runs.coco import WHOLE, add_to_images
+from zsad.runs.tables import COLUMNS, CsvTable, ParquetTable
 from zsad.runs.writers import write_tables
 
 __all__ = ["finished_rows", "is_flagged", "locked", "put_section", "rewrite_rows", "why_none_flagged"]
+
+TABLES: dict[str, Callable[..., CsvTable | ParquetTable]] = {  # besides predictions.jsonl and .csv, which every run has
+    "predictions.excel.csv": partial(CsvTable, excel=True),
+    "predictions.parquet": ParquetTable,
+}
 
 
 def finished_rows(folder: Path) -> list[dict[str, Any]]:
@@ -58,20 +65,35 @@ def locked(folder: Path, command: str) -> Iterator[None]:
 
 
 def rewrite_rows(folder: Path, rows: Iterable[Mapping[str, Any]], column: str) -> None:
-    """Writes predictions.jsonl and .csv again, with a column; columns that other commands added stay.
+    """Writes the predictions again in each format that the run has, with a column; columns that other commands added stay.
+
+    In COCO's format the pictures get "kind" alone; the list of results for ``loadRes`` has no place for more.
 
     Args:
         folder: of the run.
         rows: all of them, each with the column.
         column: its name.
+
+    Raises:
+        MissingExtra: the run has a Parquet file, and pyarrow is not installed; nothing is changed then.
     """
     known = list(rows)
-    added = dict.fromkeys(key for row in known for key in row if key not in COLUMNS)
+    added = tuple(dict.fromkeys(key for row in known for key in row if key not in COLUMNS))
     scratch = folder / HIDDEN / column
-    scratch.mkdir(exist_ok=True)
-    write_tables(scratch, known, more=tuple(added))
-    for name in ("predictions.jsonl", "predictions.csv"):
-        (scratch / name).replace(folder / name)
+    remove(scratch)
+    scratch.mkdir()
+    write_tables(scratch, known, more=added)
+    for name, table in TABLES.items():
+        if (folder / name).is_file():
+            with closing(table(scratch / name, more=added)) as opened:
+                for row in known:
+                    opened.add(row)
+    if "kind" in added and (folder / WHOLE).is_file():
+        add_to_images(
+            folder / WHOLE, scratch / WHOLE, ({"kind": row["kind"]} for row in known if row["pred_score"] is not None)
+        )
+    for path in sorted(scratch.iterdir()):
+        path.replace(folder / path.name)
     scratch.rmdir()
 
 

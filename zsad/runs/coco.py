@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,11 @@ from scipy import ndimage
 from zsad.common.version import __version__
 from zsad.inference.result import Result
 
-__all__ = ["CATEGORY", "CocoFiles", "encode_rle", "segments_of"]
+__all__ = ["CATEGORY", "WHOLE", "CocoFiles", "add_to_images", "encode_rle", "segments_of"]
 
 CATEGORY = 1  # id of the one category, "anomaly"
+WHOLE = "predictions.coco.json"
+IMAGES = '"images": ['  # the line before the pictures, of which each has one
 _EIGHT = np.ones((3, 3), dtype=bool)
 
 
@@ -32,7 +35,7 @@ class CocoFiles:
     """
 
     def __init__(self, place: Path) -> None:
-        self._whole = (place / "predictions.coco.json").open("w", encoding="utf-8", errors="backslashreplace")
+        self._whole = (place / WHOLE).open("w", encoding="utf-8", errors="backslashreplace")
         self._results = (place / "predictions.coco_results.json").open("w", encoding="utf-8")
         self._images = tempfile.TemporaryFile("w+", encoding="utf-8", errors="backslashreplace", dir=place)  # noqa: SIM115
         self._pictures = self._regions = self._left_out = 0
@@ -66,7 +69,7 @@ class CocoFiles:
 
     def close(self) -> None:
         """Ends the files."""
-        self._whole.write('\n],\n"images": [')
+        self._whole.write(f"\n],\n{IMAGES}")
         self._images.seek(0)
         shutil.copyfileobj(self._images, self._whole)
         info = {"description": "zsad predict", "version": __version__, "not_scored": self._left_out}
@@ -75,6 +78,25 @@ class CocoFiles:
         self._results.write("\n]\n")
         for file in (self._images, self._whole, self._results):
             file.close()
+
+
+def add_to_images(path: Path, new: Path, added: Iterable[Mapping[str, Any]]) -> None:
+    """Writes a file of ``CocoFiles`` anew, with more about its pictures; a line at a time.
+
+    Args:
+        path: the file.
+        new: the file to write.
+        added: for each picture that was scored, in the order of the rows, what its object gets.
+    """
+    inside, more = False, iter(added)
+    with path.open(encoding="utf-8") as old, new.open("w", encoding="utf-8", errors="backslashreplace") as file:
+        for line in old:
+            written = line
+            if inside and line.startswith("{"):
+                one, end = json.loads(line.rstrip(",\n")), "," if line.endswith(",\n") else ""
+                written = json.dumps(one | dict(next(more)), ensure_ascii=False) + end + "\n"
+            file.write(written)
+            inside = line == IMAGES + "\n" or (inside and line.startswith("{"))
 
 
 def segments_of(result: Result) -> tuple[dict[str, Any], ...]:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from zsad.common.output_folder import HIDDEN
-from zsad.errors import UsageError, ZsadError
+from zsad.errors import ImageError, UsageError
 from zsad.explain.asking import Asker, Cost
 from zsad.explain.known import Explanations
 from zsad.explain.model import VisionLanguageModel
@@ -25,11 +25,32 @@ from zsad.inference.verdict import original_size
 from zsad.runs.additions import finished_rows, is_flagged, locked, rewrite_rows, why_none_flagged
 from zsad.runs.explain_report import add_explanations
 from zsad.runs.records import Records, rows_at
+from zsad.runs.source_files import SourceFiles, reference_of_run
 from zsad.runs.writers import Watch, unwatched
 
-__all__ = ["ANSWERS", "Explained", "explain_run"]
+__all__ = ["ANSWERS", "Explained", "Plan", "explain_run"]
 
+Pair: TypeAlias = tuple[Mapping[str, Any], dict[str, Any]]  # a row, and its record
 ANSWERS = "explanations.jsonl"  # below HIDDEN: answers as they came, from which a stopped run goes on
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be sent, told before anything is.
+
+    Attributes:
+        cost: in pictures and tokens.
+        places: folders and files from which pictures are taken; none where nothing leaves the machine and none were named.
+        reference: whence the normal picture is that is shown beside each; None: none is.
+        refused: why pictures are not sent, by name.
+        no_reference: why the run's own reference is not sent; "" where it is, or there is none.
+    """
+
+    cost: Cost
+    places: Sequence[Path]
+    reference: str | None
+    refused: Mapping[str, str]
+    no_reference: str
 
 
 @dataclass(frozen=True)
@@ -37,11 +58,11 @@ class Explained:
     """What was said about a run.
 
     Attributes:
-        cost: told before.
+        plan: told before.
         explanations: by picture, in the order of the rows.
     """
 
-    cost: Cost
+    plan: Plan
     explanations: Mapping[str, Mapping[str, Any]]
 
     @property
@@ -70,8 +91,9 @@ def explain_run(
     *,
     drawing: Drawing = "contour",
     reference: Any = None,
+    source: Sequence[str | Path] = (),
     every: bool = False,
-    announce: Callable[[Cost], bool] = lambda cost: True,
+    announce: Callable[[Plan], bool] = lambda plan: True,
     watch: Watch = unwatched,
 ) -> Explained:
     """Asks about a run's pictures and writes what is said to its rows and its report.
@@ -80,14 +102,16 @@ def explain_run(
         out: results of ``zsad predict``.
         model: what is asked.
         drawing: how regions are drawn.
-        reference: a normal picture or a source whose first is taken; None: the first of the run's own references, if they are
-            pictures that are still there.
+        reference: a normal picture or a source whose first is taken; None: the first of the run's own references, if it is a
+            picture that is still what it was.
+        source: folders from which pictures may be sent; none: those of the run's own source, where they are still what they
+            were when they were scored (see ``source_files.py``).
         every: normal pictures too.
-        announce: gets the cost before anything is asked; False ends here, with no explanations.
+        announce: gets what will be sent before anything is; False ends here, with no explanations.
         watch: shows progress.
 
     Raises:
-        UsageError: no run, no flagged picture, or the model does not answer.
+        UsageError: no run, no flagged picture, it is not known which pictures may be sent, or the model does not answer.
     """
     folder = Path(out)
     rows = finished_rows(folder)
@@ -95,30 +119,55 @@ def explain_run(
     if not wanted:
         raise UsageError(f"{why_none_flagged(folder, rows)}, so there is nothing to explain. --all takes normal ones too.")
     run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    files = SourceFiles(run, source, leaves=bool(model.where))
     with locked(folder, "zsad explain"):
-        detector = run["detector"]
-        shown = _reference(run) if reference is None else first_picture(reference, _range(detector))
-        ask = Asker(model, detector["target"], drawing, shown, Explanations(folder / HIDDEN / ANSWERS))
-        cases = partial(_cases, Records(folder / HIDDEN), wanted, run)
-        cost = ask.cost(cases())
-        if not announce(cost):
-            return Explained(cost, {})
-        made = watch(ask.over(cases()), "explaining", len(wanted))
-        found = Explained(cost, {row["name"]: one for row, one in zip(wanted, made, strict=True)})
+        shown, whence, why = _reference(run, reference)
+        ask = Asker(model, run["detector"]["target"], drawing, shown, Explanations(folder / HIDDEN / ANSWERS))
+        records = Records(folder / HIDDEN)
+        records.read()
+        pairs = _with_records(records, wanted)
+        refused = _refused(pairs, files, {case.name for case in _cases(records, pairs, run, files) if ask.knows(case)})
+        sent = [pair for pair in pairs if pair[0]["name"] not in refused]
+        cases = partial(_cases, records, sent, run, files)
+        plan = Plan(ask.cost(cases()), files.places, whence, refused, why)
+        if not announce(plan):
+            return Explained(plan, {})
+        made = watch(ask.over(cases()), "explaining", len(sent))
+        answers = {row["name"]: one for (row, _), one in zip(sent, made, strict=True)}
+        answers |= {name: ask.not_asked(f"the picture was not sent: {why}") for name, why in refused.items()}
+        found = Explained(plan, {row["name"]: answers[row["name"]] for row in wanted})
         rewrite_rows(folder, ({**row, "explanation": found.explanations.get(row["name"])} for row in rows), "explanation")
         add_explanations(folder / "report.html", wanted, found.explanations, model)
     return found
 
 
-def _cases(records: Records, rows: Iterable[Mapping[str, Any]], run: Mapping[str, Any]) -> Iterator[Case]:
-    """The pictures of rows, none of them read yet."""
-    records.read()
-    places = {name: place for name, (place, _) in records.known.items()}
-    low, high = run["detector"]["map_range"]
+def _with_records(records: Records, rows: Iterable[Mapping[str, Any]]) -> list[Pair]:
+    """Rows, each with the record of its picture."""
+    known, found = records.known, list[Pair]()
     for row in rows:
-        if row["name"] not in places:
+        if row["name"] not in known:
             raise UsageError(f"The record of {row['name']!r} is gone. Run zsad predict again with --overwrite.")
-        (record,) = rows_at(records.file, [places[row["name"]]])
+        (record,) = rows_at(records.file, [known[row["name"]][0]])
+        found.append((row, record))
+    return found
+
+
+def _refused(pairs: Iterable[Pair], files: SourceFiles, known: Collection[str]) -> dict[str, str]:
+    """Why pictures may not be read, by name; ``known``: names of those that have an answer, and need not be."""
+    found = {}
+    for row, record in pairs:
+        try:
+            if row["name"] not in known:
+                files.find(record)
+        except ImageError as error:
+            found[row["name"]] = str(error)
+    return found
+
+
+def _cases(records: Records, pairs: Iterable[Pair], run: Mapping[str, Any], files: SourceFiles) -> Iterator[Case]:
+    """The pictures of rows, none of them read yet."""
+    low, high = run["detector"]["map_range"]
+    for row, record in pairs:
         yield Case(
             name=row["name"],
             size=(record["size"][0], record["size"][1]),
@@ -126,7 +175,7 @@ def _cases(records: Records, rows: Iterable[Mapping[str, Any]], run: Mapping[str
             flagged=is_flagged(row),
             regions=_outlines(row["regions"]),
             map_range=(low, high),
-            load=partial(_load, records, record, _range(run["detector"]), run["thresholds"]["pixel"]),
+            load=partial(_load, records, record, files, _range(run["detector"]), run["thresholds"]["pixel"]),
         )
 
 
@@ -135,11 +184,15 @@ def _outlines(regions: Sequence[Mapping[str, Any]]) -> tuple[Outline, ...]:
 
 
 def _load(
-    records: Records, record: dict[str, Any], value_range: tuple[float, float] | None, pixel_threshold: float | None
+    records: Records,
+    record: dict[str, Any],
+    files: SourceFiles,
+    value_range: tuple[float, float] | None,
+    pixel_threshold: float | None,
 ) -> Seen:
     """Picture, and its map where it reaches the threshold; raises ``ImageError``."""
     scored = records.recall(record)
-    picture = load_image(ImageRef(scored.name, scored.path), value_range=value_range).rgb
+    picture = load_image(ImageRef(scored.name, files.find(record)), value_range=value_range).rgb
     if scored.model_map is None or pixel_threshold is None:
         return Seen(picture)
     whole = original_size(scored.model_map, (record["size"][0], record["size"][1]))
@@ -151,9 +204,15 @@ def _range(detector: Mapping[str, Any]) -> tuple[float, float] | None:
     return None if given is None else (given[0], given[1])
 
 
-def _reference(run: Mapping[str, Any]) -> NDArray[np.uint8] | None:
-    """The first of the run's references; None where it has none, or they are no pictures, or are gone."""
+def _reference(run: Mapping[str, Any], given: Any) -> tuple[NDArray[np.uint8] | None, str | None, str]:
+    """The normal picture that is shown, whence it is, and why the run's own is not."""
+    limits = _range(run["detector"])
+    if given is not None:
+        return first_picture(given, limits), str(given) if isinstance(given, (str, Path)) else "the picture given", ""
     try:
-        return first_picture(run.get("references_from"), _range(run["detector"]))
-    except ZsadError:
-        return None
+        path = reference_of_run(run)
+        if path is None:
+            return None, None, ""
+        return load_image(ImageRef(path.name, path), value_range=limits).rgb, str(path), ""
+    except ImageError as error:
+        return None, None, str(error)

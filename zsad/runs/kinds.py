@@ -6,7 +6,7 @@ import json
 from array import array
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,10 @@ from zsad.inference.region_features import Found, eight_bits, features_of, limit
 from zsad.kinds.grouping import NEW, Kinds, group, kinds_of
 from zsad.registry import load_by_recipe, method_class
 from zsad.runs.additions import finished_rows, is_flagged, locked, rewrite_rows, why_none_flagged
+from zsad.runs.kinds_naming import Namer
 from zsad.runs.kinds_report import add_sheets
 from zsad.runs.records import Records, rows_at
+from zsad.runs.source_files import SourceFiles
 
 __all__ = ["CENTRES", "FACTS", "RunKinds", "find_kinds"]
 
@@ -41,6 +43,7 @@ class RunKinds:
         region_kinds: name of each.
         pictures: kind of each flagged picture, by its name.
         errors: pictures that could not be read again.
+        unnamed: why a kind has no name by the model that was asked, by its name.
     """
 
     kinds: Kinds
@@ -48,6 +51,7 @@ class RunKinds:
     region_kinds: tuple[str, ...]
     pictures: Mapping[str, str]
     errors: Mapping[str, str] = field(default_factory=dict)
+    unnamed: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def counts(self) -> dict[str, int]:
@@ -61,6 +65,8 @@ def find_kinds(
     *,
     like: str | Path | None = None,
     rename: Mapping[str, str] | None = None,
+    source: Sequence[str | Path] = (),
+    namer: Namer | None = None,
     device: str = "cpu",
 ) -> RunKinds:
     """Finds the kinds of a run's flagged pictures and writes them to its rows, kinds.json and the report.
@@ -71,15 +77,22 @@ def find_kinds(
         like: results of another run, whose kinds are taken; a region like none of them is "new".
         rename: new name by old name; kinds of one name become one. The kinds are then those that the run has already, unless
             ``number`` or ``like`` is given.
+        source: folders from which pictures are read; none: the files that were scored, where they still are what they were.
+        namer: asks a model for the names of kinds that are found.
         device: of the encoder.
 
     Raises:
-        UsageError: no run, none of its pictures was flagged, its maps are gone, or it has fewer than two regions.
+        UsageError: no run, none of its pictures was flagged, its maps are gone, it has fewer than two regions, or ``namer`` and
+            names that are known already.
     """
+    if namer is not None and (like is not None or rename):
+        raise UsageError("A model is asked for names, and names were given (--like, --rename). Leave one of them out.")
     folder = Path(out)
-    rows, detector = _rows(folder), _detector(folder)
+    rows, run = _rows(folder), _run(folder)
+    detector = run["detector"]
+    files = SourceFiles(run, source, leaves=namer is not None and bool(namer.model.where))
     with locked(folder, "zsad kinds"):
-        names, regions, errors = _regions(folder, rows, detector["value_range"])
+        names, regions, errors = _regions(folder, rows, detector["value_range"], files)
         features = features_of(regions, _encoder(detector).to(device), device)
         described = {key: detector[key] for key in ("backbone", "backbone_sha256", "image_size")}
         again = bool(rename) and number is None and (folder / CENTRES).is_file()
@@ -88,7 +101,10 @@ def find_kinds(
         else:
             groups = group(features, number)
             known = kinds_of(features, groups, described, _words(rows, names, regions, groups))
-        found = _assigned(known.renamed(rename or {}), regions, features, names, errors)
+        unnamed = dict[str, str]()
+        if namer is not None:
+            known, unnamed = namer.name(known, detector["target"], regions, features, files.places)
+        found = replace(_assigned(known.renamed(rename or {}), regions, features, names, errors), unnamed=unnamed)
         _write(folder, rows, found, names)
     return found
 
@@ -101,13 +117,13 @@ def _rows(folder: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _detector(folder: Path) -> dict[str, Any]:
-    detector: dict[str, Any] = json.loads((folder / "run.json").read_text(encoding="utf-8"))["detector"]
-    if (detector["geometry"] or {}).get("roi") is not None:
+def _run(folder: Path) -> dict[str, Any]:
+    run: dict[str, Any] = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    if (run["detector"]["geometry"] or {}).get("roi") is not None:
         raise UsageError(
             f"{str(folder)!r} was scored in a region of interest; kinds are found in whole pictures. Leave --roi out."
         )
-    return detector
+    return run
 
 
 def _encoder(detector: Mapping[str, Any]) -> Any:
@@ -119,12 +135,13 @@ def _encoder(detector: Mapping[str, Any]) -> Any:
 
 
 def _regions(
-    folder: Path, rows: Sequence[Mapping[str, Any]], value_range: Sequence[float] | None
+    folder: Path, rows: Sequence[Mapping[str, Any]], value_range: Sequence[float] | None, files: SourceFiles
 ) -> tuple[list[str], list[Found], dict[str, str]]:
     """Names of the flagged pictures, their regions by number, and what could not be read."""
     records = Records(folder / HIDDEN)
     records.read()
-    records.order = array("q", [place for place, _ in records.known.values()])
+    known = records.known
+    records.order = array("q", [place for place, _ in known.values()])
     scored = [row for row in records.rows() if "score" in row]
     low, high = min(row["least"] for row in scored), max(row["peak"] for row in scored)
     given = None if value_range is None else (value_range[0], value_range[1])
@@ -133,16 +150,18 @@ def _regions(
     for row in rows:
         if not is_flagged(row):
             continue
-        (record,) = rows_at(records.file, [records.known[row["name"]][0]])
+        (record,) = rows_at(records.file, [known[row["name"]][0]])
         one = records.recall(record)
         try:
-            picture = load_image(ImageRef(one.name, one.path), value_range=given).rgb
+            picture = load_image(ImageRef(one.name, files.find(record)), value_range=given).rgb
         except ImageError as error:
             errors[row["name"]] = str(error)
             continue
         assert one.model_map is not None
         regions += regions_of(len(names), picture, eight_bits(one.model_map, low, high), limits)
         names.append(row["name"])
+    if errors and not names:
+        raise UsageError(f"None of the flagged pictures can be read again. The first: {next(iter(errors.values()))}")
     return names, regions, errors
 
 

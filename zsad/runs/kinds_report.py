@@ -15,7 +15,7 @@ from zsad.inference.region_features import Found
 from zsad.kinds.grouping import NEW
 from zsad.runs.additions import put_section
 
-__all__ = ["add_sheets", "contact_sheets"]
+__all__ = ["add_sheets", "contact_sheets", "largest"]
 
 SHOWN, SIDE = 24, 112  # crops of a kind, and the side of each in pixels
 
@@ -45,16 +45,21 @@ def contact_sheets(regions: Sequence[Found], kinds: Sequence[str], names: Sequen
 
 
 def _sheet(kind: str, regions: Sequence[Found], names: Sequence[str], pictures: int) -> str:
-    largest = sorted(regions, key=lambda region: -region.area)[:SHOWN]
+    shown = largest(regions, SHOWN)
     crops = "".join(
         f'<img loading="lazy" width="{SIDE}" height="{SIDE}" style="margin:2px" alt="{escape(names[region.picture])}" '
         f'title="{escape(names[region.picture])}" src="data:image/jpeg;base64,{_jpeg(region)}">'
-        for region in largest
+        for region in shown
     )
     title = "new: like no known kind" if kind == NEW else kind
     more = f", {len(regions) - SHOWN} not shown" if len(regions) > SHOWN else ""
     counted = f"{many(pictures, 'picture')}, {many(len(regions), 'region')}{more}"
     return f'<h3>{escape(title)} <span class="soft">({counted})</span></h3><div>{crops}</div>\n'
+
+
+def largest(regions: Sequence[Found], most: int) -> list[Found]:
+    """The regions of the largest areas, those first."""
+    return sorted(regions, key=lambda region: -region.area)[:most]
 
 
 def _jpeg(region: Found) -> str:

@@ -127,7 +127,7 @@ def _histogram(scores: NDArray[np.float64], thresholds: Thresholds) -> str:
     marks = {label: level for label, level in ((REVIEW, thresholds.review), (ANOMALOUS, thresholds.anomalous)) if level}
     low, high = min(known.min(), *marks.values(), known.max()), max(known.max(), *marks.values(), known.min())
     wide = (high - low) or 1.0
-    heights, _ = np.histogram(known, BINS, (low, low + wide))
+    heights, _ = np.histogram((known - low) / wide, BINS, (0, 1))  # of scores that hardly differ bins would have no width
     bars = "".join(
         f'<rect x="{10 * i + 1}" y="{90 - 88 * n / heights.max():.1f}" width="8" height="{88 * n / heights.max():.1f}"/>'
         for i, n in enumerate(heights)

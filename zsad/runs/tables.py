@@ -48,27 +48,27 @@ class CsvTable:
 
 
 class ParquetTable:
-    """A Parquet file: numbers as numbers, regions as lists of records, prompts as JSON text.
+    """A Parquet file: numbers as numbers, regions as lists of records, prompts and other objects as JSON text.
 
     Args:
         path: the file.
+        more: columns of text behind the usual ones.
 
     Raises:
         MissingExtra: pyarrow is not installed.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, more: tuple[str, ...] = ()) -> None:
         self._arrow = load_pyarrow()
         import pyarrow.parquet
 
-        self._schema = _schema(self._arrow)
+        self._columns, self._schema = (*COLUMNS, *more), _schema(self._arrow, more)
         self._file = pyarrow.parquet.ParquetWriter(path, self._schema)
         self._rows: list[dict[str, Any]] = []
 
     def add(self, row: Mapping[str, Any]) -> None:
         """Takes up a row of predictions.jsonl."""
-        prompts = None if row["prompts"] is None else json.dumps(row["prompts"], ensure_ascii=False)
-        self._rows.append({key: encodable(row[key]) for key in COLUMNS if key != "prompts"} | {"prompts": encodable(prompts)})
+        self._rows.append({key: encodable(_as_text(row[key])) for key in self._columns})
         if len(self._rows) == GROUP:
             self._flush()
 
@@ -96,12 +96,17 @@ def load_pyarrow() -> Any:
     return pyarrow
 
 
-def _schema(arrow: Any) -> Any:
+def _as_text(value: Any) -> Any:
+    """An object as JSON text; other values as they are."""
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else value
+
+
+def _schema(arrow: Any, more: tuple[str, ...] = ()) -> Any:
     """Types by column; all may be null."""
     text, number = arrow.string(), arrow.float64()
     kinds = {"pred_score": number, "p_value": number, "threshold": number, "notes": arrow.list_(text)}
     kinds["regions"] = arrow.list_(region_type(arrow))
-    return arrow.schema([(column, kinds.get(column, text)) for column in COLUMNS])
+    return arrow.schema([(column, kinds.get(column, text)) for column in (*COLUMNS, *more)])
 
 
 def region_type(arrow: Any) -> Any:
