@@ -37,7 +37,7 @@ HIDDEN = ".zsad"  # of an output folder: what a command needs to go on with it
 LOCK = "lock"  # below HIDDEN
 # keywords that earlier versions did not have, and what stands for that
 OLD_ARGUMENTS: dict[str, dict[str, Any]] = {
-    "compact": {"tower": "small"},
+    "compact": {"tower": "small", "fine": True},
     "winclip": {
         **{"focus": [], "ignore_words": [], "components": None, "adaptive_prompts": False},
         "projected": ["image-text", "window-text", "window-window"],

@@ -20,7 +20,7 @@ def taps(seed: int, count: int = 2) -> dict[int, Tap]:
 
 def test_distance_is_that_of_the_nearest_reference_patch() -> None:
     seen, kept = taps(0), taps(1, 3)[LAST].patches.float().flatten(0, 1)
-    found = second.distances(seen, Bank(kept, torch.zeros(len(kept), dtype=torch.int64)))
+    found = second.reference_distances(seen, Bank(kept, torch.zeros(len(kept), dtype=torch.int64)))
     for picture, rows in enumerate(seen[LAST].patches.float()):
         for place, row in enumerate(rows):
             nearest = min(1 - float(torch.cosine_similarity(row, one, dim=0)) for one in kept)
@@ -31,7 +31,8 @@ def test_a_reference_of_itself_lowers_the_map_and_another_raises_it() -> None:
     seen, grid = taps(0), torch.zeros(2, 12, 12)
     rows = second.second_rows(seen).flatten(0, 1)
     own, other = (Bank(x, torch.zeros(len(x), dtype=torch.int64)) for x in (rows, -rows))
-    assert second.add_distance(grid, seen, own).max() < second.add_distance(grid, seen, other).min()
+    nearer, farther = (second.add_distance(grid, second.reference_distances(seen, bank)) for bank in (own, other))
+    assert nearer.max() < farther.min()
 
 
 def test_novelty_counts_up_to_a_bound_and_moves_the_map_by_little(monkeypatch: pytest.MonkeyPatch) -> None:
