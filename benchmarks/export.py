@@ -8,8 +8,8 @@
 
 A run in parts: ``--case`` takes the cases whose name contains a text ("compact", "ViT-B", "winclip random:ViT-L"), ``--json``
 keeps the rows of other cases that the file has, and ``--form`` leaves forms out. The forms of a case are of one run,
-interleaved. A method is traced once for all its forms. ``--pictures 2 --rounds 3 --batch-size 1`` is for ViT-L/14-336, where a pass takes
-seconds.
+interleaved. A method is traced once for all its forms. ``--pictures 2 --rounds 3 --batch-size 1`` is for ViT-L/14-336, where a
+pass takes seconds.
 
 Towers of the papers' methods have random weights, as in ``speed.py``: time does not depend on their values. What is timed is
 the model alone, from preprocessed pixels to maps. Differences are those of the certificate, on the example pictures and, in

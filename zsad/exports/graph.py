@@ -39,7 +39,8 @@ class Graph(nn.Module):
         self.register_buffer("deviation", torch.tensor(self.squash.std)[:, None, None])
         self.names: list[str] = []  # of the outputs, known after the first pass
         self.grids: dict[str, tuple[int, int]] = {}  # of ``FEATURES``: rows and columns of patches by tap, such as "vit/6"
-        self.context = each_tensor(context, lambda one: one.detach().clone())  # see ``forward``
+        # plain tensors are constants of a graph; what a pass in torch makes of them alone is found again by their identity
+        self.context = each_tensor(context, lambda one: one.detach().clone())
 
     def example(self, count: int = 2) -> Tensor:
         """Seeded pixels (count, H, W, 3), uint8; two or more, or a graph takes the number of pictures for a constant."""

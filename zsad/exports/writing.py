@@ -60,9 +60,10 @@ def trace(graph: Graph) -> Any:
     Raises:
         UsageError: the method does what no graph can hold.
     """
-    with torch.no_grad(), _quiet(), _refusing(graph):
+    with torch.no_grad(), _quiet():
         graph(example := graph.example())  # what is computed of the context alone is kept, and found again by the tracer
-        return torch.export.export(graph, (example,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},), strict=False)
+        with _refusing(graph):
+            return torch.export.export(graph, (example,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},), strict=False)
 
 
 def save_onnx(program: Any, graph: Graph, path: Path) -> None:
@@ -122,7 +123,7 @@ def _refusing(graph: Graph) -> Iterator[None]:
 def _why(error: Exception) -> str:
     """What stopped the tracer, in a few words."""
     if isinstance(error, UsageError):
-        return str(error)
+        return str(error).rstrip(".")
     first = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
     if "Constraints violated" in first:
         return "its code takes the number of pictures for a constant, and a model must take any number"
