@@ -135,7 +135,7 @@ def measure(case: tuple[str, str | None, dict[str, Any]], folder: Path, given: a
     """A row per form, torch first."""
     detector = made(*case)
     calls, rows = {"torch": ready(detector, given.batch_size)}, {"torch": dict[str, Any]()}
-    shown = list(list_images(str(asset(EXAMPLES))))[: given.pictures or None]
+    shown = sorted(asset(EXAMPLES).glob("*.png"))[: given.pictures or None]
     for name, model, figures in exported(detector, folder, shown, given.form or tuple(FORMS), given.pictures):
         calls[name], rows[name] = ready(model, given.batch_size), figures
     with torch.inference_mode():
