@@ -3,6 +3,13 @@
     python benchmarks/export.py --quick                     # compact, with the small tower alone and with both
     python benchmarks/export.py                             # and WinCLIP, APRIL-GAN, AnomalyCLIP on ViT-L/14-336 and ViT-B/16+
     python benchmarks/export.py --quick --real DIR          # image AUROC of the default on DIR's sets (see real_pictures.py)
+    python benchmarks/export.py --case ViT-L --rounds 3 --batch-size 2 --json all.json      # a part, merged into the file
+    python benchmarks/export.py --show all.json             # one table of what several runs measured
+
+A run in parts: ``--case`` takes the cases whose name contains a text ("compact", "ViT-B", "winclip random:ViT-L"), ``--json``
+keeps the rows of other cases that the file has, and ``--form`` leaves forms out. The forms of a case are of one run,
+interleaved. A method is traced once for all its forms. ``--pictures 2 --rounds 3 --batch-size 1`` is for ViT-L/14-336, where a
+pass takes seconds.
 
 Towers of the papers' methods have random weights, as in ``speed.py``: time does not depend on their values. What is timed is
 the model alone, from preprocessed pixels to maps. Differences are those of the certificate, on the example pictures and, in
@@ -14,13 +21,16 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from memory import peak_mb
@@ -31,7 +41,9 @@ import zsad
 from zsad.common.assets import asset
 from zsad.detector import Detector
 from zsad.exports import open_export
+from zsad.exports.graph import Graph
 from zsad.exports.pictures import EXAMPLES
+from zsad.exports.writing import write_onnx
 from zsad.images.reading import list_images
 
 COMPACT = [("compact", None, {"tower": "small"}), ("compact", None, {})]
@@ -44,9 +56,15 @@ FORMS = {
     "onnxruntime": {"format": "onnx"},
     "OpenVINO": {"format": "openvino"},
     "OpenVINO int8": {"format": "openvino", "precision": "int8"},
+    "onnxruntime int8": {"format": "onnx", "precision": "int8"},
 }
 TARGET = "metal nut"
 NORMAL = 4  # pictures of each real set that int8 is calibrated on
+
+
+def named(case: tuple[str, str | None, dict[str, Any]]) -> str:
+    """A case in the table."""
+    return " ".join([case[0], *filter(None, [case[1]]), *map(str, case[2].values())])
 
 
 def made(method: str, backbone: str | None, arguments: dict[str, Any]) -> Detector:
@@ -66,12 +84,32 @@ def ready(detector: Detector, batch_size: int) -> Callable[[], Any]:
     return lambda: detector(images, context)
 
 
-def exported(detector: Detector, folder: Path, calibration: Any) -> Iterator[tuple[str, Detector, dict[str, Any]]]:
+@contextmanager
+def traced_once(path: Path) -> Iterator[None]:
+    """Exports within write the ONNX model of the first of them, which a ViT-L takes a minute for."""
+
+    def write(graph: Graph, wanted: Path) -> None:
+        if path.is_file():
+            with torch.no_grad():
+                graph(graph.example())  # the names of its outputs
+        else:
+            write_onnx(graph, path)
+        shutil.copyfile(path, wanted)
+
+    with patch("zsad.exports.making.write_onnx", write), patch("zsad.exports.writing.write_onnx", write):
+        yield
+
+
+def exported(
+    detector: Detector, folder: Path, calibration: Any, forms: Sequence[str] = tuple(FORMS), count: int = 0
+) -> Iterator[tuple[str, Detector, dict[str, Any]]]:
     """Name, opened model and differences of each form."""
-    for name, how in FORMS.items():
+    folder.mkdir(exist_ok=True)
+    for name, how in ((name, FORMS[name]) for name in forms):
         out = folder / name.replace(" ", "-")
-        shown = calibration if "precision" in how else None
-        found = zsad.export(detector, TARGET, out=out, pictures=shown, allow=True, **how)
+        shown = calibration if "precision" in how or count else None
+        with traced_once(folder / "traced.onnx"):
+            found = zsad.export(detector, TARGET, out=out, pictures=shown, allow=True, **how)
         figures = {"score": found.score["worst"], "map": found.map["worst"], "rank": found.rank_correlation}
         yield name, open_export(out), figures | {"passed": found.passed}
 
@@ -97,19 +135,20 @@ def measure(case: tuple[str, str | None, dict[str, Any]], folder: Path, given: a
     """A row per form, torch first."""
     detector = made(*case)
     calls, rows = {"torch": ready(detector, given.batch_size)}, {"torch": dict[str, Any]()}
-    for name, model, figures in exported(detector, folder, str(asset(EXAMPLES))):
+    shown = sorted(asset(EXAMPLES).glob("*.png"))[: given.pictures or None]
+    for name, model, figures in exported(detector, folder, shown, given.form or tuple(FORMS), given.pictures):
         calls[name], rows[name] = ready(model, given.batch_size), figures
     with torch.inference_mode():
         for call in [*calls.values()] * 2:
             call()
         rounds = [{name: timed(call) for name, call in calls.items()} for _ in range(given.rounds)]
-    named = " ".join([case[0], *filter(None, [case[1]]), *map(str, case[2].values())])
     for name, row in rows.items():
         own = None if name == "torch" else folder / name.replace(" ", "-")
         row["pictures per second"] = given.batch_size / median(one[name] for one in rounds)
         row["times torch"] = median(one["torch"] / one[name] for one in rounds)
         row["peak MB"] = fresh_peak_mb(case, own, given.batch_size, given.threads)
-    return [{"case": named, "form": name} | row for name, row in rows.items()]
+    about = {"batch": given.batch_size, "rounds": given.rounds}
+    return [{"case": named(case), "form": name} | about | row for name, row in rows.items()]
 
 
 def real(folder: Path, sets: list[str], place: Path) -> list[dict[str, Any]]:
@@ -129,6 +168,24 @@ def real(folder: Path, sets: list[str], place: Path) -> list[dict[str, Any]]:
     return rows
 
 
+def kept(path: Path, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows of a file about other cases than the new ones, and the new ones behind them."""
+    old = json.loads(path.read_text()) if path.is_file() else []
+    new = {row.get("case", row.get("set")) for row in rows}
+    return [row for row in old if row.get("case", row.get("set")) not in new] + rows
+
+
+def write(path: Path | None, rows: list[dict[str, Any]]) -> None:
+    """Writes rows to a file, if there is to be one, beside those that it has of other cases."""
+    if path:
+        path.write_text(json.dumps(kept(path, rows), indent=1))
+
+
+def chosen(case: tuple[str, str | None, dict[str, Any]], parts: list[str] | None) -> bool:
+    """Whether a case's name contains one of some texts; None: all do."""
+    return parts is None or any(part in named(case) for part in parts)
+
+
 def print_table(rows: list[dict[str, Any]]) -> None:
     """As Markdown."""
     keys = list(dict.fromkeys(key for row in rows for key in row))
@@ -141,30 +198,39 @@ def print_table(rows: list[dict[str, Any]]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="compact alone")
+    parser.add_argument("--case", action="append", help="only cases whose name contains this; may be repeated")
+    parser.add_argument("--form", action="append", choices=list(FORMS), help="only these beside torch; may be repeated")
+    parser.add_argument("--pictures", type=int, default=0, help="examples for differences and int8; 0: all, fp32 with defects")
+    parser.add_argument("--show", type=Path, help="print the table of a file that --json wrote, and measure nothing")
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=11)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--real", type=Path, help="image AUROC on the sets of this folder, in place of times")
     parser.add_argument("--sets", help="only these, with commas between")
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", type=Path, help="file of all rows; those of other cases that it has are kept")
     parser.add_argument("--only", help=argparse.SUPPRESS)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     if given.only:
         only(given.only, given.batch_size)
         return
+    if given.show:
+        print_table(json.loads(given.show.read_text()))
+        return
+    cases = [case for case in (COMPACT if given.quick else COMPACT + LARGE) if chosen(case, given.case)]
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         if given.real:
             sets = sorted(path.name for path in given.real.iterdir() if (path / "bad").is_dir())
             rows = real(given.real, given.sets.split(",") if given.sets else sets, Path(folder))
         else:
-            for number, case in enumerate(COMPACT if given.quick else COMPACT + LARGE):
+            for number, case in enumerate(cases):
                 rows += measure(case, Path(folder) / str(number), given)
+                write(given.json, rows)
+                shutil.rmtree(Path(folder) / str(number))  # of a ViT-L, several gigabytes
     print_table(rows)
     print(f"\n{platform.machine()}, {given.threads} threads, batches of {given.batch_size}, torch {torch.__version__}")
-    if given.json:
-        given.json.write_text(json.dumps(rows, indent=1))
+    write(given.json, rows)
 
 
 if __name__ == "__main__":

@@ -66,7 +66,7 @@ def _on_unload(workspaces: Workspaces) -> Callable[..., None]:
 
 def connect(ui: SimpleNamespace, handlers: Handlers, language: LanguageHandlers) -> None:
     """Connects the components' events with their handlers."""
-    everything = [one for one in vars(ui).values() if not isinstance(one, dict)]
+    everything = [one for one in vars(ui).values() if not isinstance(one, dict | list)]
     quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
     model: dict[str, Any] = {"api_visibility": "private", "concurrency_id": "model", "concurrency_limit": 1}
     model |= {"show_progress": "minimal", "show_progress_on": [ui.status]}
@@ -86,7 +86,7 @@ def connect(ui: SimpleNamespace, handlers: Handlers, language: LanguageHandlers)
     ui.reset.click(errors_as_messages(handlers.reset_thresholds), None, everything, **quiet)
     for table in (ui.gallery, ui.table):
         table.select(errors_as_messages(handlers.select), None, everything, **quiet)
-    ui.method.change(handlers.show_method, ui.method, [ui.method_note, ui.agree], **quiet)
+    ui.method.change(handlers.show_method, ui.method, [ui.method_note, ui.agree, ui.target, *ui.inside], **quiet)
     ui.draw.click(errors_as_messages(handlers.draw), None, everything, **quiet)
     explained = {"show_progress": "minimal", "show_progress_on": [ui.explanation]}  # not behind others' inspections
     ui.explain.click(errors_as_messages(language.explain), None, everything, api_visibility="private", **explained)
@@ -131,7 +131,8 @@ def main(
         share: makes a public link through a server of Gradio's.
         mcp: serves the endpoints as MCP tools too.
         wait: returns only when the server is stopped.
-        checkpoints: learned weights that visitors may choose: "FILE" that zsad wrote, or "METHOD=FILE" of a method's authors.
+        checkpoints: learned weights that visitors may choose: "FILE" that zsad wrote, or "METHOD=FILE" of a method's authors;
+            or a folder that ``zsad export`` wrote.
         endpoint: address of an OpenAI-compatible server that visitors may ask about a picture; None: there is none.
         model: the model's name there.
     """

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from zsad.alignment.similarity import anomaly_probability
+from zsad.alignment.tracing import traced
 from zsad.decision.calibration import Calibration
 from zsad.decision.thresholds import Thresholds
 from zsad.errors import NeedsSet, UsageError
@@ -69,8 +70,13 @@ class Detector(WithWeights):
         return Context(banks=self.banks(references))
 
     def preprocess(self, rgb: np.ndarray[Any, Any]) -> Tensor:
-        """(H, W, 3) uint8 RGB of any size -> (3, H', W'), a row of what ``encode`` takes. By default the backbone's."""
-        return self.backbone.preprocess(rgb)
+        """(H, W, 3) uint8 RGB of any size -> (3, H', W'), a row of what ``encode`` takes. By default by ``input_rule``."""
+        made: Tensor = self.input_rule()(rgb)
+        return made
+
+    def input_rule(self) -> Any:
+        """How a picture becomes the network's input, a ``Squash`` or one of its kinds. By default the backbone's."""
+        return self.backbone.preprocess
 
     def encode(self, images: Tensor) -> ImageFeatures:
         """(B, 3, H, W) preprocessed pictures -> everything that needs no context."""
@@ -180,14 +186,19 @@ class Detector(WithWeights):
         """For a loss at test time: gradients are on, whatever mode the caller is in, and the yielded copies can carry them.
 
         What was learned inside is detached at its end; the score behind it is again in the caller's mode.
+
+        Raises:
+            UsageError: in a graph for another runtime, which learns nothing.
         """
+        if traced():
+            raise UsageError("it learns from every picture by gradient steps while it scores, which no graph can hold")
         with torch.inference_mode(False), torch.enable_grad():
             yield each_tensor(features, torch.clone), each_tensor(context, torch.clone)
 
     # ------------------------------------------------------------------ references
     def require_references(self, context: Context) -> None:
         """Raises ``UsageError`` where a context has fewer references than ``needs_references``."""
-        if torch.compiler.is_compiling():
+        if traced():
             return  # the count of values is no constant of a graph; a pass before it is made was checked
         there = max((len(bank.source.unique()) for bank in context.banks.values() if bank.sign > 0), default=0)
         if there < self.needs_references:

@@ -46,6 +46,10 @@ def errors_as_messages(handler: Callable[..., Any]) -> Callable[..., Any]:
 def checked_words(option: MethodOption, text: str) -> tuple[str, ...]:
     """The defect words of a text field. Raises ``Refused`` where the method takes none."""
     words = split_words(text)
+    if words and option.target is not None:
+        raise Refused(
+            f"{option.name} is an exported model, whose words are inside it. Clear the field, or choose another method."
+        )
     if words and not option.words:
         raise Refused(f"{option.name} takes no defect words, so they would do nothing. Clear the field, or choose compact.")
     return words

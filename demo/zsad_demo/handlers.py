@@ -92,6 +92,8 @@ class Handlers:
         option = self.options[method]
         check_method(option, agreed)
         workspace = self.workspaces(request.session_hash, [*(files or ()), *(references or ())])
+        if option.target is not None:  # the fields are not shown
+            target, words, focus, ignored, references = option.target, "", "", "", []
         steered = checked_focus(option, focus), checked_focus(option, ignored)
         key = InspectorKey(method, target.strip() or "object", checked_words(option, words), *steered)
         yield {self.ui.status: _progress("Loading the model")}
@@ -134,7 +136,10 @@ class Handlers:
     def show_method(self, method: str) -> Updates:
         option = self.options[method]
         consent = gr.update(visible=bool(option.download), value=False, label=option.consent)
-        return {self.ui.method_note: option.note, self.ui.agree: consent}
+        updates: Updates = {self.ui.method_note: option.note, self.ui.agree: consent}
+        updates |= {one: gr.update(visible=option.target is None) for one in self.ui.inside}
+        named = {} if option.target is None else {"value": option.target}
+        return updates | {self.ui.target: gr.update(interactive=option.target is None, **named)}
 
     # ------------------------------------------------------------------ thresholds
     def set_thresholds(self, anomalous: float, review: float, request: gr.Request) -> Updates:

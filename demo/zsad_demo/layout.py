@@ -66,6 +66,7 @@ def inputs(options: dict[str, MethodOption], examples: dict[str, str]) -> Simple
         ui.method = gr.Dropdown([(one.label, one.name) for one in options.values()], value="compact", label="Method")
         ui.method_note = gr.Markdown(options["compact"].note, elem_classes="soft")
         ui.agree = gr.Checkbox(label="Download the weights", value=False, visible=False)
+        ui.inside = [ui.references, ui.words, ui.focus, ui.ignored]  # an exported model has what they say inside
     ui.clicked = gr.Number(0, visible=False)  # ms, by the visitor's clock
     with gr.Row():
         ui.inspect = gr.Button("Inspect", variant="primary", scale=3, elem_id="inspect")

@@ -21,6 +21,7 @@ class MethodOption:
         download: megabytes that choosing it would download; 0 where the weights are on this machine.
         usable: False where it needs a checkpoint that only the operator of the page can give.
         words: True where the method takes defect words.
+        target: of an exported model, which has it, its words and its references inside; None: visitors choose them.
     """
 
     name: str
@@ -29,11 +30,12 @@ class MethodOption:
     download: float = 0.0
     usable: bool = True
     words: bool = False
+    target: str | None = None
 
     @property
     def focus(self) -> bool:
         """True where words can say what to look at and what not."""
-        return "focus" in signature(method_class(self.name).__init__).parameters
+        return self.target is None and "focus" in signature(method_class(self.name).__init__).parameters
 
     @property
     def consent(self) -> str:
@@ -53,11 +55,18 @@ def method_options(checkpoints: Mapping[str, Checkpoint] | None = None) -> dict[
         _with_checkpoint(checkpoints[row["name"]]) if row["name"] in checkpoints else _without_checkpoint(row, sizes)
         for row in listed["methods"]
     ]
+    options += [_with_checkpoint(one) for one in checkpoints.values() if one.exported]
     options.sort(key=lambda one: (one.name != "compact", not one.usable, one.download, one.name))
     return {one.name: one for one in options}
 
 
 def _with_checkpoint(checkpoint: Checkpoint) -> MethodOption:
+    if model := checkpoint.exported:
+        about, note = model.meta.model, f"An exported model of {model.name} for {model.meta.target!r}, on this machine; "
+        note += "words and references are inside it."
+        return MethodOption(
+            checkpoint.key, f"{checkpoint.key}: exported {model.name}, {about['precision']}", note, target=model.meta.target
+        )
     detector = checkpoint.detector
     trained_on = detector.header.get("trained_on", "not stated")
     note = f"Weights {checkpoint.name} with backbone {detector.backbone.name}, on this machine. Trained on: {trained_on}."

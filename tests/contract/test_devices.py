@@ -88,3 +88,22 @@ def test_a_run_resumes(method: str, data: Path, tmp_path: Path) -> None:
     records.write_bytes(b"".join(records.read_bytes().splitlines(keepends=True)[:1]))
     run("predict", *options, "--resume")
     assert results(tmp_path / "out") == whole
+
+
+def test_an_exported_model_scores_as_on_the_cpu(data: Path, tmp_path: Path) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    if DEVICE == "cuda" and "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        pytest.skip("onnxruntime has no CUDA here: install onnxruntime-gpu in place of onnxruntime")
+    pytest.importorskip("onnxscript")
+    zsad.export(tiny_method("winclip"), "nut", out=tmp_path / "model", pictures=str(data / "nut"))
+    files = sorted((data / "nut/test").rglob("*.png"))
+    there = {device: zsad.Inspector(str(tmp_path / "model"), device=device) for device in ("cpu", DEVICE)}
+    rows = {device: list(inspector(files)) for device, inspector in there.items()}
+    if DEVICE == "cuda":
+        detector: Any = there["cuda"].detector
+        assert detector.session("cuda").runtime.endswith("(CUDAExecutionProvider)")
+    scores, maps = (
+        {device: np.stack([getattr(row, name) for row in some]) for device, some in rows.items()}
+        for name in ("pred_score", "anomaly_map")
+    )
+    assert_close((scores[DEVICE], maps[DEVICE]), (scores["cpu"], maps["cpu"]), TOLERANCE["fp32"])

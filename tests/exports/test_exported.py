@@ -320,7 +320,7 @@ def test_exports_that_are_refused_before_anything_is_written(tmp_path: Path) -> 
     refused: list[tuple[str, dict[str, Any]]] = [
         ("format is onnx or openvino; got 'tensorrt'", {"format": "tensorrt"}),
         ("precision is fp32, int8 or int8-weights; got 'fp16'", {"precision": "fp16"}),
-        ("int8 is made for OpenVINO alone", {"precision": "int8"}),
+        ("int8 is calibrated on pictures", {"precision": "int8"}),
         ("int8 is calibrated on pictures", {"precision": "int8", "format": "openvino"}),
         ("is there and holds no exported model, so it was left alone", {"out": tmp_path / "mine"}),
     ]
@@ -335,7 +335,7 @@ def test_exports_that_are_refused_before_anything_is_written(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("method", "said"), [("adaclip", "k-means clusters .* Run it in torch"), ("anovl", "resized to a square")]
+    ("method", "said"), [("adaclip", "k-means clusters .* Run it in torch"), ("anovl", "22 views, .* views=False")]
 )
 def test_methods_that_no_graph_can_hold(method: str, said: str, tmp_path: Path) -> None:
     from tiny_methods import tiny_method
@@ -347,23 +347,31 @@ def test_methods_that_no_graph_can_hold(method: str, said: str, tmp_path: Path) 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["int8", "int8-weights"])
+@pytest.mark.parametrize("runtime", ["onnx", "openvino"])
 def test_int8_is_measured(
-    exported: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str
+    exported: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str, runtime: str
 ) -> None:
-    pytest.importorskip("nncf")
+    if runtime == "openvino":
+        pytest.importorskip("nncf")
 
     def write(graph: Any, path: Path) -> None:
         with torch.no_grad():
             graph(graph.example())
         shutil.copy(exported / "model.onnx", path)
 
-    monkeypatch.setattr("zsad.exports.writing.write_onnx", write)
+    for module in ("making", "writing"):
+        monkeypatch.setattr(f"zsad.exports.{module}.write_onnx", write)
     out = tmp_path / "model"
-    found = zsad.export(made(), "nut", out=out, format="openvino", precision=precision, pictures=str(pictures), allow=True)
+    found = zsad.export(made(), "nut", out=out, format=runtime, precision=precision, pictures=str(pictures), allow=True)
     assert found.precision == precision
     assert 1e-6 < found.map["worst"] < 0.5  # it is another model, and not another method
     assert found.tolerance == {"difference": None, "auroc_loss": 0.01, "rank_correlation": 0.95}
     assert found.auroc is not None
+    if runtime == "onnx":
+        types = {one.data_type for one in onnx.load(str(out / "model.onnx")).graph.initializer}
+        assert onnx.TensorProto.INT8 in types
+        assert (out / "model.onnx").stat().st_size < (exported / "model.onnx").stat().st_size
+        assert sorted(one.name for one in out.iterdir()) == sorted(one.name for one in exported.iterdir())
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ from PIL import Image
 from zsad.exports import standalone
 from zsad.exports.certificate import Tolerance, _beyond, tolerance_of
 from zsad.exports.pictures import own_pictures, pictures_of
+from zsad.exports.sessions import open_session
 from zsad.exports.writing import _matrix, _why
 from zsad.images.reading import ImageRef, load_image
 from zsad.inference.result import find_regions
@@ -115,3 +116,41 @@ def test_what_the_tracer_says_becomes_a_sentence() -> None:
     )
     assert _why(ValueError("cannot trace\nmore")) == "its code does what no graph can hold (cannot trace)"
     assert _why(KeyError()) == "its code does what no graph can hold (KeyError)"
+
+
+class NoModel:
+    """What onnxruntime gives for a model, on the first of the asked providers that works."""
+
+    def __init__(self, path: str, options: Any, providers: list[str]) -> None:
+        self.providers = [one for one in providers if one in WORK]
+
+    def get_providers(self) -> list[str]:
+        return self.providers
+
+
+WORK = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+
+
+@pytest.mark.parametrize(
+    ("device", "there", "works", "runs_on"),
+    [("cuda", WORK, WORK, 0), ("cuda", WORK[1:], WORK, 1), ("cuda", WORK, WORK[1:], 1), ("cpu", WORK, WORK, 1)],
+    ids=["cuda", "no provider", "no libraries", "cpu"],
+)
+def test_the_provider_of_a_device(
+    device: str,
+    there: list[str],
+    works: list[str],
+    runs_on: int,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: there)
+    monkeypatch.setattr(onnxruntime, "InferenceSession", NoModel)
+    monkeypatch.setitem(globals(), "WORK", works)
+    with caplog.at_level("WARNING", "zsad"):
+        found = open_session(Path("model.onnx"), "onnx", ["score"], 1, device)
+    provider = ["CUDAExecutionProvider", "CPUExecutionProvider"][runs_on]
+    assert found.runtime.endswith(f"({provider})")
+    told = "runs on the CPU and not on cuda: onnxruntime" in caplog.text
+    assert told == (device == "cuda" and runs_on == 1)

@@ -145,7 +145,7 @@ class ResidualProxies(nn.Module):
     def find(self, mined: Tensor, patches: Tensor, residuals: Tensor, grid: tuple[int, int]) -> Tensor:
         """Proxies of pictures' own defects: (1 or B, M, C), patches and their residuals (B, L, C) -> (B, M, C)."""
         code = sine_code(torch.zeros(1, *grid, dtype=torch.bool, device=patches.device), patches.shape[2])
-        found: Tensor = self.afl_sa(self.afl_ca(mined.expand(len(patches), -1, -1), residuals + code, patches))
+        found: Tensor = self.afl_sa(self.afl_ca(mined.expand(patches.shape[0], -1, -1), residuals + code, patches))
         return found
 
 

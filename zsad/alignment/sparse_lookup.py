@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from zsad.alignment.tracing import traced
+
 __all__ = ["look_up", "sparsemax"]
 
 SUPPORT = 64  # largest weights that are looked for first; where more are needed, twice as many, until all are there
@@ -21,7 +23,8 @@ def sparsemax(logits: Tensor) -> Tensor:
 
 def _largest_weights(logits: Tensor) -> tuple[Tensor, Tensor]:
     """The weights of sparsemax that are not 0, and some zeros behind them, with their places: (..., n) each."""
-    count, size = SUPPORT, logits.shape[-1]
+    size, whole = logits.shape[-1], traced()
+    count = size if whole else SUPPORT  # no value decides how large a graph's tensors are
     while True:
         values, places = _highest(logits, min(count, size))
         below = values - values[..., :1]  # sparsemax does not change where all logits move; sums stay small
@@ -29,7 +32,7 @@ def _largest_weights(logits: Tensor) -> tuple[Tensor, Tensor]:
         support = (1 + ranks * below > total).sum(dim=-1, keepdim=True)  # (..., 1), 1 or more
         if count >= size or int(support.max()) < count:
             threshold = (total.gather(-1, support - 1) - 1) / support
-            most = int(support.max())
+            most = size if whole else int(support.max())
             return (below - threshold).clamp(min=0)[..., :most], places[..., :most]
         count *= 2
 
@@ -66,6 +69,8 @@ def look_up(queries: Tensor, keys: Tensor, values: Tensor, block: int = BLOCK) -
         (L, D).
     """
     queries = queries / queries.shape[1] ** 0.5  # not the keys, of which there are many more: a seventh of the time
+    if traced():  # a graph takes any number of queries at once
+        return sparsemax(queries @ keys.T) @ values
     found = []
     for some in queries.split(max(1, block // len(keys))):
         weights, places = _largest_weights(some @ keys.T)

@@ -30,10 +30,10 @@ def join_grids(grids: Tensor, size: tuple[int, int]) -> Tensor:
     One grid is that of the whole picture; several are of the tiles that ``cut_tiles`` cuts: their mean where they overlap.
     """
     if grids.shape[1] == 1:
-        return upsample(grids[:, 0].flatten(0, 1), size, align_corners=True).unflatten(0, (len(grids), -1))
+        return upsample(grids[:, 0].flatten(0, 1), size, align_corners=True).unflatten(0, (grids.shape[0], -1))
     axis, starts = _starts(size)
     tiles = upsample(grids.flatten(0, 2), min(size), align_corners=True).unflatten(0, grids.shape[:3])
-    total = grids.new_zeros(len(grids), grids.shape[2], *size)
+    total = grids.new_zeros(grids.shape[0], grids.shape[2], *size)
     count = torch.zeros_like(total)
     for number, start in enumerate(starts):
         total.narrow(axis, start, min(size)).add_(tiles[:, number])

@@ -23,7 +23,9 @@ def demo(
     mcp: Annotated[bool, typer.Option("--mcp", help="Serve the endpoints as MCP tools too.")] = False,
     checkpoint: Annotated[
         list[str] | None,
-        typer.Option(help="Learned weights to offer: a FILE of zsad, or METHOD=FILE of its authors; repeat for more methods."),
+        typer.Option(
+            help="Learned weights to offer: a FILE of zsad, METHOD=FILE of its authors, or an exported model/; repeat for more."
+        ),
     ] = None,
     endpoint: Endpoint = None,
     model: Annotated[

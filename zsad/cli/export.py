@@ -62,7 +62,7 @@ def export(
         bool, typer.Option("--batch", help="Compare the pictures of a folder with each other; zsad does that part.")
     ] = False,
     format_: Annotated[str, typer.Option("--format", help="onnx, or openvino.")] = "onnx",
-    precision: Annotated[str, typer.Option(help="fp32; for openvino also int8 (needs --pictures) or int8-weights.")] = "fp32",
+    precision: Annotated[str, typer.Option(help="fp32, int8 (needs --pictures) or int8-weights.")] = "fp32",
     pictures: Pictures = None,
     tolerance: Annotated[
         float | None, typer.Option(help="Largest difference of a score or map; for int8 the largest loss of AUROC.")

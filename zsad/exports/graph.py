@@ -9,7 +9,7 @@ from zsad.detector import Detector
 from zsad.errors import UsageError
 from zsad.images.preprocessing import CornerSquash, ShorterSide, Squash
 from zsad.inference.feature_store import packed
-from zsad.types import Bank, Context
+from zsad.types import Context, each_tensor
 
 __all__ = ["FEATURES", "SCORES", "Graph", "squash_of"]
 
@@ -39,7 +39,8 @@ class Graph(nn.Module):
         self.register_buffer("deviation", torch.tensor(self.squash.std)[:, None, None])
         self.names: list[str] = []  # of the outputs, known after the first pass
         self.grids: dict[str, tuple[int, int]] = {}  # of ``FEATURES``: rows and columns of patches by tap, such as "vit/6"
-        self._keep(context)
+        # plain tensors are constants of a graph; what a pass in torch makes of them alone is found again by their identity
+        self.context = each_tensor(context, lambda one: one.detach().clone())
 
     def example(self, count: int = 2) -> Tensor:
         """Seeded pixels (count, H, W, 3), uint8; two or more, or a graph takes the number of pictures for a constant."""
@@ -54,29 +55,11 @@ class Graph(nn.Module):
         if self.kind == FEATURES:
             found, self.grids = packed(features)
         else:
-            answer = self.detector.score(features, self.context())
+            answer = self.detector.score(features, self.context)
             found = {"score": answer.pred_score, "map": answer.anomaly_map}
             found |= {} if answer.word_maps is None else {"words": answer.word_maps}
         self.names = list(found)
         return tuple(found.values())
-
-    # ------------------------------------------------------------------ the context, as buffers: constants of a graph
-    def _keep(self, context: Context) -> None:
-        self._plain, self._parts = context, dict[str, str]()
-        tensors = {f"extra {key}": one for key, one in context.extra.items()}
-        tensors |= {} if context.text is None else {"text": context.text}
-        for key, bank in context.banks.items():
-            tensors |= {f"rows {key}": bank.rows, f"source {key}": bank.source}
-        for number, (key, tensor) in enumerate(tensors.items()):
-            self._parts[key] = f"context_{number}"
-            self.register_buffer(self._parts[key], tensor.detach().clone())
-
-    def context(self) -> Context:
-        """The context, its tensors being buffers of this module."""
-        held = {key: self.get_buffer(name) for key, name in self._parts.items()}
-        banks = {key: Bank(held[f"rows {key}"], held[f"source {key}"], bank.sign) for key, bank in self._plain.banks.items()}
-        extra = {key: held[f"extra {key}"] for key in self._plain.extra}
-        return Context(held.get("text"), self._plain.sentences, self._plain.words, banks, extra)
 
 
 def squash_of(detector: Detector) -> Squash:
@@ -85,7 +68,7 @@ def squash_of(detector: Detector) -> Squash:
     Raises:
         UsageError: they do not.
     """
-    rule = detector.backbone.preprocess
+    rule = detector.input_rule()
     own = type(detector).preprocess is not Detector.preprocess
     if own or not isinstance(rule, Squash) or isinstance(rule, (ShorterSide, CornerSquash)):
         raise UsageError(

@@ -69,7 +69,7 @@ def export(
         threshold, review_at, pixel_threshold: levels of your own, instead.
         batch: compare the pictures of a folder with each other: the encoder is exported, and zsad compares its outputs.
         format: "onnx" (onnxruntime) or "openvino".
-        precision: "fp32"; for OpenVINO also "int8", weights and activations, calibrated on ``pictures``, and "int8-weights".
+        precision: "fp32", "int8" (weights and activations, calibrated on ``pictures``) or "int8-weights".
         pictures: what both are compared on: whatever ``list_images`` takes, best the user's own. With a folder called "good"
             beside others, AUROC is compared too. None: example pictures and synthetic defects.
         tolerance: what is let pass; None: 1e-4 in any score and map value, and for int8 an AUROC lower by 0.01, or without
@@ -120,10 +120,6 @@ def _check(out: Path, kind: str, precision: str, pictures: Any, overwrite: bool)
     for name, value, known in (("format", kind, FORMATS), ("precision", precision, PRECISIONS)):
         if value not in known:
             raise UsageError(f"An exported model's {name} is {', '.join(known[:-1])} or {known[-1]}; got {value!r}.")
-    if precision != "fp32" and kind != "openvino":
-        raise UsageError(
-            f"{precision} is made for OpenVINO alone: NNCF cannot read the ONNX graphs of torch. Give --format openvino."
-        )
     if precision == INT8 and pictures is None:
         raise UsageError(
             "int8 is calibrated on pictures like those to come, normal ones for the most part. Give --pictures DIR."
@@ -133,7 +129,7 @@ def _check(out: Path, kind: str, precision: str, pictures: Any, overwrite: bool)
     if out.exists() and not overwrite:
         raise UsageError(f"{str(out)!r} holds an exported model. Give --overwrite to replace it, or another --out.")
     require("Exporting a model", NEEDS[kind], kind)
-    if precision != "fp32":
+    if precision != "fp32" and kind == "openvino":
         require("An int8 model", ("nncf",), "int8")
 
 

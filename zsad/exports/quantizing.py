@@ -1,4 +1,7 @@
-"""int8 by NNCF: weights alone, or weights and activations calibrated on pictures. Its loss is measured, never promised."""
+"""int8: weights alone, or weights and activations calibrated on pictures. Its loss is measured, never promised.
+
+OpenVINO's models go through NNCF, which cannot read the ONNX graphs of torch; those go through onnxruntime's tools.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from zsad.errors import UsageError
+from zsad.errors import MissingExtra, UsageError
 from zsad.exports.pictures import Pictures
+from zsad.exports.quantizing_onnx import quantize_onnx
 from zsad.exports.writing import load_openvino, require, save_openvino
 from zsad.inference.inspector import Inspector
 
@@ -28,43 +32,51 @@ def quantize(path: Path, precision: str, inspector: Inspector, pictures: Picture
     """Replaces a written model by its int8 form.
 
     Args:
-        path: of the model, OpenVINO's.
+        path: of the model, ONNX or OpenVINO's.
         precision: ``INT8`` or ``INT8_WEIGHTS``.
         inspector: cuts pictures as it will when it runs.
         pictures: for the ranges of the activations; the first ``MOST``.
 
     Raises:
-        MissingExtra: NNCF is not installed.
-        UsageError: no picture could be read, or NNCF cannot quantize this model.
+        MissingExtra: the runtime's tools are not installed.
+        UsageError: no picture could be read, or the tools cannot quantize this model.
     """
-    require("An int8 model", ("nncf",), "int8")
-    model = _opened(path)
+    shown = None if precision == INT8_WEIGHTS else pixels_of(inspector, pictures)
     with _quiet():
-        import nncf
-
         try:
-            if precision == INT8_WEIGHTS:
-                made = nncf.compress_weights(model)
+            if path.suffix == ".onnx":
+                quantize_onnx(path, shown)
             else:
-                shown = [{"images": one[None]} for one in pixels_of(inspector, pictures)]
-                # a transformer's softmax and norms stay in float; SmoothQuant costs CLIP more than it gains, so it is off
-                parameters = nncf.AdvancedQuantizationParameters(smooth_quant_alphas=_no_smoothing(nncf))
-                made = nncf.quantize(
-                    model,
-                    nncf.Dataset(shown),
-                    subset_size=len(shown),
-                    model_type=nncf.ModelType.TRANSFORMER if _is_transformer(inspector) else None,
-                    preset=nncf.QuantizationPreset.MIXED,
-                    advanced_parameters=parameters,
-                )
-        except UsageError:
+                _by_nncf(path, shown, _is_transformer(inspector))
+        except MissingExtra:
             raise
-        except Exception as error:  # NNCF fails with whatever its passes trip over
+        except Exception as error:  # the tools fail with whatever their passes trip over
             why = str(error).strip().splitlines() or [type(error).__name__]
             raise UsageError(
                 f"{inspector.detector.name} cannot be quantized ({why[0][:200]}). Give --precision fp32."
             ) from error
-        save_openvino(made, path)
+
+
+def _by_nncf(path: Path, shown: list[Any] | None, transformer: bool) -> None:
+    """Replaces OpenVINO's files; ``shown`` are pictures for the activations' ranges, None: weights alone."""
+    require("An int8 model", ("nncf",), "int8")
+    import nncf
+
+    model = _opened(path)
+    if shown is None:
+        made = nncf.compress_weights(model)
+    else:
+        # a transformer's softmax and norms stay in float; SmoothQuant costs CLIP more than it gains, so it is off
+        parameters = nncf.AdvancedQuantizationParameters(smooth_quant_alphas=_no_smoothing(nncf))
+        made = nncf.quantize(
+            model,
+            nncf.Dataset([{"images": one[None]} for one in shown]),
+            subset_size=len(shown),
+            model_type=nncf.ModelType.TRANSFORMER if transformer else None,
+            preset=nncf.QuantizationPreset.MIXED,
+            advanced_parameters=parameters,
+        )
+    save_openvino(made, path)
 
 
 def pixels_of(inspector: Inspector, pictures: Pictures) -> list[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,6 +13,9 @@ from zsad.errors import UsageError
 from zsad.exports.writing import load_openvino, require
 
 __all__ = ["Session", "open_session"]
+
+log = logging.getLogger("zsad")
+CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 
 
 class Session(Protocol):
@@ -31,7 +35,7 @@ def open_session(path: Path, runtime: str, outputs: list[str], threads: int, dev
         runtime: "onnx" or "openvino".
         outputs: their names, in the model's order.
         threads: of the runtime.
-        device: "cuda" where onnxruntime has it; else the CPU.
+        device: "cuda" where onnxruntime has it; else the CPU, and a warning says why.
 
     Raises:
         MissingExtra: the runtime is not installed.
@@ -50,6 +54,12 @@ def open_session(path: Path, runtime: str, outputs: list[str], threads: int, dev
     return made
 
 
+NO_CUDA = (
+    "The exported model runs on the CPU and not on %s: onnxruntime %s has no CUDA here that works. Install onnxruntime-gpu in "
+    "place of onnxruntime, with the CUDA libraries that it asks for, or give --device cpu."
+)
+
+
 class OnnxSession:
     """onnxruntime."""
 
@@ -59,10 +69,12 @@ class OnnxSession:
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.log_severity_level = threads, 3
-        wanted = ["CUDAExecutionProvider"] * (device == "cuda") + ["CPUExecutionProvider"]
-        there = [name for name in wanted if name in onnxruntime.get_available_providers()]
-        self.session = onnxruntime.InferenceSession(str(path), options, providers=there)
-        self.runtime, self.outputs = f"onnxruntime {onnxruntime.__version__} ({there[0]})", outputs
+        wanted = [CUDA, CPU] if device == "cuda" and CUDA in onnxruntime.get_available_providers() else [CPU]
+        self.session = onnxruntime.InferenceSession(str(path), options, providers=wanted)
+        runs_on = self.session.get_providers()[0]  # the CPU too where CUDA's libraries cannot be loaded
+        if device != "cpu" and runs_on == CPU:
+            log.warning(NO_CUDA, device, onnxruntime.__version__)
+        self.runtime, self.outputs = f"onnxruntime {onnxruntime.__version__} ({runs_on})", outputs
 
     def run(self, images: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
         """As ``Session``."""
@@ -74,6 +86,8 @@ class OpenVinoSession:
 
     def __init__(self, path: Path, outputs: list[str], threads: int, device: str) -> None:
         openvino = load_openvino()
+        if device != "cpu":
+            log.warning("An exported OpenVINO model runs on the CPU and not on %s. Export with --format onnx for CUDA.", device)
         settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads}
         self.model = openvino.Core().compile_model(str(path), "CPU", settings)
         self.runtime, self.outputs = f"openvino {openvino.__version__} (CPU, f32)", outputs

@@ -17,7 +17,17 @@ from torch import Tensor
 from zsad.errors import MissingExtra, UsageError
 from zsad.exports.graph import Graph
 
-__all__ = ["FORMATS", "MODEL", "load_openvino", "require", "save_openvino", "write_onnx", "write_openvino"]
+__all__ = [
+    "FORMATS",
+    "MODEL",
+    "load_openvino",
+    "require",
+    "save_onnx",
+    "save_openvino",
+    "trace",
+    "write_onnx",
+    "write_openvino",
+]
 
 FORMATS = ("onnx", "openvino")
 MODEL = {"onnx": "model.onnx", "openvino": "model.xml"}
@@ -41,20 +51,32 @@ def write_onnx(graph: Graph, path: Path) -> None:
         UsageError: the method does what no graph can hold.
     """
     require("Exporting a model", NEEDS["onnx"][:2], "onnx")
+    save_onnx(trace(graph), graph, path)
+
+
+def trace(graph: Graph) -> Any:
+    """The graph as a ``torch.export.ExportedProgram`` for any number of pictures; its outputs' names are known then.
+
+    Raises:
+        UsageError: the method does what no graph can hold.
+    """
     with torch.no_grad(), _quiet():
-        graph(example := graph.example())  # also makes the names of the outputs known
-        try:
-            traced = torch.export.export(graph, (example,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},), strict=False)
-            made: Any = torch.onnx.export(
-                traced,
-                dynamo=True,
-                input_names=["images"],
-                output_names=graph.names,
-                custom_translation_table=_resizes(),
-                verbose=False,
-            )
-        except Exception as error:  # the tracer fails with whatever the method's code trips over
-            raise UsageError(f"{graph.detector.name} cannot be exported: {_why(error)}. Run it in torch.") from error
+        graph(example := graph.example())  # what is computed of the context alone is kept, and found again by the tracer
+        with _refusing(graph):
+            return torch.export.export(graph, (example,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},), strict=False)
+
+
+def save_onnx(program: Any, graph: Graph, path: Path) -> None:
+    """Writes what ``trace`` made of a graph. Raises ``UsageError`` for an operation that ONNX lacks."""
+    with torch.no_grad(), _quiet(), _refusing(graph):
+        made: Any = torch.onnx.export(
+            program,
+            dynamo=True,
+            input_names=["images"],
+            output_names=graph.names,
+            custom_translation_table=_resizes(),
+            verbose=False,
+        )
     _round_to_half(made.model.graph)
     made.save(str(path))
 
@@ -89,8 +111,19 @@ def load_openvino() -> Any:
     return openvino
 
 
+@contextlib.contextmanager
+def _refusing(graph: Graph) -> Iterator[None]:
+    """Says in a sentence what stops the tracer, which fails with whatever the method's code trips over."""
+    try:
+        yield
+    except Exception as error:
+        raise UsageError(f"{graph.detector.name} cannot be exported: {_why(error)}. Run it in torch.") from error
+
+
 def _why(error: Exception) -> str:
     """What stopped the tracer, in a few words."""
+    if isinstance(error, UsageError):
+        return str(error).rstrip(".")
     first = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
     if "Constraints violated" in first:
         return "its code takes the number of pictures for a constant, and a model must take any number"

@@ -18,6 +18,7 @@ from zsad.errors import SourceNotFound, UsageError
 from zsad.types import Tap
 
 __all__ = [
+    "NO_GRAPH",
     "Box",
     "BoxFinder",
     "BoxesOfFile",
@@ -30,6 +31,9 @@ __all__ = [
     "picture_tap",
     "write_boxes",
 ]
+
+
+NO_GRAPH = "boxes around suspicious places are found in every picture by another program. Run it in torch, or leave boxes out."
 
 
 @dataclass(frozen=True)

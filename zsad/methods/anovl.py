@@ -14,9 +14,7 @@ Decisions: tiles lie along the longer side, three or more where it is longer tha
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -42,6 +40,10 @@ __all__ = ["AnoVL"]
 TEXTURES = ("carpet", "leather", "grid", "tile", "wood")
 OWN_NAMES = {"macaroni1": "macaroni", "macaroni2": "macaroni"}
 TOGETHER = 8  # views per pass
+NO_GRAPH = (
+    "its image score is the mean of 22 views, which are made of one picture after the other, and a model takes any number at "
+    "once. Run it in torch, or leave the views out: views=False."
+)
 
 
 @register("anovl")
@@ -78,11 +80,12 @@ class AnoVL(Detector):
         super().__init__(backbone)
         self.tta, self.views, self.tiles, self.steps, self.seed = tta, views, tiles, steps, seed
         self.faithful, self.prompts = faithful, prompts
+        self.why_not_exported = NO_GRAPH if views and not (tta or tiles) else ""
 
-    def preprocess(self, rgb: np.ndarray[Any, Any]) -> Tensor:
+    def input_rule(self) -> Squash:
         """(H, W, 3) uint8 -> (3, S, S), or with ``tiles`` (3, S, W') or (3, H', S); bilinear."""
         own = self.backbone.preprocess
-        return (ShorterSide if self.tiles else Squash)(own.size, own.mean, own.std, "bilinear")(rgb)
+        return (ShorterSide if self.tiles else Squash)(own.size, own.mean, own.std, "bilinear")
 
     def prepare(self, name: str = "object", references: References | None = None) -> Context:
         """Text features (1, 2, D); with ``tta`` the sentences' directions, templates outside, as "bank" (M, D)."""

@@ -23,12 +23,13 @@ from zsad.alignment.losses import map_terms
 from zsad.alignment.maps import blur_3x3, upsample
 from zsad.alignment.multi_scale import PatchDecoders
 from zsad.alignment.residual_adapter import ResidualAdapter
+from zsad.alignment.tracing import traced
 from zsad.backbones.clip import CLIP
 from zsad.backbones.grounding import box_finder
 from zsad.backbones.vit import LocalPath
 from zsad.detector import Detector
 from zsad.errors import UsageError
-from zsad.images.boxes import found_in, inside, picture_tap
+from zsad.images.boxes import NO_GRAPH, found_in, inside, nowhere, picture_tap
 from zsad.prompts.conditional import ConditionalPair
 from zsad.prompts.positions import at_places, fine_phrases, places_of
 from zsad.references.fusion import fuse_with_references
@@ -82,6 +83,7 @@ class FiLo(Detector):
     ) -> None:
         super().__init__(backbone)
         self.taps, self.prompts, self.boxes, self.find = taps, prompts, boxes, box_finder(boxes)
+        self.why_not_exported = "" if self.find is nowhere else NO_GRAPH
         self.aliased_taps, self.faithful, self.layers = aliased_taps, faithful, self.tapped(taps)
         self.phase: int | None = None  # of training; None: the losses of both
         (width, dim), text = backbone.visual.proj.shape, backbone.positional_embedding.shape[1]
@@ -98,8 +100,7 @@ class FiLo(Detector):
         """(B, 3, H, W) -> image feature (B, D), raw taps of the plain stream and of ``streams["local"]``; pixels for boxes."""
         taps, depth = self.layers[-1:] if self.aliased_taps else self.layers, self.backbone.depth
         after = [layer + 1 for layer in self.layers[1:] if layer < depth] if self.aliased_taps else []
-        path = LocalPath(self.recipe.local_layer(depth), value_value)
-        seen = self.backbone.visual(images, taps, path, attended=after)
+        seen = self.backbone.visual(images, taps, LocalPath(self.recipe.local_layer(depth), value_value), attended=after)
         plain = seen.plain | {layer - 1: tap for layer, tap in seen.attended.items()}
         streams = {"local": seen.local, "pixels": {0: picture_tap(self.backbone.preprocess.pixels(images))}}
         return ImageFeatures(self.backbone.visual.project(seen.cls), plain, streams)
@@ -107,14 +108,16 @@ class FiLo(Detector):
     def text(self, image: Tensor, context: Context, places: list[tuple[int, ...]] | None = None) -> Tensor:
         """Text features (B, 2, D), together of length one, for image features (B, D) and positions of each; None: all."""
         normal, anomalous = context.extra["normal"], context.extra["anomalous"]
+        if traced():  # a graph takes any number of pictures at once, all without a box
+            text = self.tokens.encode(self.backbone, normal, at_places(anomalous, places_of([])), image)
+            return text / text.norm(dim=(1, 2), keepdim=True)
         ids = [anomalous] * len(image) if places is None else [at_places(anomalous, some) for some in places]
         rows = [self.tokens.encode(self.backbone, normal, own, one) for own, one in zip(ids, image, strict=True)]
         return torch.stack([text / text.norm() for text in rows])
 
     def patches(self, features: ImageFeatures) -> Tensor:
         """The sets of patches that are scored, (M, B, L, D): those of the plain stream, then those of the local one."""
-        local = features.streams["local"]
-        end = local[self.layers[-1]]
+        end = (local := features.streams["local"])[self.layers[-1]]
         plain = [features.taps.get(layer, end).patches for layer in self.layers]
         return self.decoders(plain, [local.get(layer, end).patches for layer in self.layers[1:]], end.grid)
 
@@ -128,11 +131,11 @@ class FiLo(Detector):
     def score(self, features: ImageFeatures, context: Context) -> Prediction:
         """Image score: half the anomalous cosine, half the map's maximum. Map: the sets' mean, weaker outside all boxes."""
         image, size = F.normalize(self.adapter(features.image), dim=-1), self.backbone.image_size
-        boxes = found_in(features.streams["pixels"][0], self.find, context.sentences["boxes"])
+        boxes = [] if traced() else found_in(features.streams["pixels"][0], self.find, context.sentences["boxes"])
         text = self.text(image, context, [places_of(some, gaps=self.faithful) for some in boxes])
         maps = blur_3x3(self.maps(features, text).mean(dim=0), SIGMA)
         score = ((image * text[:, 1]).sum(dim=-1) + maps.amax(dim=(1, 2))) / 2
-        within = torch.stack([inside(some, size, cut=not self.faithful) for some in boxes]).to(maps.device)
+        within = torch.stack([inside(some, size, cut=not self.faithful) for some in boxes or [[]]]).to(maps.device)
         found = Prediction(score, torch.where(within, maps, OUTSIDE * maps))
         return fuse_with_references(found, features.taps, context.banks, align_corners=True)
 
@@ -147,8 +150,7 @@ class FiLo(Detector):
         if self.phase != 1:
             if batch.masks is None:
                 raise UsageError("filo learns from masks; got a batch without. Give a mask per picture (all zero: normal).")
-            text = self.text(F.normalize(features.image, dim=-1), context)
-            for number, maps in enumerate(self.maps(features, text)):
+            for number, maps in enumerate(self.maps(features, self.text(F.normalize(features.image, dim=-1), context))):
                 terms = map_terms(torch.stack([1 - maps, maps], dim=1), batch.masks, by_row=self.faithful)
                 parts |= {f"{name} {number}": term for name, term in terms.items()}
         if self.phase != 0:

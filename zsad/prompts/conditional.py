@@ -38,11 +38,12 @@ class ConditionalContext(nn.Module):
         return tuple(f"{dummy} {phrase}." for phrase in phrases)
 
     def encode(self, backbone: TextTower, ids: Tensor, image: Tensor) -> Tensor:
-        """Features (N, D), not normalised, of the sentences ``ids`` for one picture's feature (D,)."""
-        x = backbone.token_embedding(ids)  # (N, context length, C)
-        learned = (self.ctx + self.meta_net(image)).expand(len(ids), *self.ctx.shape)
-        x = torch.cat([x[:, :1], learned, x[:, 1 + len(self.ctx) :]], dim=1)
-        return backbone.encode_embeddings(x, ids.argmax(dim=1))
+        """Features (N, D), not normalised, of the sentences ``ids`` for a picture's feature (D,); (B, N, D) for (B, D)."""
+        x, before = backbone.token_embedding(ids), image.shape[:-1]  # (N, context length, C)
+        learned = (self.ctx + self.meta_net(image)[..., None, :])[..., None, :, :].expand(*before, len(ids), *self.ctx.shape)
+        start, rest = (part.expand(*before, *part.shape) for part in (x[:, :1], x[:, 1 + len(self.ctx) :]))
+        x, ends = torch.cat([start, learned, rest], dim=-2), ids.argmax(dim=1).expand(*before, len(ids))
+        return backbone.encode_embeddings(x.flatten(0, -3), ends.flatten()).unflatten(0, ends.shape)
 
 
 class ConditionalPair(nn.Module):
@@ -57,10 +58,10 @@ class ConditionalPair(nn.Module):
         return {kind: getattr(self, kind).sentences(phrases[kind]) for kind in ("normal", "anomalous")}
 
     def encode(self, backbone: TextTower, normal: Tensor, anomalous: Tensor, image: Tensor) -> Tensor:
-        """The mean of each side's sentences for one picture's feature (D,), both of length one: (2, D).
+        """The mean of each side's sentences for a picture's feature (D,), both of length one: (2, D); (B, 2, D) for (B, D).
 
         ``normal`` and ``anomalous`` are token ids, (N, context length) each.
         """
         sides = ((self.normal, normal), (self.anomalous, anomalous))
-        means = [F.normalize(side.encode(backbone, ids, image), dim=-1).mean(dim=0) for side, ids in sides]
-        return F.normalize(torch.stack(means), dim=-1)
+        means = [F.normalize(side.encode(backbone, ids, image), dim=-1).mean(dim=-2) for side, ids in sides]
+        return F.normalize(torch.stack(means, dim=-2), dim=-1)

@@ -33,5 +33,5 @@ class Overwrite:
         if layer not in self.tokens:
             return x
         tokens = self.tokens[layer].to(x)
-        tokens = tokens.expand(len(x), *tokens.shape[-2:])
+        tokens = tokens.expand(x.shape[0], *tokens.shape[-2:])
         return torch.cat([x[:, : self.start], tokens, x[:, self.start + tokens.shape[1] :]], dim=1)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from zsad.alignment.losses import dice, focal
 from zsad.alignment.similarity import both
+from zsad.alignment.tracing import traced
 from zsad.errors import CheckpointMismatch
 from zsad.prompts.deep_prompts import Overwrite, rounded_to_half
 from zsad.weights.checkpoints import AuthorsFile
@@ -122,9 +123,8 @@ def prompted_ensemble(
     Returns:
         (B, 2, D): sentences of length one, averaged, of length one again.
     """
-    encoded = torch.cat(
-        [_prompted_sentences(backbone, prompts, part, states, ends) for part in dynamic.split(PICTURES)]
-    )  # (B, N, D)
+    parts = [dynamic] if traced() else dynamic.split(PICTURES)  # a graph takes any number at once
+    encoded = torch.cat([_prompted_sentences(backbone, prompts, part, states, ends) for part in parts])  # (B, N, D)
     means = [encoded[:, :normal].mean(dim=1), encoded[:, normal:].mean(dim=1)]
     return F.normalize(torch.stack(means, dim=1), dim=-1)
 
@@ -134,9 +134,10 @@ def _prompted_sentences(backbone: Any, prompts: HybridPrompts, dynamic: Tensor, 
     # repeated before they are rounded, so that gradients are rounded per sentence, as in the published training
     tokens = prompts(dynamic.repeat_interleave(len(states), dim=0))
     overwrite = Overwrite(dict(enumerate(tokens[1:], 2)))  # the first words, before blocks 2 to depth
-    repeated = states.repeat(len(dynamic), 1, 1), ends.repeat(len(dynamic))
+    pictures = dynamic.shape[0]  # no ``len``, which is a constant in a graph
+    repeated = states.repeat(pictures, 1, 1), ends.repeat(pictures)
     encoded = backbone.encode_states(*repeated, overwrite, behind=1)
-    return F.normalize(encoded, dim=-1).unflatten(0, (len(dynamic), len(states)))
+    return F.normalize(encoded, dim=-1).unflatten(0, (pictures, len(states)))
 
 
 def map_losses(layers: Sequence[Tensor], masks: Tensor) -> dict[str, Tensor]:

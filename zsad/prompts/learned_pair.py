@@ -100,10 +100,10 @@ class PromptPair(nn.Module):
                 f"Image features of width {images.shape[1]} cannot stand among text tokens of width {x.shape[2]}. Leave "
                 "image_token out, or take a backbone whose joint space is as wide as its text tower."
             )
-        start, learned, rest = (part.expand(len(images), *part.shape) for part in (x[:, :1], learned, rest[:, :-1]))
+        start, learned, rest = (part.expand(images.shape[0], *part.shape) for part in (x[:, :1], learned, rest[:, :-1]))
         own = F.normalize(images, dim=-1)[:, None, None].expand(-1, 2, 1, -1)
         x = torch.cat([start, learned, own, rest], dim=2)  # (B, 2, context length, C)
-        encoded = backbone.encode_embeddings(x.flatten(0, 1), ends.repeat(len(images)) + 1, Overwrite(deep))
+        encoded = backbone.encode_embeddings(x.flatten(0, 1), ends.repeat(images.shape[0]) + 1, Overwrite(deep))
         return encoded.unflatten(0, (-1, 2))
 
     def takes(self, images: Tensor) -> bool:

@@ -30,7 +30,7 @@ def beyond_normal(patches: Tensor, rows: Tensor, kept: int = KEPT) -> tuple[Tens
     Returns:
         (1 + cosine) / 2, (B, L); patch less row, (B, L, C).
     """
-    rows = rows.expand(len(patches), -1, -1)
+    rows = rows.expand(patches.shape[0], -1, -1)  # no ``len``, which is a constant in a graph
     cosine = product = patches.new_full(patches.shape[:2], -torch.inf)
     index = torch.zeros(patches.shape[:2], dtype=torch.int64, device=patches.device)
     lengths = patches.norm(dim=-1).clamp(min=1e-8)
