@@ -108,7 +108,8 @@ def export(
         inspector.detector = in_batch_mode(inspector.detector, inspector.context)
     if reason := inspector.detector.why_not_exported:
         raise UsageError(f"{inspector.detector.name} cannot be exported: {reason}")
-    graph = Graph(inspector.detector, inspector.context, FEATURES if inspector.needs_set else SCORES)
+    own = inspector.detector.for_context(inspector.context)
+    graph = Graph(own, inspector.context, FEATURES if inspector.needs_set else SCORES)
     shown, allowed = pictures_of(pictures), tolerance_of(precision) if tolerance is None else tolerance
     with _aside(Path(out), overwrite) as folder:
         write_export(inspector, graph, folder, format, precision, shown)
