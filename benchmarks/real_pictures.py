@@ -113,15 +113,19 @@ def verdicts(scored: Sequence[Scored], bad: np.ndarray[Any, Any], inspector: zsa
     return float(flagged[bad].mean()) if bad.any() else float("nan"), float(flagged[~bad].mean())
 
 
-def measure(pictures: Pictures, method: str, draws: int) -> dict[str, Any]:
-    """All figures of one set."""
+def measure(pictures: Pictures, method: str, draws: int, only_references: bool = False) -> dict[str, Any]:
+    """All figures of one set, or those with references alone."""
     default = zsad.Inspector(method, target=pictures.target)
     alone = default.alone()
     begun, everything = time.perf_counter(), range(len(pictures.paths))
     encoded = default.encode(pictures.paths)
     seconds = time.perf_counter() - begun
+    row: dict[str, Any] = {"normal": int((~pictures.bad).sum()), "anomalous": int(pictures.bad.sum()), "verdicts": []}
+    for count in COUNTS if row["normal"] else ():
+        row |= references(pictures, alone, encoded, count, draws)
+    if only_references:
+        return row
     by_itself, as_folder = list(alone.answers(encoded)), list(default.answers(encoded))
-    row: dict[str, Any] = {"normal": int((~pictures.bad).sum()), "anomalous": int(pictures.bad.sum())}
     row["itself"] = auroc(pictures, scores_of(by_itself), everything)
     row["folder"] = auroc(pictures, scores_of(as_folder), everything)
     for name, found in (("itself", by_itself), ("folder", as_folder)):
@@ -132,8 +136,6 @@ def measure(pictures: Pictures, method: str, draws: int) -> dict[str, Any]:
         if row["normal"] and (numbers := pictures.drawn(size, TENTH, draw)):
             tenth.append(auroc(pictures, scores_of(list(default.answers(encoded.only(numbers)))), numbers))
     row["folder, 10 %"], row["folder, 10 %, std"] = _mean_and_std(tenth)
-    for count in COUNTS if row["normal"] else ():
-        row |= references(pictures, alone, encoded, count, draws)
     row["verdicts"] = [one for size in SIZES for one in folders(pictures, default, encoded, size, draws)]
     row["pictures per second, encoding"] = len(pictures.paths) / seconds
     return row
@@ -216,12 +218,13 @@ def main() -> None:
     parser.add_argument("--method", default="compact")
     parser.add_argument("--sets", help="only these, with commas between")
     parser.add_argument("--draws", type=int, default=3)
+    parser.add_argument("--only-references", action="store_true", help="the figures with references alone")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     names = given.sets.split(",") if given.sets else sorted(p.name for p in given.folder.iterdir() if (p / "bad").is_dir())
     rows = {}
     for name in tqdm(names, disable=None):
-        rows[name] = measure(Pictures.read(given.folder / name), given.method, given.draws)
+        rows[name] = measure(Pictures.read(given.folder / name), given.method, given.draws, given.only_references)
     print_tables(rows)
     machine = f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
     print(f"\n{given.method}, {given.draws} draws, {machine}")
