@@ -33,21 +33,6 @@ SHORTER: dict[str, dict[str, Any]] = {  # arguments of a cheaper form, where it 
     "clap": {"steps": 2, "copies": 2},  # 10 x 10 passes per picture by default
     "compact": {"fine": False},
 }
-TRAINED_FORM",
-    "has_own_tower",
-    "on_tiny_tower",
-    "options_of",
-    "small_recipes",
-    "tiny_method",
-    "tiny_tower",
-]
-
-LEARNED = [name for name in zsad.list_methods() if method_class(name).loss is not Detector.loss]  # what can be trained
-SIDE = 80  # pixels of the tiny CLIP; TIPS takes the nearest multiple of 14
-SMALLER = {"compact": ["--set", "tower=small"]}  # options of a form that takes half the time
-SHORTER: dict[str, dict[str, Any]] = {
-    "clap": {"steps": 2, "copies": 2}
-}  # less of an optimisation of 10 x 10 passes per picture
 TRAINED_FORM = {"clip_ad": {"linear": True}, "mrad": {"projections": True}}  # arguments of what has something to train
 
 
