@@ -19,6 +19,7 @@ from zsad.distributed.job import Job, in_process
 from zsad.distributed.levels import Outcome, kind_of
 from zsad.distributed.manifest import manifest_of
 from zsad.distributed.places import Place
+from zsad.distributed.report import histogram_of
 from zsad.distributed.scorer import BatchScorer
 from zsad.distributed.specification import Specification, attachments_of, specify
 from zsad.distributed.table import arrow_table, recorded, write_part
@@ -247,6 +248,13 @@ def test_errors_of_one_kind_are_counted_together() -> None:
     kinds = {kind_of(f"'a/{n}.png' is cut off: {n} bytes of 9. Copy it again.") for n in (3, 4)}
     assert kinds == {"is cut off"}
     assert kind_of("'empty.png' is empty (0 bytes). Copy or record it again.") == "is empty (N bytes)"
+
+
+@pytest.mark.parametrize("high", [0.7, float(np.nextafter(0.7, 1)), 3.0])
+def test_bins_hold_every_score_though_they_hardly_differ(high: float) -> None:
+    found = histogram_of(np.array([0.7, high, np.nan, high]))
+    assert (len(found), sum(count for _, count in found), found[0][0]) == (20, 3, 0.7)
+    assert histogram_of(np.array([np.nan])) == []
 
 
 def test_the_report_shows_the_worst(pictures: Path, tmp_path: Path) -> None:

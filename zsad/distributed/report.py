@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from zsad.decision.thresholds import Thresholds
@@ -26,7 +27,7 @@ from zsad.images.heatmap import thumbnail
 from zsad.images.reading import load_image
 from zsad.runs.report import Shown, write_report
 
-__all__ = ["Numbers", "report_of"]
+__all__ = ["Numbers", "histogram_of", "report_of"]
 
 BINS, ERRORS, THUMB = 20, 100, 320  # bars of the histogram, error rows that are shown, pixels of a thumbnail
 OUTLINE = (255, 32, 32)
@@ -68,9 +69,19 @@ def report_of(table: str, out: Path, limit: int) -> Numbers:
         limit=limit,
         table="the table",
     )
-    heights, edges = np.histogram(scores[np.isfinite(scores)], BINS)
-    found.histogram = [(float(low), int(n)) for low, n in zip(edges, heights, strict=False)] if len(scores) else []
+    found.histogram = histogram_of(scores)
     return found
+
+
+def histogram_of(scores: NDArray[np.float64]) -> list[tuple[float, int]]:
+    """Lower end and count of each of ``BINS`` bins over the finite scores; [] where there are none."""
+    known = scores[np.isfinite(scores)]
+    if not len(known):
+        return []
+    low = known.min()
+    wide = (known.max() - low) or 1.0
+    heights, edges = np.histogram((known - low) / wide, BINS, (0, 1))  # of scores that hardly differ bins would have no width
+    return [(float(low + wide * edge), int(n)) for edge, n in zip(edges, heights, strict=False)]
 
 
 Where = tuple[str, int]  # a part of the table, and the row in it
