@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from zsad.alignment.blocks import is_exporting
 from zsad.alignment.similarity import anomaly_probability
-from zsad.alignment.tracing import traced
 from zsad.decision.calibration import Calibration
 from zsad.decision.thresholds import Thresholds
 from zsad.errors import NeedsSet, UsageError
@@ -190,7 +190,7 @@ class Detector(WithWeights):
         Raises:
             UsageError: in a graph for another runtime, which learns nothing.
         """
-        if traced():
+        if is_exporting():
             raise UsageError("it learns from every picture by gradient steps while it scores, which no graph can hold")
         with torch.inference_mode(False), torch.enable_grad():
             yield each_tensor(features, torch.clone), each_tensor(context, torch.clone)
@@ -198,7 +198,7 @@ class Detector(WithWeights):
     # ------------------------------------------------------------------ references
     def require_references(self, context: Context) -> None:
         """Raises ``UsageError`` where a context has fewer references than ``needs_references``."""
-        if traced():
+        if torch.compiler.is_compiling():
             return  # the count of values is no constant of a graph; a pass before it is made was checked
         there = max((len(bank.source.unique()) for bank in context.banks.values() if bank.sign > 0), default=0)
         if there < self.needs_references:

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from zsad.alignment.blocks import is_exporting
 from zsad.alignment.fast_convolution import SplitKernel, convolve, split_kernel
-from zsad.alignment.tracing import traced
 
 __all__ = ["MultiScaleConvolution", "PatchDecoders"]
 
@@ -56,7 +56,7 @@ class MultiScaleConvolution(nn.Module):
         return convolve(patches.unflatten(1, grid), kernel).flatten(1, 2) + bias
 
     def _split_once(self) -> tuple[SplitKernel, Tensor]:
-        if traced() and "kernel" in self._kept:  # by a pass before, with the same weights
+        if is_exporting() and "kernel" in self._kept:  # by a pass before, with the same weights
             return self._kept["kernel"][1:]
         state = tuple((p.data_ptr(), 0 if p.is_inference() else p._version, p.dtype, p.device) for p in self.parameters())
         if "kernel" not in self._kept or self._kept["kernel"][0] != state:

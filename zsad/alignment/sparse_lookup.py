@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from zsad.alignment.tracing import traced
+from zsad.alignment.blocks import is_exporting
 
 __all__ = ["look_up", "sparsemax"]
 
@@ -23,7 +23,7 @@ def sparsemax(logits: Tensor) -> Tensor:
 
 def _largest_weights(logits: Tensor) -> tuple[Tensor, Tensor]:
     """The weights of sparsemax that are not 0, and some zeros behind them, with their places: (..., n) each."""
-    size, whole = logits.shape[-1], traced()
+    size, whole = logits.shape[-1], is_exporting()
     count = size if whole else SUPPORT  # no value decides how large a graph's tensors are
     while True:
         values, places = _highest(logits, min(count, size))
@@ -69,7 +69,7 @@ def look_up(queries: Tensor, keys: Tensor, values: Tensor, block: int = BLOCK) -
         (L, D).
     """
     queries = queries / queries.shape[1] ** 0.5  # not the keys, of which there are many more: a seventh of the time
-    if traced():  # a graph takes any number of queries at once
+    if is_exporting():  # a graph takes any number of queries at once
         return sparsemax(queries @ keys.T) @ values
     found = []
     for some in queries.split(max(1, block // len(keys))):

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from zsad.alignment.tracing import traced
+from zsad.alignment.blocks import is_exporting
 from zsad.backbones.blocks import ACTIVATIONS, TowerShape, Transformer
 from zsad.backbones.tokens import clip_tokenizer, unknown_pieces
 from zsad.backbones.vit import POSITION_MODES, LocalPath, Prompts, VisionTransformer
@@ -118,7 +118,7 @@ class CLIP(WithVisual):
 
         What stands behind the last end token is cut off: attention is causal, so it changes nothing.
         """
-        used = x.shape[1] if traced() else int(eot.max()) + 1  # no value decides a graph's shapes
+        used = x.shape[1] if is_exporting() else int(eot.max()) + 1  # no value decides a graph's shapes
         return self.encode_states(x[:, :used] + self.positional_embedding[:used], eot, prompts)
 
     def encode_states(self, x: Tensor, eot: Tensor, prompts: Prompts | None = None, *, behind: int = 0) -> Tensor:

@@ -14,9 +14,20 @@ from tqdm import tqdm
 
 from zsad.common.file_names import printable
 from zsad.explain.model import VisionLanguageModel
+from zsad.inference.explaining import open_model
 from zsad.inference.inspector import Inspector
+from zsad.inference.settings import pick_device
 
-__all__ = ["log_to_stderr", "print_json", "progress", "report_unreadable", "table", "whence", "where_pictures_go"]
+__all__ = [
+    "log_to_stderr",
+    "opened_model",
+    "print_json",
+    "progress",
+    "report_unreadable",
+    "table",
+    "whence",
+    "where_pictures_go",
+]
 
 
 def table(rows: Sequence[Mapping[str, Any]], width: int | None = None) -> list[str]:
@@ -42,6 +53,16 @@ def report_unreadable(inspector: Inspector) -> None:
     """One line on stderr per reference that could not be read."""
     for name, why in inspector.references.errors.items():
         typer.echo(f"zsad: reference {printable(name)}: {printable(why)}", err=True)
+
+
+@contextmanager
+def opened_model(model: str, endpoint: str | None, device: str, **more: Any) -> Iterator[VisionLanguageModel]:
+    """The model of ``--endpoint`` and ``--model``, closed at the end; ``more`` as ``open_model``."""
+    asked = open_model(model, endpoint, device=str(pick_device(device)), **more)
+    try:
+        yield asked
+    finally:
+        asked.close()
 
 
 def where_pictures_go(model: VisionLanguageModel) -> str:

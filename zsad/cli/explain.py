@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 from zsad.cli.app import EXIT_CODES, app, sentence_on_error
-from zsad.cli.console import print_json, progress, whence, where_pictures_go
+from zsad.cli.console import opened_model, print_json, progress, whence, where_pictures_go
 from zsad.cli.options import Device, Endpoint, Json, KeyVariable, Parallel, SourceFolders, Timeout
 from zsad.common.file_names import many, printable
 from zsad.errors import UsageError
 from zsad.explain.model import VisionLanguageModel
-from zsad.inference.explaining import open_model
-from zsad.inference.settings import pick_device
 from zsad.runs.explaining import Explained, Plan, explain_run
 
 
@@ -51,21 +50,7 @@ def explain(
             "No model was given. Give --endpoint URL and --model NAME (vLLM, Ollama, llama.cpp ...), or --model FOLDER of a "
             "model on this machine."
         )
-    asked = open_model(
-        model,
-        endpoint,
-        key_variable=key_variable,
-        parallel=parallel,
-        timeout=timeout,
-        device=str(pick_device(device)),
-    )
-
-    def announce(plan: Plan) -> bool:
-        for line in _told(plan, asked):
-            typer.echo(line, err=True)
-        return not dry_run
-
-    try:
+    with opened_model(model, endpoint, device, key_variable=key_variable, parallel=parallel, timeout=timeout) as asked:
         found = explain_run(
             results,
             asked,
@@ -73,14 +58,19 @@ def explain(
             reference=reference,
             source=source or (),
             every=every,
-            announce=announce,
+            announce=partial(_tell, asked, dry_run),
             watch=progress,
         )
-    finally:
-        asked.close()
     if not dry_run:
         _print(found, asked, results, as_json)
     raise typer.Exit(3 if found.errors else 0)
+
+
+def _tell(asked: VisionLanguageModel, dry_run: bool, plan: Plan) -> bool:
+    """Prints what will be sent; False where nothing is to be."""
+    for line in _told(plan, asked):
+        typer.echo(line, err=True)
+    return not dry_run
 
 
 def _told(plan: Plan, asked: VisionLanguageModel) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -9,12 +10,11 @@ from typing import Annotated
 import typer
 
 from zsad.cli.app import EXIT_CODES, app, sentence_on_error
-from zsad.cli.console import print_json, whence, where_pictures_go
+from zsad.cli.console import opened_model, print_json, whence, where_pictures_go
 from zsad.cli.options import Device, Endpoint, Json, KeyVariable, SourceFolders, Timeout
 from zsad.common.file_names import many, printable
 from zsad.errors import UsageError
 from zsad.explain.model import VisionLanguageModel
-from zsad.inference.explaining import open_model
 from zsad.inference.settings import pick_device
 from zsad.kinds.grouping import NEW
 from zsad.runs.kinds import FACTS, RunKinds, find_kinds
@@ -52,11 +52,10 @@ def kinds(
         raise UsageError("--endpoint was given without a model's name. Give --model NAME too.")
     if number is not None and like is not None:
         raise UsageError("--kinds and --like were both given: one finds kinds, the other takes known ones. Give one.")
-    asked = None
-    if model is not None:
-        where = str(pick_device(device))
-        asked = open_model(model, endpoint, key_variable=key_variable, timeout=timeout, device=where)
-    try:
+    named = (
+        nullcontext() if model is None else opened_model(model, endpoint, device, key_variable=key_variable, timeout=timeout)
+    )
+    with named as asked:
         found = find_kinds(
             results,
             number,
@@ -66,9 +65,6 @@ def kinds(
             namer=None if asked is None else Namer(asked, partial(_tell, asked)),
             device=str(pick_device(device)),
         )
-    finally:
-        if asked is not None:
-            asked.close()
     _print(found, results, as_json)
     raise typer.Exit(3 if found.errors or found.unnamed else 0)
 

@@ -10,14 +10,12 @@ from typing import Annotated, Any, Literal
 import typer
 
 from zsad.cli.app import EXIT_CODES, app, sentence_on_error
-from zsad.cli.console import print_json, progress, table, where_pictures_go
+from zsad.cli.console import opened_model, print_json, progress, table, where_pictures_go
 from zsad.cli.options import Device, Endpoint, Json, KeyVariable, Parallel, Timeout
 from zsad.common.file_names import many, printable
 from zsad.evaluation.quiz import Quiz, QuizPlan
 from zsad.evaluation.quiz import quiz as run_quiz
 from zsad.explain.model import VisionLanguageModel
-from zsad.inference.explaining import open_model
-from zsad.inference.settings import pick_device
 
 
 @app.command(epilog=EXIT_CODES)
@@ -46,15 +44,7 @@ def quiz(
     Each question is asked by itself. A question without a valid answer counts as wrong. What was answered before in --out, in
     the same setting, is not asked again. With --results the figures show whether a detector's regions help the model.
     """
-    asked = open_model(
-        model,
-        endpoint,
-        key_variable=key_variable,
-        parallel=parallel,
-        timeout=timeout,
-        device=str(pick_device(device)),
-    )
-    try:
+    with opened_model(model, endpoint, device, key_variable=key_variable, parallel=parallel, timeout=timeout) as asked:
         found = run_quiz(
             questions,
             pictures,
@@ -67,8 +57,6 @@ def quiz(
             announce=partial(_tell, asked, pictures, dry_run),
             watch=progress,
         )
-    finally:
-        asked.close()
     if not dry_run:
         _print(found, out, as_json)
     raise typer.Exit(3 if found.counts.get("failed") else 0)

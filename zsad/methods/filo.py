@@ -19,11 +19,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from zsad.alignment.attention import value_value
+from zsad.alignment.blocks import is_exporting
 from zsad.alignment.losses import map_terms
 from zsad.alignment.maps import blur_3x3, upsample
 from zsad.alignment.multi_scale import PatchDecoders
 from zsad.alignment.residual_adapter import ResidualAdapter
-from zsad.alignment.tracing import traced
 from zsad.backbones.clip import CLIP
 from zsad.backbones.grounding import box_finder
 from zsad.backbones.vit import LocalPath
@@ -108,7 +108,7 @@ class FiLo(Detector):
     def text(self, image: Tensor, context: Context, places: list[tuple[int, ...]] | None = None) -> Tensor:
         """Text features (B, 2, D), together of length one, for image features (B, D) and positions of each; None: all."""
         normal, anomalous = context.extra["normal"], context.extra["anomalous"]
-        if traced():  # a graph takes any number of pictures at once, all without a box
+        if is_exporting():  # a graph takes any number of pictures at once, all without a box
             text = self.tokens.encode(self.backbone, normal, at_places(anomalous, places_of([])), image)
             return text / text.norm(dim=(1, 2), keepdim=True)
         ids = [anomalous] * len(image) if places is None else [at_places(anomalous, some) for some in places]
@@ -131,7 +131,7 @@ class FiLo(Detector):
     def score(self, features: ImageFeatures, context: Context) -> Prediction:
         """Image score: half the anomalous cosine, half the map's maximum. Map: the sets' mean, weaker outside all boxes."""
         image, size = F.normalize(self.adapter(features.image), dim=-1), self.backbone.image_size
-        boxes = [] if traced() else found_in(features.streams["pixels"][0], self.find, context.sentences["boxes"])
+        boxes = [] if is_exporting() else found_in(features.streams["pixels"][0], self.find, context.sentences["boxes"])
         text = self.text(image, context, [places_of(some, gaps=self.faithful) for some in boxes])
         maps = blur_3x3(self.maps(features, text).mean(dim=0), SIGMA)
         score = ((image * text[:, 1]).sum(dim=-1) + maps.amax(dim=(1, 2))) / 2

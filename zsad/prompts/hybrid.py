@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from zsad.alignment.blocks import in_blocks
 from zsad.alignment.losses import dice, focal
 from zsad.alignment.similarity import both
-from zsad.alignment.tracing import traced
 from zsad.errors import CheckpointMismatch
 from zsad.prompts.deep_prompts import Overwrite, rounded_to_half
 from zsad.weights.checkpoints import AuthorsFile
@@ -123,7 +123,7 @@ def prompted_ensemble(
     Returns:
         (B, 2, D): sentences of length one, averaged, of length one again.
     """
-    parts = [dynamic] if traced() else dynamic.split(PICTURES)  # a graph takes any number at once
+    parts = in_blocks(dynamic, PICTURES)
     encoded = torch.cat([_prompted_sentences(backbone, prompts, part, states, ends) for part in parts])  # (B, N, D)
     means = [encoded[:, :normal].mean(dim=1), encoded[:, normal:].mean(dim=1)]
     return F.normalize(torch.stack(means, dim=1), dim=-1)

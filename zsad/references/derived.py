@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.weak import WeakIdKeyDictionary
 
-from zsad.alignment.tracing import traced
+from zsad.alignment.blocks import is_exporting
 
 __all__ = ["derived"]
 
@@ -33,7 +33,7 @@ def derived(rows: Tensor, module: nn.Module, key: object, make: Callable[[], Val
     if torch.is_grad_enabled():
         return make()
     kept = _kept.setdefault(rows, WeakIdKeyDictionary()).setdefault(module, {})
-    if traced() and key in kept:  # by a pass before, with the same weights
+    if is_exporting() and key in kept:  # by a pass before, with the same weights
         found: Value = kept[key][1]
         return found
     state = tuple((tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version) for tensor in module.parameters())
