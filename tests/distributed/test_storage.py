@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +69,20 @@ def test_no_room_ends_the_run_and_leaves_whole_files(pictures: Path, expected: l
     assert without_times(pyarrow.parquet.read_table(tmp_path / "table").to_pylist()) == expected
 
 
+def refuses(monkeypatch: pytest.MonkeyPatch, when: Callable[[str, str], bool]) -> Any:
+    """Files in memory cannot be opened where ``when`` (of path and mode) says so; gives back what opens all of them."""
+    opened = MemoryFileSystem._open
+
+    def refused(self: MemoryFileSystem, path: str, mode: str = "rb", **options: Any) -> Any:
+        if when(path, mode):
+            raise OSError(5, "the store does not answer")
+        return opened(self, path, mode, **options)
+
+    monkeypatch.setattr(MemoryFileSystem, "_open", refused)
+    monkeypatch.setattr(places, "PAUSE", 0.0)
+    return opened
+
+
 def test_a_store_that_fails_for_a_while_loses_nothing(
     pictures: Path, expected: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -76,16 +90,12 @@ def test_a_store_that_fails_for_a_while_loses_nothing(
     store, tries = fsspec.filesystem("memory"), dict[tuple[str, str], int]()
     for path in pictures.iterdir():
         store.pipe(f"/unsteady/in/{path.name}", path.read_bytes())
-    opened = MemoryFileSystem._open
 
-    def unsteady(self: MemoryFileSystem, path: str, mode: str = "rb", **options: Any) -> Any:
+    def unsteady(path: str, mode: str) -> bool:
         tries[path, mode] = tries.get((path, mode), 0) + 1
-        if tries[path, mode] % 3:
-            raise OSError(5, "the store does not answer")
-        return opened(self, path, mode, **options)
+        return tries[path, mode] % 3 != 0
 
-    monkeypatch.setattr(MemoryFileSystem, "_open", unsteady)
-    monkeypatch.setattr(places, "PAUSE", 0.0)
+    opened = refuses(monkeypatch, unsteady)
     outcome = job("memory://unsteady/in", "memory://unsteady/out").run(in_process, unwatched)
     assert outcome.counts["error"] == 0
     monkeypatch.setattr(MemoryFileSystem, "_open", opened)
@@ -98,15 +108,7 @@ def test_a_store_that_stays_away_is_an_error_row_of_each_picture(pictures: Path,
     store = fsspec.filesystem("memory")
     for path in sorted(pictures.iterdir())[:3]:
         store.pipe(f"/away/in/{path.name}", path.read_bytes())
-    opened = MemoryFileSystem._open
-
-    def refused(self: MemoryFileSystem, path: str, mode: str = "rb", **options: Any) -> Any:
-        if "/in/" in path:
-            raise OSError(5, "the store does not answer")
-        return opened(self, path, mode, **options)
-
-    monkeypatch.setattr(MemoryFileSystem, "_open", refused)
-    monkeypatch.setattr(places, "PAUSE", 0.0)
+    refuses(monkeypatch, lambda path, mode: "/in/" in path)
     outcome = job("memory://away/in", "memory://away/out").run(in_process, unwatched)
     assert outcome.counts["error"] == 3
     (name,) = store.ls("/away/out/table", detail=False)
