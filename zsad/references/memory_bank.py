@@ -218,7 +218,7 @@ def faiss_index(bank: Bank, cells: int = 0, probes: int = 8, seed: int = 0) -> A
     if not 0 <= cells <= len(bank.rows):
         raise UsageError(f"cells={cells}: a bank of {len(bank.rows)} rows can be sorted into 1 to as many cells, 0 for none.")
     rows = F.normalize(bank.rows.float(), dim=-1).cpu().numpy()
-    index = faiss.IndexFlatIP(rows.shape[1])
+    index: Any = faiss.IndexFlatIP(rows.shape[1])  # Any: newer faiss brings types, in which its two kinds share no base
     if cells:
         index = faiss.IndexIVFFlat(index, rows.shape[1], cells, faiss.METRIC_INNER_PRODUCT)
         index.cp.seed, index.nprobe = seed, min(probes, cells)
