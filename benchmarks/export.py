@@ -79,9 +79,10 @@ def ready(detector: Detector, batch_size: int) -> Callable[[], Any]:
     """A call that scores one seeded batch; random pixels as the detector takes them."""
     side = detector.backbone.image_size
     drawn = torch.randint(0, 256, (batch_size, side, side, 3), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
-    images = torch.stack([detector.preprocess(one.numpy()) for one in drawn])
     context = detector.prepare(TARGET)
-    return lambda: detector(images, context)
+    own = detector.for_context(context)
+    images = torch.stack([own.preprocess(one.numpy()) for one in drawn])
+    return lambda: own(images, context)
 
 
 @contextmanager

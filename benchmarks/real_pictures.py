@@ -122,7 +122,7 @@ def measure(pictures: Pictures, method: str, draws: int, only_references: bool =
     seconds = time.perf_counter() - begun
     row: dict[str, Any] = {"normal": int((~pictures.bad).sum()), "anomalous": int(pictures.bad.sum()), "verdicts": []}
     for count in COUNTS if row["normal"] else ():
-        row |= references(pictures, alone, encoded, count, draws)
+        row |= references(pictures, default, encoded, count, draws)
     if only_references:
         return row
     by_itself, as_folder = list(alone.answers(encoded)), list(default.answers(encoded))
@@ -141,24 +141,29 @@ def measure(pictures: Pictures, method: str, draws: int, only_references: bool =
     return row
 
 
-def references(pictures: Pictures, alone: zsad.Inspector, encoded: Any, count: int, draws: int) -> dict[str, float]:
-    """With references, and without any calibration: AUROC, and the verdicts that they give."""
+def references(pictures: Pictures, default: zsad.Inspector, encoded: Any, count: int, draws: int) -> dict[str, float]:
+    """With references and no calibration: AUROC, and the verdicts that they give; with the folder, where that joins."""
     good = np.flatnonzero(~pictures.bad).tolist()
     if len(good) < count + 4:
         return {}
-    found, decided = [], []
+    found, joined, decided = [], [], []
     for draw in range(draws):
         chosen = set(random.Random(draw).sample(good, count))
-        few = alone.fork()
+        few = default.fork()
         few.add_references([pictures.paths[number] for number in sorted(chosen)])
         kept = [number for number in range(len(pictures.paths)) if number not in chosen]
-        scored = list(few.answers(encoded.only(kept)))
+        scored = list(few.alone().answers(encoded.only(kept)))
         found.append(auroc(pictures, scores_of(scored), kept))
         decided.append(verdicts(scored, pictures.bad[kept], few))
+        if few.over(len(kept)).needs_set:
+            joined.append(auroc(pictures, scores_of(list(few.answers(encoded.only(kept)))), kept))
     recall, alarms = (float(np.mean(values)) for values in zip(*decided, strict=True))
     mean, std = _mean_and_std(found)
     name = f"{count} references"
-    return {name: mean, f"{name}, std": std, f"{name}, recall": recall, f"{name}, false alarms": alarms}
+    row = {name: mean, f"{name}, std": std, f"{name}, recall": recall, f"{name}, false alarms": alarms}
+    if joined:
+        row[f"{name}, folder"], row[f"{name}, folder, std"] = _mean_and_std(joined)
+    return row
 
 
 def folders(pictures: Pictures, default: zsad.Inspector, encoded: Any, size: int, draws: int) -> Iterable[dict[str, float]]:
@@ -182,7 +187,8 @@ def _mean_and_std(values: Sequence[float]) -> tuple[float, float]:
 def print_tables(rows: dict[str, dict[str, Any]]) -> None:
     """Image AUROC, pixels, verdicts with references, and verdicts by size and share."""
     counts = [f"{count} references" for count in COUNTS]
-    _table("image AUROC", rows, ["itself", *counts, "folder", "folder, 10 %"])
+    with_folder = [key for key in (f"{one}, folder" for one in counts) if any(key in row for row in rows.values())]
+    _table("image AUROC", rows, ["itself", *counts, *with_folder, "folder", "folder, 10 %"])
     parts = [f"pixel {key}, {name}" for name in ("itself", "folder") for key in ("pooled", "within", "aupro")]
     _table("pixels", rows, parts)
     _table("verdicts", rows, [f"{count}, {what}" for count in counts for what in ("recall", "false alarms")])

@@ -44,7 +44,7 @@ class Encoded(Sequence[ImageFeatures]):
         self.calls, parts = 0, []
         for start in trange(0, len(cells), BATCH, desc="encoding", mininterval=5, disable=None):
             rgb = [np.asarray(Image.open(cell.path).convert("RGB")) for cell in cells[start : start + BATCH]]
-            features = detector.encode(torch.stack([detector.backbone.preprocess(one) for one in rgb]))
+            features = detector.encode(torch.stack([detector.preprocess(one) for one in rgb]))
             parts += [features[row : row + 1].to(torch.float16) for row in range(len(rgb))]
             self.calls += len(rgb)
         self.parts = parts

@@ -93,7 +93,7 @@ def categories(detector: Any, part: str, per_family: int) -> Iterator[Category]:
             kinds, images, masks = [], [], []
         if rgb is not None:
             kinds.append(kind)
-            images.append(detector.backbone.preprocess(rgb))
+            images.append(detector.preprocess(rgb))
             masks.append(mask)
         before = name
 

@@ -46,6 +46,7 @@ class Detector(WithWeights):
     most_references: ClassVar[int | None] = None  # most of them; None: any number
     takes_anomalous: ClassVar[bool] = False  # references may be anomalous, with masks; see ``banks``
     smallest_set: ClassVar[int] = 1  # fewest pictures of a batch whose pictures are compared with each other
+    enough_references: int = 1  # from which on the other pictures of a folder add nothing to what they tell
     needs_references: int = 0  # fewest normal references that it scores with; see ``require_references``
     reference_angles: tuple[float, ...] = ()  # degrees by which further copies of each reference are turned; see ``view_rows``
     map_range: tuple[float, float] = (0.0, 1.0)  # of the anomaly map: the ends of the fixed colour scale
@@ -77,6 +78,10 @@ class Detector(WithWeights):
     def input_rule(self) -> Any:
         """How a picture becomes the network's input, a ``Squash`` or one of its kinds. By default the backbone's."""
         return self.backbone.preprocess
+
+    def input_side(self) -> int:
+        """Pixels of the square that a picture is resized to, the largest of them where there are several."""
+        return int(getattr(self.input_rule(), "size", self.backbone.image_size))
 
     def encode(self, images: Tensor) -> ImageFeatures:
         """(B, 3, H, W) preprocessed pictures -> everything that needs no context."""

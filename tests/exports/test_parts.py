@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,11 @@ from PIL import Image
 
 from zsad.exports import standalone
 from zsad.exports.certificate import Tolerance, _beyond, tolerance_of
+from zsad.exports.graph import resize_facts, rule_of
 from zsad.exports.pictures import own_pictures, pictures_of
 from zsad.exports.sessions import open_session
 from zsad.exports.writing import _matrix, _why
+from zsad.images.preprocessing import SideBySide, Squash
 from zsad.images.reading import ImageRef, load_image
 from zsad.inference.result import find_regions
 from zsad.inference.verdict import original_size
@@ -154,3 +157,12 @@ def test_the_provider_of_a_device(
     assert found.runtime.endswith(f"({provider})")
     told = "runs on the CPU and not on cuda: onnxruntime" in caplog.text
     assert told == (device == "cuda" and runs_on == 1)
+
+
+@pytest.mark.parametrize("rule", [Squash(24), SideBySide(28, resample="bilinear", second=16)], ids=("square", "sheet"))
+def test_pictures_are_made_alike_by_the_method_the_opened_model_and_the_script(rule: Squash) -> None:
+    facts = {"size": list(rule.shape), "resize": resize_facts(rule), "mean": list(rule.mean), "deviation": list(rule.std)}
+    kept = json.loads(json.dumps(facts))
+    assert rule_of(kept) == rule
+    picture = np.random.default_rng(0).integers(0, 256, (30, 41, 3)).astype(np.uint8)
+    assert (standalone.resized(picture, kept) == rule.resized(picture)).all()

@@ -81,6 +81,15 @@ def test_where_something_better_is_known_auto_is_off(inspector: zsad.Inspector) 
 
 
 @pytest.mark.slow
+def test_few_references_and_the_folder_are_joined() -> None:
+    both = zsad.Inspector(references=BRICKS[:1])
+    assert both.over(12).needs_set
+    assert not both.over(7).needs_set
+    both.detector.enough_references = 1
+    assert both.over(12) is both
+
+
+@pytest.mark.slow
 def test_on_is_for_every_source_and_with_references(by_itself: dict[str, float], as_folder: dict[str, float]) -> None:
     always = small(batch="on")
     assert always.describe()["arguments"]["batch"] is True

@@ -20,8 +20,9 @@ from zsad.common.output_folder import HIDDEN
 from zsad.errors import ImageError, UsageError
 from zsad.images.reading import ImageRef, list_images
 from zsad.images.tiling import read_geometry
-from zsad.inference.reference_files import is_saved
+from zsad.inference.reference_files import is_saved, read_saved
 from zsad.inference.settings import AUTO_FEWEST, at_least_one, default_batch, pick_device
+from zsad.methods.compact.scoring import FEW
 from zsad.registry import method_class
 from zsad.runs.folder import is_outside
 
@@ -118,9 +119,11 @@ def _on_record(out: Path) -> int:
 
 def _compared(given: Mapping[str, Any], count: int) -> bool:
     """Whether the pictures would be compared with each other; see ``Inspector.over``."""
-    known = any(given[key] is not None for key in ("references", "calibration", "threshold"))
+    method, references = given["method"].partition(".")[0], given["references"]
+    small = method_arguments(given["method"], given["set_"], given["word"]).get("tower") == "small"
+    held = len(read_saved(Path(references))[1]) if is_saved(references) else _references(references)
+    known = any(given[key] is not None for key in ("calibration", "threshold")) or held >= (1 if small else FEW)
     auto = given["batch"] in (None, "auto") and not known and count >= AUTO_FEWEST
-    method = given["method"].partition(".")[0]
     return method == "musc" or (method == "compact" and (given["batch"] == "on" or auto))
 
 

@@ -162,7 +162,7 @@ def predict(
     """Scores pictures, decides, and writes predictions.jsonl, .csv, report.html, overlays/ and masks/ to --out.
 
     By default the pictures of a folder are compared with each other (--batch auto: from 8 on, where the method can, without
-    --references, --threshold or --calibration). Without --threshold or --calibration the verdicts come from the references, if
+    --threshold, --calibration or 4 --references). Without a threshold or calibration the verdicts come from the references, if
     there are 4 or more, else from a robust rule over the batch, which assumes that more than half of the pictures are normal
     and needs at least 8. With --engine ray a folder or store of any size becomes a table, see docs/scale.md.
     """

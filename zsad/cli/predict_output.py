@@ -35,7 +35,8 @@ def print_summary(run: RunFolder, inspector: Inspector, summary: Summary) -> Non
     typer.echo(f"Threshold: {'none' if levels.anomalous is None else f'{levels.anomalous:.4g}'}; {levels.source}.")
     typer.echo(_detector_line(inspector))
     if inspector.batch == "auto" and inspector.needs_set:
-        typer.echo("Pictures were compared with each other, as one product's; --batch off scores each by itself.")
+        some = "with the references and with each other" if len(inspector.references) else "with each other, as one product's"
+        typer.echo(f"Pictures were compared {some}; --batch off scores each by itself.")
     files = ["report.html", "predictions.jsonl", "predictions.csv", *FORMATS, "run.json", "overlays/", "masks/", "maps/"]
     typer.echo(f"Written to {run.out}: {', '.join(name for name in files if (run.out / name).exists())}")
 

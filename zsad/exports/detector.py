@@ -11,14 +11,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 from zsad.decision.calibration import Calibration
 from zsad.decision.thresholds import Thresholds
 from zsad.detector import Detector
 from zsad.errors import NeedsSet, UsageError
-from zsad.exports.graph import FEATURES
+from zsad.exports.graph import FEATURES, rule_of
 from zsad.exports.metadata import Metadata
 from zsad.exports.sessions import Session, open_session
 from zsad.inference.feature_store import unpacked
@@ -40,21 +39,18 @@ class Encoder(nn.Module):
         super().__init__()
         self.place = nn.Parameter(torch.zeros(0), requires_grad=False)  # has the device where pictures are expected
         facts = meta.detector
-        self.name, self.image_size, self.activation = facts["backbone"], meta.input["size"][0], facts["activation"]
+        self.rule = rule_of(meta.input)
+        self.name, self.image_size, self.activation = facts["backbone"], self.rule.size, facts["activation"]
         self.position_embedding, self.weights_sha256 = facts["position_embedding"], facts["backbone_sha256"]
         self.depth = meta.model["depth"]
-        self.resample = Image.Resampling[meta.input["resize"]["filter"].upper()]
 
     def encode_image(self, images: Tensor, taps: Sequence[int] = ()) -> ImageFeatures:
         """There is none: the tower is inside the model."""
         raise UsageError(f"{self.name} is inside an exported model and cannot encode by itself.")
 
     def preprocess(self, rgb: np.ndarray[Any, Any]) -> Tensor:
-        """(H, W, 3) uint8 of any size -> (S, S, 3) uint8; the rest is inside the model."""
-        size = (self.image_size, self.image_size)
-        if rgb.shape[:2] != size:
-            rgb = np.asarray(Image.fromarray(rgb).resize(size, self.resample))
-        return torch.from_numpy(np.array(rgb, copy=True))
+        """(H, W, 3) uint8 of any size -> (S, S, 3) uint8, or a sheet; the rest is inside the model."""
+        return torch.from_numpy(np.array(self.rule.resized(rgb), copy=True))
 
 
 class Exported(Detector):

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from zsad.detector import Detector
 from zsad.errors import UsageError
-from zsad.images.preprocessing import CornerSquash, ShorterSide, Squash
+from zsad.images.preprocessing import CornerSquash, ShorterSide, SideBySide, Squash
 from zsad.inference.feature_store import packed
 from zsad.types import Context, each_tensor
 
-__all__ = ["FEATURES", "SCORES", "Graph", "squash_of"]
+__all__ = ["FEATURES", "SCORES", "Graph", "resize_facts", "rule_of", "squash_of"]
 
 SCORES, FEATURES = "scores", "features"  # what a graph gives: answers, or what a comparison of pictures reads
 
@@ -44,8 +47,7 @@ class Graph(nn.Module):
 
     def example(self, count: int = 2) -> Tensor:
         """Seeded pixels (count, H, W, 3), uint8; two or more, or a graph takes the number of pictures for a constant."""
-        side = self.squash.size
-        drawn = torch.randint(0, 256, (count, side, side, 3), generator=torch.Generator().manual_seed(0))
+        drawn = torch.randint(0, 256, (count, *self.squash.shape, 3), generator=torch.Generator().manual_seed(0))
         return drawn.to(torch.uint8)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
@@ -60,6 +62,21 @@ class Graph(nn.Module):
             found |= {} if answer.word_maps is None else {"words": answer.word_maps}
         self.names = list(found)
         return tuple(found.values())
+
+
+def resize_facts(rule: Squash) -> dict[str, Any]:
+    """How a model's input is made, for its metadata; ``rule_of`` reads it."""
+    sides = {"sides": [rule.size, rule.second]} if isinstance(rule, SideBySide) else {}
+    name = "side by side" if sides else "squash"
+    return {"rule": name, **sides, "filter": rule.resample, "antialias": True, "library": "Pillow"}
+
+
+def rule_of(given: Mapping[str, Any]) -> Squash:
+    """The resize of a model's "input" in its metadata."""
+    how, scale = given["resize"], (tuple(given["mean"]), tuple(given["deviation"]))
+    if "sides" in how:
+        return SideBySide(how["sides"][0], *scale, how["filter"], how["sides"][1])
+    return Squash(given["size"][0], *scale, how["filter"])
 
 
 def squash_of(detector: Detector) -> Squash:

@@ -18,7 +18,7 @@ from zsad.errors import UsageError
 from zsad.exports import standalone
 from zsad.exports.certificate import PACKAGES, Certificate, CertificateFailed, Tolerance, certify, tolerance_of
 from zsad.exports.detector import CONTEXT, LEARNED, in_batch_mode, open_export
-from zsad.exports.graph import FEATURES, SCORES, Graph
+from zsad.exports.graph import FEATURES, SCORES, Graph, resize_facts
 from zsad.exports.metadata import FILE, Metadata, sha256_of_files
 from zsad.exports.pictures import Pictures, pictures_of
 from zsad.exports.quantizing import INT8, PRECISIONS, quantize
@@ -190,11 +190,11 @@ def _metadata(inspector: Inspector, graph: Graph, model: dict[str, Any]) -> Meta
     return Metadata(
         model=model,
         input={
-            "size": [rule.size, rule.size],
+            "size": list(rule.shape),
             "colour": "RGB",
             "layout": "NHWC",
             "type": "uint8",
-            "resize": {"rule": "squash", "filter": rule.resample, "antialias": True, "library": "Pillow"},
+            "resize": resize_facts(rule),
             "mean": list(rule.mean),
             "deviation": list(rule.std),
             "scaled_inside": True,

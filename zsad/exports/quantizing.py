@@ -81,19 +81,15 @@ def _by_nncf(path: Path, shown: list[Any] | None, transformer: bool) -> None:
 
 def pixels_of(inspector: Inspector, pictures: Pictures) -> list[Any]:
     """The pictures, at most ``MOST``, as the model takes them: (S, S, 3) uint8. Raises ``UsageError`` where there are none."""
-    from PIL import Image
-
     from zsad.errors import ImageError
     from zsad.exports.graph import squash_of
     from zsad.images.reading import load_image
 
-    rule, found = squash_of(inspector.detector), []
+    rule, found = squash_of(inspector.detector.for_context(inspector.context)), []
     for ref in pictures.refs[:MOST]:
         with contextlib.suppress(ImageError):
             rgb = load_image(ref, value_range=inspector.value_range).rgb
-            found.append(
-                np.asarray(Image.fromarray(rgb).resize((rule.size, rule.size), Image.Resampling[rule.resample.upper()]))
-            )
+            found.append(rule.resized(rgb))
     if not found:
         raise UsageError("No picture could be read to calibrate int8 on. Give other --pictures.")
     return found

@@ -92,16 +92,25 @@ class Model:
         self, rgb: np.ndarray[Any, Any], threshold: float | None = None, pixel_threshold: float | None = None
     ) -> dict[str, Any]:
         """Score, label and regions of one picture, (H, W, 3) uint8."""
-        height, width = self.meta["input"]["size"]
-        small = Image.fromarray(rgb)
-        if small.size != (width, height):
-            small = small.resize((width, height), Image.Resampling[self.meta["input"]["resize"]["filter"].upper()])
-        found = self.run(np.array(small)[None])
+        found = self.run(resized(rgb, self.meta["input"])[None])
         score, levels = float(str(found["score"][0])), self.meta["thresholds"] or {}
         row: dict[str, Any] = {"score": score, "label": label(score, levels, threshold)}
         level = levels.get("pixel") if pixel_threshold is None else pixel_threshold
         row["regions"] = [] if level is None else regions(enlarged(found["map"][0], rgb.shape[:2]), level)
         return row
+
+
+def resized(rgb: np.ndarray[Any, Any], facts: dict[str, Any]) -> np.ndarray[Any, Any]:
+    """(H, W, 3) uint8 of any size -> what the model takes: a square, or squares of several sides beside each other."""
+    (height, width), how = facts["size"], facts["resize"]
+    sheet, left = np.zeros((height, width, 3), np.uint8), 0
+    for side in how.get("sides", [width]):
+        small = Image.fromarray(rgb)
+        if small.size != (side, side):
+            small = small.resize((side, side), Image.Resampling[how["filter"].upper()])
+        sheet[:side, left : left + side] = small
+        left += side
+    return sheet
 
 
 def onnx_model(path: str, threads: int) -> Any:

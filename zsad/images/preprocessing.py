@@ -11,7 +11,17 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-__all__ = ["CLIP_MEAN", "CLIP_STD", "IMAGENET_MEAN", "IMAGENET_STD", "CornerSquash", "ShorterSide", "Squash", "squashed_middle"]
+__all__ = [
+    "CLIP_MEAN",
+    "CLIP_STD",
+    "IMAGENET_MEAN",
+    "IMAGENET_STD",
+    "CornerSquash",
+    "ShorterSide",
+    "SideBySide",
+    "Squash",
+    "squashed_middle",
+]
 
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -34,12 +44,21 @@ class Squash:
         """(height, width) of the resized picture."""
         return self.size, self.size
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(height, width) of what is made of a square picture."""
+        return self.target(self.size, self.size)
+
+    def resized(self, rgb: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """(H, W, 3) uint8 -> (size, size, 3) uint8."""
+        height, width = self.target(*rgb.shape[:2])
+        if rgb.shape[:2] == (height, width):
+            return rgb
+        return np.asarray(Image.fromarray(rgb).resize((width, height), Image.Resampling[self.resample.upper()]))
+
     def __call__(self, rgb: np.ndarray[Any, Any]) -> Tensor:
         """(H, W, 3) uint8 -> (3, size, size) float32."""
-        height, width = self.target(*rgb.shape[:2])
-        if rgb.shape[:2] != (height, width):
-            rgb = np.asarray(Image.fromarray(rgb).resize((width, height), Image.Resampling[self.resample.upper()]))
-        pixels = torch.from_numpy(np.array(rgb, copy=True)).permute(2, 0, 1).float() / 255
+        pixels = torch.from_numpy(np.array(self.resized(rgb), copy=True)).permute(2, 0, 1).float() / 255
         return (pixels - torch.tensor(self.mean)[:, None, None]) / torch.tensor(self.std)[:, None, None]
 
     def pixels(self, images: Tensor) -> Tensor:
@@ -78,6 +97,32 @@ class ShorterSide(Squash):
         """(height, width) of the resized picture, fractions of a pixel dropped."""
         short = min(height, width)
         return self.size * height // short, self.size * width // short
+
+
+@dataclass(frozen=True)
+class SideBySide(Squash):
+    """As ``Squash``, at two sizes: a sheet with one square of ``size``, and at the right of its top one of ``second`` pixels.
+
+    What is below the smaller square is black. (3, larger side, size + second) in place of (3, size, size).
+    """
+
+    second: int = 0
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(height, width) of the sheet."""
+        return max(self.size, self.second), self.size + self.second
+
+    def resized(self, rgb: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """(H, W, 3) uint8 -> the sheet, uint8."""
+        sheet = np.zeros((*self.shape, 3), np.uint8)
+        for start, side in ((0, self.size), (self.size, self.second)):
+            sheet[:side, start : start + side] = Squash(side, resample=self.resample).resized(rgb)
+        return sheet
+
+    def parts(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Preprocessed sheets (B, 3, H, W) -> the pictures at ``size`` and at ``second`` pixels."""
+        return images[:, :, : self.size, : self.size], images[:, :, : self.second, self.size :]
 
 
 def squashed_middle(rgb: np.ndarray[Any, Any], like: Squash, part: float) -> Tensor:

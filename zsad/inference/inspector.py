@@ -152,11 +152,11 @@ class Inspector(WithReferences, Explains):
     def over(self, count: int) -> Inspector:
         """The inspector for a set of so many pictures: this one, or with ``batch="auto"`` one that compares them.
 
-        Auto compares where the method can, from ``AUTO_FEWEST`` pictures on, and where there is nothing better to compare with
-        or to decide by: no references, no calibration and no threshold, which hold for pictures that are scored by themselves.
+        Auto compares, where the method can, ``AUTO_FEWEST`` pictures or more where nothing better is known: no calibration and
+        no threshold, which hold for single pictures, and fewer references than the detector's ``enough_references``.
         """
-        known = len(self.references) or self.calibration is not None or self.thresholds.anomalous is not None
-        if self.batch != "auto" or known or self.needs_set or count < AUTO_FEWEST:
+        enough = len(self.references) >= self.detector.enough_references or self.calibration is not None
+        if self.batch != "auto" or enough or self.thresholds.anomalous is not None or self.needs_set or count < AUTO_FEWEST:
             return self
         return self._with(detector=self.detector.as_batch(self.context) or self.detector)
 

@@ -174,10 +174,10 @@ class Scorer:
             view, places = self.geometry.window(size), self.geometry.places(size)
         except ImageError as error:
             return Read(Scored(ref.name, ref.path, error=str(error)))
-        crop = view.crop(picture.rgb)
+        crop, side = view.crop(picture.rgb), self.detector.input_side()
 
         def tensor(view_of: tuple[float, Place]) -> Tensor:
-            cut = piece(crop, view.corner, view_of[1], self.detector.backbone.image_size)
+            cut = piece(crop, view.corner, view_of[1], side)
             return self.detector.preprocess(rotated(cut, view_of[0]))
 
         notes, kept = (*picture.notes, *blank_notes(picture.rgb)), picture.rgb if keep else None

@@ -140,9 +140,10 @@ def test_batch_mode_finds_the_odd_picture_with_one_tower_alone(detector: Any, im
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("count", "weight"), [(2, 0.75), (4, 0.5)])
 @torch.inference_mode()
-def test_references_join_the_folder(detector: Any, images: torch.Tensor) -> None:
-    context = detector.prepare("stripes", References(images[:2]))
+def test_references_join_the_folder(count: int, weight: float, detector: Any, images: torch.Tensor) -> None:
+    context = detector.prepare("stripes", References(images[:count]))
     batch = detector.as_batch(context)
     features = batch.encode(images)
     assert features.taps.keys() == {2, 3, 4, 5, 6}
@@ -152,9 +153,9 @@ def test_references_join_the_folder(detector: Any, images: torch.Tensor) -> None
     by_references = detector.score(features, context)
     size = (32, 32)
     mean = (
-        F.interpolate(torch.cat([one.anomaly_map for one in folder_alone])[:, None], size, mode="bilinear")[:, 0]
-        + F.interpolate(by_references.anomaly_map[:, None], size, mode="bilinear")[:, 0]
-    ) / 2
+        weight * F.interpolate(torch.cat([one.anomaly_map for one in folder_alone])[:, None], size, mode="bilinear")[:, 0]
+        + (1 - weight) * F.interpolate(by_references.anomaly_map[:, None], size, mode="bilinear")[:, 0]
+    )
     found = F.interpolate(torch.cat([one.anomaly_map for one in joined])[:, None], size, mode="bilinear")[:, 0]
     assert float((found - mean).abs().mean()) < 0.05 * float(found.abs().mean())
     assert joined[0].word_maps is not None

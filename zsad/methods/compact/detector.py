@@ -5,10 +5,8 @@ picture (MuSc's mutual scoring, Li et al. 2024, within one picture; 3x3 means an
 Head: convolutions on the stages and on what remains of each patch after its neighbours' weighted mean is taken away
 (as in InCTRL and ResAD), ending in a sentence encoder's space, trained on synthetic defects (``checkpoints/compact.md``).
 References (``memory.py``) and a ViT (``second.py``) join the zero-shot map. In batch mode the pictures of a folder are compared
-by the ViT alone (``folder.py``), or with a pool of others (``pooled.py``).
-
-Kept on purpose: novelty counts against its usual value at the same place, since zero padding makes borders look odd (image
-AUROC 0.05 lower without, on auxiliary textures). The object's name is not encoded.
+by the ViT alone (``folder.py``), or with a pool of others (``pooled.py``). The object's name is not encoded. Novelty counts
+against its usual value at the same place, since zero padding makes borders look odd (image AUROC 0.05 lower without).
 """
 
 from __future__ import annotations
@@ -26,11 +24,12 @@ from torch import Tensor
 from zsad.common.assets import asset
 from zsad.detector import Detector
 from zsad.errors import NeedsSet
+from zsad.images.preprocessing import Squash
+from zsad.methods.compact import second
 from zsad.methods.compact.head import CHANNELS, DIM, SIDES, CompactHead
 from zsad.methods.compact.memory import check_references, memory_rows
 from zsad.methods.compact.pooled import banks_of
-from zsad.methods.compact.scoring import folder_predictions, single_prediction
-from zsad.methods.compact.second import BANK, SIZES, WHOLE, check_tower, near_taps, second_rows, second_streams, streams_read
+from zsad.methods.compact.scoring import FEW, folder_predictions, single_prediction
 from zsad.methods.compact.vocabulary import OBJECT, context_of, vocabulary
 from zsad.registry import register
 from zsad.types import Backbone, Bank, Batch, Context, ImageFeatures, Prediction, Recipe, References, Schedule
@@ -52,7 +51,7 @@ class Compact(Detector):
         pool: how many others each is compared with then; None: 20, or all with tower="small". Time grows with pictures x pool.
         seed: which ones, where ``pool`` leaves some out.
         tower: "both", or "small" for the first alone, as versions before 0.2 had it: faster, and weaker on objects.
-        fine: compare with references in four times as many patches: finds more, and takes longer.
+        fine: compare with references at 448 px, in four times as many patches: finds more, and takes longer.
 
     Maps and scores are on one scale for all pictures: 0 is the median place of auxiliary normal pictures, 1 what nine in
     ten places of auxiliary defects stay below. They are not bounded.
@@ -82,10 +81,10 @@ class Compact(Detector):
         fine: bool = True,
     ) -> None:
         super().__init__(backbone)
-        check_tower(tower)
+        second.check_tower(tower)
         self.words, self.batch, self.pool, self.seed, self.tower, self.fine = words, batch, pool, seed, tower, fine
-        self.reads = tuple(SIZES) if fine else (WHOLE,)  # streams of the second tower that are computed
         self.vit, self.vit_alone = vit if tower == "both" else None, False  # alone: nothing reads the first tower
+        self.reads, self.enough_references = second.streams_of(self.vit, fine), 1 if self.vit is None else FEW
         self.vocabulary, self.head = vocabulary(), CompactHead()
         self.register_buffer("weights", torch.ones(2 + len(SIDES)))
         shapes = {"sides": (2, DIM), "vectors": (len(self.vocabulary), DIM), "centre": (DIM,), "bias": (), "margin": ()}
@@ -103,8 +102,8 @@ class Compact(Detector):
     def prepare(self, name: str = OBJECT, references: References | None = None) -> Context:
         """Vectors of the two sides and the words, and the references' banks; ``name`` does nothing. Raises ``UsageError``."""
         check_references(references, self.batch and self.vit is None)
-        vectors, banks = dict(zip(self.vocabulary, self.vectors, strict=True)), self.banks(references)
-        return context_of(self.words, self.sides, vectors, self.centre, banks)
+        vectors = dict(zip(self.vocabulary, self.vectors, strict=True))
+        return context_of(self.words, self.sides, vectors, self.centre, self.banks(references))
 
     def as_batch(self, context: Context, batch: bool = True) -> Detector:
         other = copy(self)
@@ -113,20 +112,23 @@ class Compact(Detector):
 
     def for_context(self, context: Context) -> Detector:
         other = copy(self)
-        other.reads = streams_read(self.reads, context.banks, self.batch)
+        other.reads = second.streams_read(self.reads, context.banks, self.batch)
         return other
 
     def against_pool(self, context: Context) -> Detector | None:
         return None if self.vit is None else self.as_batch(context, False)
 
     def pool_banks(self, features: Sequence[ImageFeatures], context: Context) -> dict[str, Bank]:
-        return banks_of([one.streams[WHOLE] for one in features], self.pool, self.seed)
+        return banks_of([one.streams[second.WHOLE] for one in features], self.pool, self.seed)
+
+    def input_rule(self) -> Squash:
+        return second.input_rule(self.backbone.preprocess, self.reads)
 
     def encode(self, images: Tensor) -> ImageFeatures:
         """(B, 3, H, W) -> the raw stages 2 to 6, and in ``streams`` the second tower's blocks, of length one."""
-        streams = {} if self.vit is None else second_streams(self.vit, images, self.backbone.preprocess, self.reads)
-        own = ImageFeatures(images.new_zeros(images.shape[0], 0)) if self.vit_alone else self.encode_for_loss(images)
-        return replace(own, streams=streams)
+        rule, empty = self.backbone.preprocess, ImageFeatures(images.new_zeros(images.shape[0], 0))
+        own = empty if self.vit_alone else self.encode_for_loss(second.at_first_side(images, rule))
+        return replace(own, streams=second.second_streams(self.vit, images, rule, self.reads))
 
     def encode_for_loss(self, images: Tensor) -> ImageFeatures:
         return self.backbone.encode_image(images, self.recipe.taps)
@@ -134,7 +136,7 @@ class Compact(Detector):
     def reference_rows(self, features: ImageFeatures) -> Mapping[str, Tensor]:
         """Patches of the compared stages, and how novel each is within its own picture; patches of the second tower."""
         rows = memory_rows(features.taps, self.head.compare(features.taps).novel)
-        return rows if self.vit is None else rows | {BANK: second_rows(near_taps(features.streams))}
+        return rows if self.vit is None else rows | {second.BANK: second.second_rows(second.near_taps(features.streams))}
 
     def needs_set(self, context: Context) -> bool:
         return self.batch
@@ -147,9 +149,7 @@ class Compact(Detector):
 
     def score_set(self, features: Sequence[ImageFeatures], context: Context) -> Iterator[Prediction]:
         """One prediction per picture; in batch mode by the others. Raises ``UsageError`` for fewer than five."""
-        if not self.batch:
-            return super().score_set(features, context)
-        return folder_predictions(self, features, context)
+        return folder_predictions(self, features, context) if self.batch else super().score_set(features, context)
 
     def loss(self, batch: Batch, context: Context) -> dict[str, Tensor]:
         """``CompactHead.losses`` of a batch; pictures without masks train the image term alone."""

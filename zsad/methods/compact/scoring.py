@@ -18,7 +18,10 @@ from zsad.methods.compact.pooled import distances, without_pool
 from zsad.methods.compact.second import BANK, WHOLE, add_distance, add_within, near_taps, reference_distances
 from zsad.types import Context, ImageFeatures, Prediction
 
-__all__ = ["folder_predictions", "prediction", "single_prediction"]
+__all__ = ["FEW", "folder_predictions", "prediction", "single_prediction"]
+
+FEW = 4  # references, from which on they tell more than the rest of the folder does
+FOLDER_WEIGHT = 0.75  # of the folder's map with fewer, beside that against them; docs/embedded-default.md has other weights
 
 
 class Parts(Protocol):
@@ -82,16 +85,21 @@ def single_prediction(parts: Parts, features: ImageFeatures, context: Context) -
 
 
 def joined(parts: Parts, grid: Tensor, alone: Tensor, context: Context) -> Tensor:
-    """Two maps of the same pictures, by the others and by themselves: their mean where references or words were given."""
+    """Two maps of the same pictures, by the others and by themselves: their mean where references or words were given.
+
+    The others count for more where there are fewer than ``FEW`` references.
+    """
     if not context.banks and parts.words is None:
         return grid
-    return (upsample(grid, (alone.shape[1], alone.shape[2])) + alone) / 2
+    few = bool(context.banks) and len(context.banks[BANK].source.unique()) < FEW
+    weight = FOLDER_WEIGHT if few else 0.5
+    return weight * upsample(grid, (alone.shape[1], alone.shape[2])) + (1 - weight) * alone
 
 
 def folder_predictions(parts: Parts, features: Sequence[ImageFeatures], context: Context) -> Iterator[Prediction]:
     """One prediction per picture of a folder, by the second tower; where there is none, by the first.
 
-    Where there are references or given words, the map is the mean with that of ``map_of``.
+    Where there are references or given words, the map is ``joined`` with that of ``map_of``.
 
     Raises:
         UsageError: too few pictures, or a pool that is too small.

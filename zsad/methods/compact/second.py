@@ -15,7 +15,7 @@ from torch import Tensor
 
 from zsad.alignment.maps import upsample
 from zsad.errors import UsageError
-from zsad.images.preprocessing import Squash
+from zsad.images.preprocessing import SideBySide, Squash
 from zsad.methods.compact.folder import BLOCKS, LAST, unit_blocks
 from zsad.methods.compact.second_head import SecondHead, second_head
 from zsad.references.memory_bank import nearest_cosine
@@ -30,18 +30,21 @@ __all__ = [
     "WHOLE",
     "add_distance",
     "add_within",
+    "at_first_side",
     "check_tower",
+    "input_rule",
     "near_taps",
     "reference_distances",
     "second_rows",
     "second_streams",
+    "streams_of",
     "streams_read",
 ]
 
 TOWERS = ("both", "small")
 BANK = f"vit{LAST}"  # name of the references' bank
 WHOLE, NEAR = "vit", "near"  # streams: of the tower's own side, and of NEAR_SIDE
-NEAR_SIDE = 448  # pixels; made of the picture at the first tower's side
+NEAR_SIDE = 448  # pixels
 SIZES = {WHOLE: (None, BLOCKS), NEAR: (NEAR_SIDE, (LAST,))}  # stream -> side (None: the tower's own), blocks
 POOLED = "pool."  # before the names of the banks of a pool
 DISTANCE = (0.107, 0.092)  # to one reference: mean and deviation within normal pictures
@@ -58,23 +61,45 @@ def check_tower(tower: str) -> None:
         raise UsageError(f"tower of compact is {' or '.join(map(repr, TOWERS))}; got {tower!r}.")
 
 
-def second_streams(vit: Any, images: Tensor, before: Squash, reads: Collection[str]) -> dict[str, dict[int, Tap]]:
-    """Pictures (B, 3, H, W) that ``before`` preprocessed for the first tower -> the second's streams of the given names.
+def _both_sides(rule: Squash) -> SideBySide:
+    """The first tower's ``rule`` -> one that makes pictures for the second at ``NEAR_SIDE`` too."""
+    return SideBySide(NEAR_SIDE, rule.mean, rule.std, rule.resample, rule.size)
 
-    ``WHOLE`` has ``BLOCKS``, ``NEAR`` block 6; see ``unit_blocks``.
+
+def at_first_side(images: Tensor, rule: Squash) -> Tensor:
+    """Pictures (B, 3, S, S) by the first tower's ``rule``: themselves, or their part of the sheets of ``_both_sides``."""
+    return images if images.shape[-2] == images.shape[-1] else _both_sides(rule).parts(images)[1]
+
+
+def streams_of(vit: Any, fine: bool) -> tuple[str, ...]:
+    """The streams that any context may need, of ``SIZES``; none without a second tower."""
+    return () if vit is None else tuple(SIZES) if fine else (WHOLE,)
+
+
+def input_rule(rule: Squash, reads: Collection[str]) -> Squash:
+    """The first tower's ``rule``, or where references are compared finely that of both towers."""
+    return _both_sides(rule) if NEAR in reads else rule
+
+
+def second_streams(vit: Any, images: Tensor, rule: Squash, reads: Collection[str]) -> dict[str, dict[int, Tap]]:
+    """Pictures (B, 3, H, W) by the first tower's ``rule``, or sheets of ``_both_sides`` -> the second's streams of some names.
+
+    ``WHOLE`` has ``BLOCKS``, ``NEAR`` block 6; see ``unit_blocks``. Where there are no sheets, ``NEAR`` is made of less.
     """
-    found = {}
+    first, sheet, found = at_first_side(images, rule), _both_sides(rule), {}
     for name in reads:
         side, blocks = SIZES[name]
         own = replace(vit.preprocess, size=side or vit.preprocess.size)
-        found[name] = unit_blocks(vit.encode_image(own.again(images, before), blocks).taps)
+        whole = side is None or images is first
+        seen = own.again(first, rule) if whole else own.again(sheet.parts(images)[0], sheet)
+        found[name] = unit_blocks(vit.encode_image(seen, blocks).taps)
     return found
 
 
 def streams_read(reads: Collection[str], banks: Mapping[str, Bank], batch: bool) -> tuple[str, ...]:
     """Which of the streams a context's banks need: ``NEAR`` with references, ``WHOLE`` without, or to compare pictures."""
     near = NEAR in reads and BANK in banks
-    whole = not near or batch or any(key.startswith(POOLED) for key in banks)
+    whole = WHOLE in reads and (not near or batch or any(key.startswith(POOLED) for key in banks))
     return (WHOLE,) * whole + (NEAR,) * near
 
 
