@@ -116,7 +116,8 @@ def test_no_module_bears_the_name_of_a_public_function() -> None:
 def test_sizes(name: str) -> None:
     path = MODULES[name]
     text = path.read_text(encoding="utf-8")
-    limit = 160 if "methods" in path.parts else 250
+    short = path.stem in ("mrad", "tipsomaly")  # what a method needs that has its parts in common with others
+    limit = (110 if short else 160) if "methods" in path.parts else 250
     assert text.count("\n") <= limit, f"{path.name} has grown past {limit} lines"
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.FunctionDef):

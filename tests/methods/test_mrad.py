@@ -286,7 +286,9 @@ def corners_aligned(patch: pytest.MonkeyPatch) -> None:
 
 
 def patches_normalised_first(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr("zsad.methods.mrad.covered_means", lambda x, *rest: covered_means(F.normalize(x, dim=-1), *rest))
+    patch.setattr(
+        "zsad.references.labelled_memory.covered_means", lambda x, *rest: covered_means(F.normalize(x, dim=-1), *rest)
+    )
 
 
 def projected_patches(patch: pytest.MonkeyPatch) -> None:

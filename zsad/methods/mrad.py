@@ -3,21 +3,17 @@
 Paper: Xu et al., "MRAD: Zero-Shot Anomaly Detection with Memory-Driven Retrieval", ICLR 2026, arXiv 2602.00522. Authors' code:
 CROVO1026/MRAD (MIT), read at 1cc1c6b. MRAD-CLIP, with learned prompts, is not covered.
 
-``remember`` makes the memory in one pass over any annotated set: a key per picture, and one each for the patches inside and
-outside its defect. The authors' files are given as the folder that holds both cache files and, for MRAD-FT, its .pth.
+``LabelledMemories`` makes the memory of any annotated set. The authors' files are given as the folder that holds both cache
+files and, for MRAD-FT, its .pth.
 
 Kept: the image feature is the class token times the projection WITHOUT ``ln_post``; the softmax over the memory has no
 temperature, so probabilities stay near the share of anomalous keys (.355 to .418 at a share of .4, on small random weights) and
-a threshold belongs to one memory; patches that a mask covers in part are in no key; training hides the most similar keys.
-Dropped: a Gaussian across a batch (they test single pictures); the failure of a batch of one; the key projections' biases learn
-from rounding noise (they have no effect).
+a threshold belongs to one memory. Dropped: a Gaussian across a batch (they test single pictures); failing on a batch of one.
 The name is not used: the memory knows no categories.
-Decision: without a mask an anomalous picture enters the image memory alone, a normal one both.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -30,7 +26,7 @@ from zsad.alignment.maps import smooth, upsample
 from zsad.backbones.vit import LocalPath
 from zsad.detector import Detector
 from zsad.references.fusion import fuse_with_references
-from zsad.references.labelled_memory import LabelledMemory, covered_means, joined, neighbour_mean, whole_keys
+from zsad.references.labelled_memory import LabelledMemories, neighbour_mean
 from zsad.registry import register
 from zsad.types import Backbone, Batch, Context, ImageFeatures, Prediction, Recipe, Schedule, Tap
 from zsad.weights.checkpoints import AuthorsFile
@@ -38,12 +34,11 @@ from zsad.weights.checkpoints import AuthorsFile
 __all__ = ["MRAD"]
 
 TOP = 0.01  # part of the map's pixels whose mean enters the image score
-HIDDEN = {"image": 0.95, "patch": 0.8}  # quantile of a query's cosines above which keys are hidden in training
 TEMPERATURE = 0.07  # of the cross-entropy, on probabilities
 
 
 @register("mrad")
-class MRAD(Detector):
+class MRAD(LabelledMemories, Detector):
     """MRAD: a memory of labelled features of other categories is read instead of text; MRAD-FT learns projections.
 
     Args:
@@ -57,8 +52,7 @@ class MRAD(Detector):
     recipe = Recipe("ViT-L-14-336.openai", 518, "quick_gelu", "bilinear", taps=(24,), local_start=2)
     needs = ("visual",)
     reference_stream = "local"  # neighbourhood means, (B, L, C)
-    learned = remembers = True
-    dead = ("image_memory.key.bias", "patch_memory.key.bias")  # the softmax removes them
+    learned = True
     schedule = Schedule(
         *("adam", 4e-4, 1, 8, (0.5, 0.999)), one_name=False, labels_only=True, lr_schedule="cosine", last_lr=1e-6
     )
@@ -81,8 +75,7 @@ class MRAD(Detector):
         super().__init__(backbone)
         self.projections, self.local_start, self.image_share, self.sigma = projections, local_start, image_share, sigma
         channels, dim = self.backbone.visual.proj.shape
-        self.image_memory = LabelledMemory(dim, dim if projections else 0)
-        self.patch_memory = LabelledMemory(channels, dim if projections else 0)
+        self.make_memories(dim, channels)
 
     def states(self, images: Tensor) -> Any:
         """One pass of the image tower (``vit.States``), with the local stream's last layer."""
@@ -96,13 +89,6 @@ class MRAD(Detector):
         means = neighbour_mean(visual.project(tap.patches, proj=False), tap.grid)
         return ImageFeatures(visual.project(states.cls, norm=False), streams={"local": {layer: Tap(means, tap.grid)}})
 
-    def probabilities(self, features: ImageFeatures, hide: bool = False) -> tuple[Tensor, Tensor]:
-        """Probability of "anomalous" of the pictures (B,) and on the grid of patches (B, h, w); ``hide``: as in training."""
-        (tap,) = features.streams["local"].values()
-        image = self.image_memory(F.normalize(features.image[:, None], dim=-1), HIDDEN["image"] if hide else None)
-        patches = self.patch_memory(F.normalize(tap.patches, dim=-1), HIDDEN["patch"] if hide else None)
-        return image[:, 0], patches.unflatten(1, tap.grid)
-
     def score(self, features: ImageFeatures, context: Context) -> Prediction:
         """Map: the patches' probabilities, smoothed. Image score: the image's, and the mean of the highest 1 % of the map."""
         image, grid = self.probabilities(features)
@@ -110,25 +96,6 @@ class MRAD(Detector):
         top = maps.flatten(1).topk(max(1, int(TOP * maps[0].numel())), dim=1).values.mean(dim=1)
         found = Prediction((1 - self.image_share) * top + self.image_share * image, maps)
         return fuse_with_references(found, features.streams["local"], context.banks)
-
-    def remember(self, batches: Iterable[Batch]) -> None:
-        """Makes the memory of annotated pictures (or their features) in one pass; what it held before is forgotten.
-
-        Raises:
-            UsageError: there is no normal or no anomalous key; the memory stays as it was.
-        """
-        images, patches = [], []
-        with torch.no_grad():
-            for batch in batches:
-                features = self.features_of(batch)
-                (tap,) = features.streams["local"].values()
-                images.append(whole_keys(features.image, batch.labels))
-                patches.append(covered_means(tap.patches, tap.grid, batch.labels, batch.masks))
-        whole, parts = joined(images, "picture"), joined(patches, "patch")  # both, before anything changes
-        self.image_memory.fill(*whole)
-        self.patch_memory.fill(*parts)
-        self.header, self.weights_sha256 = {}, ""  # this memory is in no file yet
-        self.trained = self.trained or not self.projections
 
     def loss(self, batch: Batch, context: Context) -> dict[str, Tensor]:
         """Of MRAD-FT: cross-entropy of the picture; focal loss of the map, and Dice loss of its anomalous half."""
@@ -141,14 +108,3 @@ class MRAD(Detector):
             return losses
         maps = upsample(grid, self.backbone.image_size)
         return losses | map_terms(torch.stack([1 - maps, maps], dim=1), batch.masks, normal=False)
-
-    @classmethod
-    def implied_arguments(cls, state: Mapping[str, Any]) -> dict[str, Any]:
-        """Whether there are projections."""
-        return {"projections": "image_memory.query.weight" in state}
-
-    def load_learned(self, tensors: Mapping[str, Tensor], origin: str = "the given tensors") -> None:
-        """Loads strictly, with as many keys as are stored."""
-        self.image_memory.resize(tensors, "image_memory.", origin)
-        self.patch_memory.resize(tensors, "patch_memory.", origin)
-        super().load_learned(tensors, origin)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TypeAlias
+from typing import Any, ClassVar, TypeAlias, cast
 
 import torch
 import torch.nn.functional as F
@@ -11,12 +11,14 @@ from torch import Tensor, nn
 
 from zsad.errors import CheckpointMismatch, UsageError
 from zsad.references.mutual_scoring import neighbourhood_means
+from zsad.types import Batch, ImageFeatures
 
-__all__ = ["LabelledMemory", "cover", "covered_means", "joined", "neighbour_mean", "whole_keys"]
+__all__ = ["LabelledMemories", "LabelledMemory", "cover", "covered_means", "joined", "neighbour_mean", "whole_keys"]
 
 Labelled: TypeAlias = tuple[Tensor, Tensor]  # keys (N, C), labels (N, 2) one-hot
 BLOCK = 16_000_000  # similarities that are in memory at once: 64 MB
 NEW = 4  # of either label, so that training, which hides the most similar ones, leaves several
+HIDDEN = {"image": 0.95, "patch": 0.8}  # quantile of a query's cosines above which keys are hidden in training
 SIDES = (1, 3, 5)  # of the windows of ``neighbour_mean``, in patches
 
 
@@ -96,6 +98,64 @@ class LabelledMemory(nn.Module):
             bound = cosine.quantile(quantile, dim=1, keepdim=True)
             similarity = similarity.masked_fill(cosine > bound, -torch.inf)
         return similarity.softmax(dim=1) @ self.values[:, 1]
+
+
+class LabelledMemories:
+    """The part of a method that reads two memories, of whole pictures and of patches. Before ``Detector`` among the bases.
+
+    ``remember`` makes them in one pass over any annotated set: a key per picture, and one each for the patches inside and
+    outside its defect. Patches that a mask covers in part are in no key; without a mask an anomalous picture enters the memory
+    of pictures alone, a normal one both. Patches are the single layer of ``reference_stream``.
+    """
+
+    remembers: ClassVar[bool] = True
+    dead = ("image_memory.key.bias", "patch_memory.key.bias")  # the softmax removes them
+    reference_stream: ClassVar[str]
+    projections: bool  # queries and keys have learned ones
+    image_memory: LabelledMemory
+    patch_memory: LabelledMemory
+
+    def make_memories(self, pictures: int, patches: int) -> None:
+        """Memories of features of so many channels; learned projections have as many as ``pictures``."""
+        width = pictures if self.projections else 0
+        self.image_memory, self.patch_memory = LabelledMemory(pictures, width), LabelledMemory(patches, width)
+
+    def probabilities(self, features: ImageFeatures, hide: bool = False) -> tuple[Tensor, Tensor]:
+        """Probability of "anomalous" of the pictures (B,) and on the grid of patches (B, h, w); ``hide``: as in training."""
+        (tap,) = features.streams[self.reference_stream].values()
+        image = self.image_memory(F.normalize(features.image[:, None], dim=-1), HIDDEN["image"] if hide else None)
+        patches = self.patch_memory(F.normalize(tap.patches, dim=-1), HIDDEN["patch"] if hide else None)
+        return image[:, 0], patches.unflatten(1, tap.grid)
+
+    def remember(self, batches: Iterable[Batch]) -> None:
+        """Makes the memories of annotated pictures (or their features) in one pass; what they held before is forgotten.
+
+        Raises:
+            UsageError: there is no normal or no anomalous key; the memories stay as they were.
+        """
+        own, images, patches = cast(Any, self), [], []
+        with torch.no_grad():
+            for batch in batches:
+                features = own.features_of(batch)
+                (tap,) = features.streams[self.reference_stream].values()
+                images.append(whole_keys(features.image, batch.labels))
+                patches.append(covered_means(tap.patches, tap.grid, batch.labels, batch.masks))
+        whole, parts = joined(images, "picture"), joined(patches, "patch")  # both, before anything changes
+        self.image_memory.fill(*whole)
+        self.patch_memory.fill(*parts)
+        own.header, own.weights_sha256 = {}, ""  # these memories are in no file yet
+        own.trained = own.trained or not self.projections
+
+    @classmethod
+    def implied_arguments(cls, state: Mapping[str, Any]) -> dict[str, Any]:
+        """Whether there are projections."""
+        return {"projections": "image_memory.query.weight" in state}
+
+    def load_learned(self, tensors: Mapping[str, Tensor], origin: str = "the given tensors") -> None:
+        """Loads strictly, with as many keys as are stored."""
+        self.image_memory.resize(tensors, "image_memory.", origin)
+        self.patch_memory.resize(tensors, "patch_memory.", origin)
+        cast(Any, super()).load_learned(tensors, origin)
 
 
 def neighbour_mean(patches: Tensor, grid: tuple[int, int]) -> Tensor:
