@@ -191,7 +191,7 @@ def test_features_on_disk_are_not_held(tiny: Any, pool: int | None) -> None:
     found = run(detector, spilled)
     assert found.pred_score.shape == (70,)
     assert spilled.most <= 3
-    passes = len(detector.layers) * (1 + detector.reach(70) / mutual_scoring.BLOCK) + 2
+    passes = len(detector.layers) * (1 + mutual_scoring.reach(70, detector.pool) / mutual_scoring.BLOCK) + 2
     assert spilled.read <= 1.3 * passes * 70
     held = run(detector, [spilled[i] for i in range(70)])
     close(found.anomaly_map, held.anomaly_map, 0)

@@ -34,7 +34,6 @@ log = logging.getLogger("zsad")
 STAGES = (3, 4, 5)  # of a convolutional tower, between mere edges and whole objects
 Features = Sequence[ImageFeatures]
 Kept = repeated.PairDistances | None
-RECURRING = "and score lower for it: a defect that recurs, or a second kind of part"
 
 
 @register("musc")
@@ -85,12 +84,7 @@ class MuSc(Detector):
 
     def prepare(self, name: str = "object", references: References | None = None) -> Context:
         """The references' patches, which pictures are compared with too. There is no text, and the name changes nothing."""
-        odd = self.radii and all(side > 0 and side % 2 for side in self.radii)
-        if not odd or not 0 < self.topmin <= 1 or min(self.rscin_k, default=1) < 1 or not (self.pool is None or self.pool > 1):
-            raise UsageError(
-                f"radii={self.radii}, topmin={self.topmin}, rscin_k={self.rscin_k}, pool={self.pool}: give odd radii, topmin "
-                "in (0, 1], windows of at least 1 picture, a pool of at least 2."
-            )
+        mutual_scoring.check_arguments(self.radii, self.topmin, self.rscin_k, self.pool)
         return Context(banks=self.banks(references))
 
     def needs_set(self, context: Context) -> bool:
@@ -115,23 +109,17 @@ class MuSc(Detector):
         log.info("musc compares %d pictures: about %.0f s and %.2f GB.", count, seconds, memory / 1e9)
         image = torch.cat([features[index].image.to(self.device) for index in range(count)])  # (N, D)
         near, far = (grids[:own] for grids in self.distance_grids(features, image, own))
-        if shared := repeated.recurring(near.flatten(1), far.flatten(1)).nonzero()[:, 0].tolist():
-            log.warning("Pictures %s (counted from 0) of %d share what the others lack, %s.", shared, own, RECURRING)
+        shared = repeated.noted(near.flatten(1), far.flatten(1))
         scores = torch.cat([upsample(grid[None], size, align_corners=True).amax((1, 2)) for grid in near])
         scores = mutual_scoring.rerank(scores, image[:own], self.rscin_k) if self.rscin_k else scores
         for index, (score, grid) in enumerate(zip(scores, near, strict=True)):
-            notes = (f"it has something that others have and most lack, {RECURRING}",) if index in shared else ()
-            yield Prediction(score[None], upsample(grid[None], size, align_corners=True), notes=notes)
-
-    def reach(self, count: int) -> int:
-        """How far apart on the circle pictures are compared: half of the pool, or half of the set."""
-        return count // 2 if self.pool is None or self.pool >= count - 1 else (self.pool + 1) // 2
+            yield Prediction(score[None], upsample(grid[None], size, align_corners=True), notes=shared.get(index, ()))
 
     def layer_distances(self, features: Features, order: Sequence[int], layer: int, kept: Kept = None) -> Tensor:
         """Of one layer, (2, N, R, h, w): mean of the lowest distances and their median, per side of neighbourhood."""
         rows, count, grid = partial(self._rows, features, order, layer), len(features), features[0].taps[layer].grid
         found, others = dict[int, Tensor](), dict[int, list[int]]()
-        pairs = mutual_scoring.mutual_cosines(rows, count, self.reach(count), others=others)
+        pairs = mutual_scoring.mutual_cosines(rows, count, mutual_scoring.reach(count, self.pool), others=others)
         for place, cosines in tqdm(pairs, f"layer {layer}", count, unit="picture", leave=False, disable=None):
             found[order[place]] = torch.stack(mutual_scoring.near_and_far(cosines, self.topmin))  # (2, R, L)
             if kept is not None:
@@ -141,7 +129,8 @@ class MuSc(Detector):
     def distance_grids(self, features: Features, image: Tensor, own: int | None = None) -> tuple[Tensor, Tensor]:
         """Means over layers and neighbourhoods on the finest grid, two of (N, h, w): the map, and median distances."""
         count, grids = len(features), [features[0].taps[layer].grid for layer in self.layers]
-        order = mutual_scoring.seeded_order(image, self.seed) if self.reach(count) < count // 2 else range(count)
+        drawn = mutual_scoring.reach(count, self.pool) < count // 2
+        order = mutual_scoring.seeded_order(image, self.seed) if drawn else range(count)
         finest = max(grids, key=lambda grid: grid[0] * grid[1])
         kept = repeated.PairDistances(finest, len(grids)) if self.repeated else None
         both = [self.layer_distances(features, order, layer, kept).mean(2).flatten(0, 1) for layer in self.layers]
@@ -154,6 +143,9 @@ class MuSc(Detector):
 
     def estimate(self, count: int, features: ImageFeatures) -> tuple[float, int]:
         """Seconds and bytes that ``count`` pictures like this one will take, features not counted; from a short timed probe."""
-        rows = [partial(self._rows, [features], [0], layer) for layer in self.layers]
-        seconds, memory = zip(*(mutual_scoring.expected_cost(one, count, self.reach(count)) for one in rows), strict=True)
-        return sum(seconds), max(memory) + (4 * count * self.reach(count) * rows[0](0)[0, :, 0].numel() if self.repeated else 0)
+        rows, reach = (
+            [partial(self._rows, [features], [0], layer) for layer in self.layers],
+            mutual_scoring.reach(count, self.pool),
+        )
+        seconds, memory = zip(*(mutual_scoring.expected_cost(one, count, reach) for one in rows), strict=True)
+        return sum(seconds), max(memory) + (4 * count * reach * rows[0](0)[0, :, 0].numel() if self.repeated else 0)

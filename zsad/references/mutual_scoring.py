@@ -16,12 +16,14 @@ from torch import Tensor
 from zsad.errors import UsageError
 
 __all__ = [
+    "check_arguments",
     "expected_cost",
     "lnamd",
     "mutual_cosines",
     "near_and_far",
     "nearest_cosines",
     "neighbourhood_means",
+    "reach",
     "require_enough",
     "rerank",
     "seeded_order",
@@ -183,6 +185,21 @@ def near_and_far(cosines: Tensor, topmin: float) -> tuple[Tensor, Tensor]:
     distances = (2 - 2 * ordered).clamp(min=0).sqrt()  # from far to near
     lowest = max(1, int(topmin * count))
     return distances[:, -lowest:].mean(1).view(shape), distances[:, (count - 1) // 2].view(shape)
+
+
+def check_arguments(radii: Sequence[int], topmin: float, rscin_k: Sequence[int], pool: int | None) -> None:
+    """Raises ``UsageError`` for arguments of MuSc that nothing can be computed with."""
+    odd = radii and all(side > 0 and side % 2 for side in radii)
+    if not odd or not 0 < topmin <= 1 or min(rscin_k, default=1) < 1 or not (pool is None or pool > 1):
+        raise UsageError(
+            f"radii={radii}, topmin={topmin}, rscin_k={rscin_k}, pool={pool}: give odd radii, topmin in (0, 1], windows of at "
+            "least 1 picture, a pool of at least 2."
+        )
+
+
+def reach(count: int, pool: int | None) -> int:
+    """How far apart on the circle pictures are compared: half of the pool, or half of the set."""
+    return count // 2 if pool is None or pool >= count - 1 else (pool + 1) // 2
 
 
 def require_enough(own: int, count: int, least: int, *, reranked: bool) -> None:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from zsad.alignment.maps import upsample
 
-__all__ = ["PairDistances", "communities", "outlying", "recurring"]
+__all__ = ["PairDistances", "communities", "noted", "outlying", "recurring"]
 
 log = logging.getLogger("zsad")
 # A place's "far" is its median distance to the other pictures, its "near" the mean of the lowest.
@@ -29,6 +29,7 @@ MUCH_NEARER = 0.75  # "near", or one distance, below this part of "far", relativ
 PLACES, PICTURES = 2, 3  # that many places make a picture, that many pictures a finding
 LINKS = 8  # of two pictures' patches, both ways counted: as many as a shared square of 2 x 2 patches makes
 RESOLUTION = 0.25  # of Louvain's modularity; at 1 a clique falls into parts by the noise of its weights
+LOWER = "and score lower for it: a defect that recurs, or a second kind of part"
 DENSE = 0.5  # part of the compared pairs of a community that are linked
 
 
@@ -63,6 +64,14 @@ def recurring(near: Tensor, far: Tensor) -> Tensor:
     places = outlying(far) & (ratio < MUCH_NEARER * usual)
     pictures = places.sum(1) >= PLACES
     return pictures & (pictures.sum() >= PICTURES)
+
+
+def noted(near: Tensor, far: Tensor) -> dict[int, tuple[str, ...]]:
+    """A note of each picture that ``recurring`` finds, by its number; they are logged as a warning too."""
+    shared = recurring(near, far).nonzero()[:, 0].tolist()
+    if shared:
+        log.warning("Pictures %s (counted from 0) of %d share what the others lack, %s.", shared, len(near), LOWER)
+    return dict.fromkeys(shared, (f"it has something that others have and most lack, {LOWER}",))
 
 
 class PairDistances:
