@@ -9,7 +9,7 @@ with cosine distances; a layer's reach is the distance below which 5 % of the un
 that a mark acts on what looks the same and, in its own picture, hardly on the rest. Marks act in the order in which they were
 made: a false alarm pulls the map by its likeness towards the low end of ``map_range`` and never raises it, a miss towards the
 high end and never lowers it. The picture's score moves with the mean of the highest 1 % of its map; for ``compact``, whose
-score is that mean, this is exact.
+score is that mean before the map is resized, this is nearly exact.
 """
 
 from __future__ import annotations

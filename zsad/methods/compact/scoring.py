@@ -66,10 +66,13 @@ def near_references(features: ImageFeatures, context: Context) -> Near | None:
 
 
 def prediction(parts: Parts, features: ImageFeatures, context: Context, near: Near | None) -> Prediction:
-    """As ``map_of``, at model size; the score is the mean of the map's highest 1 %."""
+    """As ``map_of``, at model size; the score is the mean of the map's highest 1 %, before it is resized.
+
+    With the first tower alone it is that of the resized map, as in version 0.1.
+    """
     grid, words = map_of(parts, features, context, near)
     maps = upsample(grid, parts.backbone.image_size)
-    return Prediction(top_mean(maps, TOP), maps, words)
+    return Prediction(top_mean(maps if parts.vit is None else grid, TOP), maps, words)
 
 
 def single_prediction(parts: Parts, features: ImageFeatures, context: Context) -> Prediction:
