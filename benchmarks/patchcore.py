@@ -60,7 +60,8 @@ def numbered(number: int) -> np.ndarray[Any, Any]:
     return rgb
 
 
-def main() -> None:
+def parsed(words: Sequence[str] | None = None) -> argparse.Namespace:
+    """The options, of the command line or of the given words."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--references", type=int, default=1000)
     parser.add_argument("--grid", type=int, default=37, help="patches per side")
@@ -69,12 +70,21 @@ def main() -> None:
     parser.add_argument("--coreset", type=float, default=0.1)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json", action="store_true")
-    given = parser.parse_args()
-    torch.set_num_threads(given.threads)
+    return parser.parse_args(words)
+
+
+def with_references(given: argparse.Namespace) -> zsad.Inspector:
+    """The inspector, when its references are chosen from."""
     detector = zsad.create(given.method, backbone=MadeUp(given.grid, given.channels), taps=(1,), **SETTINGS[given.method])
-    start, before = time.perf_counter(), peak_mb()
     references = [numbered(number) for number in range(given.references)]
-    inspector = zsad.Inspector(detector, references=references, coreset=given.coreset, device="cpu", batch="off")
+    return zsad.Inspector(detector, references=references, coreset=given.coreset, device="cpu", batch="off")
+
+
+def main() -> None:
+    given = parsed()
+    torch.set_num_threads(given.threads)
+    start, before = time.perf_counter(), peak_mb()
+    inspector = with_references(given)
     made, chosen, seconds = time.perf_counter() - start, peak_mb(), []
     start = time.perf_counter()
     inspector.known_thresholds()

@@ -39,6 +39,7 @@ from zsad_demo.workspace import Workspace
 from zsad_demo.workspaces import Workspaces
 
 BRICKS = sorted(asset("demo/examples/brick").glob("*.png"))
+TINY = "anomalyclip"  # the served method that answers at once: ``learned`` has a tiny tower
 
 
 def png_header(width: int, height: int) -> bytes:
@@ -358,7 +359,7 @@ def post(server: Served, count: int, name: str = "x.png", content: bytes = b"x")
 def call(server: Served, paths: list[str]) -> str:
     """The events that /predict answers to paths on the server, without an upload."""
     given = [{"path": path, "meta": {"_type": "gradio.FileData"}} for path in paths]
-    body = json.dumps({"data": [given, "brick", None, "", "compact"]}).encode()
+    body = json.dumps({"data": [given, "brick", None, "", TINY]}).encode()
     url = f"{server.url}/gradio_api/call/predict"
     with urllib.request.urlopen(urllib.request.Request(url, body, {"Content-Type": "application/json"}), timeout=60) as answer:
         event = json.loads(answer.read())["event_id"]
@@ -388,13 +389,13 @@ def test_a_visitor_can_use_the_loaded_checkpoints_and_no_others(learned: Path, c
 
 @pytest.mark.slow
 def test_predict_and_calibrate_answer_as_the_library_does(client: Any, server: Served) -> None:
-    found = client.predict(files(*BRICKS[2:]), "brick", files(*BRICKS[:2]), "", "compact", api_name="/predict")
-    wanted = {one.name: one.pred_score for one in zsad.Inspector(references=BRICKS[:2])(BRICKS[2:])}
+    found = client.predict(files(*BRICKS[2:10]), "brick", files(*BRICKS[:2]), "", "compact", api_name="/predict")
+    wanted = {one.name: one.pred_score for one in zsad.Inspector(references=BRICKS[:2])(BRICKS[2:10])}
     assert {row["name"]: row["pred_score"] for row in found["results"]} == pytest.approx(wanted, abs=1e-5)
-    assert found["counts"] == {"anomalous": 4, "normal": 6}
+    assert found["counts"] == {"anomalous": 4, "normal": 3, "review": 1}
     assert str(server.scratch) not in json.dumps(found)
-    made = client.predict(files(*BRICKS[:4]), None, "brick", "", "compact", 0.25, api_name="/calibrate")
-    assert (made["kind"], made["normal"]) == ("split", 4)
+    made = client.predict(files(*BRICKS[:3]), None, "brick", "", TINY, 0.25, api_name="/calibrate")
+    assert (made["kind"], made["normal"]) == ("split", 3)
     assert "on average at most 25 %" in made["thresholds"]["false_alarm_rate"]
     assert len(client.predict("nut", "compact", api_name="/prompts")) == 11
     assert client.predict(api_name="/methods")[0]["name"] == "compact"
@@ -406,7 +407,7 @@ def test_hostile_uploads_get_a_message_and_the_next_request_an_answer(name: str,
     content, message = HOSTILE[name]
     path = tmp_path / name
     path.write_bytes(content)
-    found = client.predict(files(path, BRICKS[0]), "brick", None, "", "compact", api_name="/predict")
+    found = client.predict(files(path, BRICKS[0]), "brick", None, "", TINY, api_name="/predict")
     messages = found["refused"] + [row["error"] for row in found["results"] if row["error"]]
     assert len(messages) == 1
     assert message in messages[0]
@@ -414,14 +415,14 @@ def test_hostile_uploads_get_a_message_and_the_next_request_an_answer(name: str,
 
 
 @pytest.mark.slow
-def test_five_thousand_files_are_refused_by_the_upload_and_by_the_api(client: Any, server: Served) -> None:
-    status, answer = post(server, 5000)
+def test_too_many_files_are_refused_by_the_upload_and_by_the_api(client: Any, server: Served) -> None:
+    status, answer = post(server, 1001)
     assert (status >= 400, "Too many files" in answer) == (True, True), (status, answer[:200])
     upload = json.loads(post(server, 1, "brick.png", BRICKS[0].read_bytes())[1])[0]
-    answer = call(server, [upload] * 5000)
+    answer = call(server, [upload] * (PICTURES + 1))
     assert "event: error" in answer
-    assert f"5000 pictures were given; at most {PICTURES} are accepted at once" in answer
-    found = client.predict(files(BRICKS[0]), "brick", None, "", "compact", api_name="/predict")
+    assert f"{PICTURES + 1} pictures were given; at most {PICTURES} are accepted at once" in answer
+    found = client.predict(files(BRICKS[0]), "brick", None, "", TINY, api_name="/predict")
     assert found["results"][0]["name"] == "brick-01.png"
 
 
@@ -442,17 +443,17 @@ def test_a_file_that_is_too_large_is_refused(server: Served) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("path", ["/etc/passwd", "pyproject.toml", "../../../../etc/passwd", str(asset("demo/app.py"))])
-def test_nothing_else_can_be_read(path: str, server: Served) -> None:
-    for route in (f"/gradio_api/file={path}", f"/file={path}"):
-        with pytest.raises(urllib.error.HTTPError) as error:
-            urllib.request.urlopen(server.url + route, timeout=30)
-        error.value.close()
-        assert error.value.code in (403, 404)
-    answer = call(server, [path])
-    assert "event: error" in answer
-    assert "root:" not in answer
-    assert "pred_score" not in answer
+def test_nothing_else_can_be_read(server: Served) -> None:
+    for path in ("/etc/passwd", "pyproject.toml", "../../../../etc/passwd", str(asset("demo/app.py"))):
+        for route in (f"/gradio_api/file={path}", f"/file={path}"):
+            with pytest.raises(urllib.error.HTTPError) as error:
+                urllib.request.urlopen(server.url + route, timeout=30)
+            error.value.close()
+            assert error.value.code in (403, 404), route
+        answer = call(server, [path])
+        assert "event: error" in answer, path
+        assert "root:" not in answer
+        assert "pred_score" not in answer
     upload = json.loads(post(server, 1, "brick.png", BRICKS[0].read_bytes())[1])[0]
     assert "pred_score" in call(server, [upload])  # the way itself is open
 

@@ -497,6 +497,7 @@ def test_json_alone_and_usage_in_a_sentence(data: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_method_of_the_package_with_references(tmp_path: Path) -> None:
     options = ["--data", write_noisy_set(tmp_path / "few", 2, 2, 3), "--method", "compact", "--shots", "1", "--seeds", "3,4"]
+    options += ["--set", "tower=small"]
     options += ["--categories", "nut", "--metrics", "image_f1_max,pixel_auroc", "--out", tmp_path / "out"]
     done = CliRunner().invoke(app, ["evaluate", *map(str, options)])
     assert done.exit_code == 0, done.output

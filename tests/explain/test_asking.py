@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -234,11 +235,11 @@ FAILURES = ("500", "429", "close", "page", "{broken", json.dumps({"defect_seen":
 
 
 def asking_process(url: str, known: Path, log: Path) -> subprocess.Popen[bytes]:
-    """Explains 200 pictures in a process of its own, which logs everything."""
+    """Explains 200 pictures in a child of a process that logs everything, and in that process itself when it gets a line."""
     paths = os.pathsep.join([str(Path(asking_process_file.__file__).parent), *filter(None, sys.path)])
-    command = [sys.executable, asking_process_file.__file__, url, str(known), "200"]
+    command, pipe = [sys.executable, asking_process_file.__file__, url, str(known), "200"], subprocess.PIPE
     with log.open("ab") as errors:
-        return subprocess.Popen(command, env=os.environ | {"PYTHONPATH": paths}, stdout=subprocess.PIPE, stderr=errors)
+        return subprocess.Popen(command, env=os.environ | {"PYTHONPATH": paths}, stdin=pipe, stdout=pipe, stderr=errors)
 
 
 @pytest.mark.slow
@@ -260,17 +261,17 @@ def test_two_hundred_pictures_with_failures_of_each_kind_and_a_kill(tmp_path: Pa
 
     known, log = tmp_path / "known.jsonl", tmp_path / "log"
     with vlm_server(plan) as server:
-        killed = asking_process(server.url, known, log)
+        process = asking_process(server.url, known, log)
+        child = int(process.stdout.readline())  # type: ignore[union-attr]
         deadline = time.monotonic() + 60
         while sum(server.answered.values()) < 60 and time.monotonic() < deadline:
             time.sleep(0.005)
-        killed.kill()
-        killed.communicate()
-        assert killed.returncode != 0
+        os.kill(child, getattr(signal, "SIGKILL", signal.SIGTERM))
+        assert int(process.stdout.readline()) != 0  # type: ignore[union-attr]
         kept, asked = Explanations(known), len(server.requests)
         on_disk = known.read_bytes().count(b"\n")
         assert 40 < on_disk < 200
-        resumed, _ = asking_process(server.url, known, log).communicate(timeout=120)
+        resumed, _ = process.communicate(b"\n", timeout=120)
     found = json.loads(resumed.splitlines()[-1])
     assert found["said"] == ["yes"] * 200
     assert found["growth"] < 15e6  # of 40 MB of pictures

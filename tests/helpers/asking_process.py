@@ -1,5 +1,6 @@
-"""Explains many made pictures in a process of its own, for tests that kill it: ``asking_process.py URL FILE COUNT``.
+"""Explains many made pictures in a child, for tests that kill it, and then again: ``asking_process.py URL FILE COUNT``.
 
+The first line on stdout is the child's process id, the second what it ended with; then this process waits for a line.
 Everything is logged, to stderr. The last line on stdout is a JSON object: what was said, and by how many bytes the process grew
 after the first ``WARM`` answers.
 """
@@ -11,6 +12,7 @@ import logging
 import os
 import sys
 from collections.abc import Iterator
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -56,4 +58,11 @@ def main(url: str, file: str, count: int) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], int(sys.argv[3]))
+    given = sys.argv[1], sys.argv[2], int(sys.argv[3])
+    child = get_context("fork" if hasattr(os, "fork") else "spawn").Process(target=main, args=given)
+    child.start()
+    print(child.pid, flush=True)
+    child.join()
+    print(child.exitcode, flush=True)
+    sys.stdin.readline()
+    main(*given)

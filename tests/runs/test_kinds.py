@@ -39,7 +39,8 @@ def results(tmp_path: Path) -> Path:
     for kind, count in (("spot", 3), ("grid", 3), ("good", 4)):
         for i in range(count):
             picture(kind, i).save(tmp_path / f"{kind}{i}.png")
-    done = run("predict", str(tmp_path), "--batch", "off", "--out", str(tmp_path / "out"), "--threshold", "0.2")
+    small = ("--batch", "off", "--set", "tower=small")
+    done = run("predict", str(tmp_path), *small, "--out", str(tmp_path / "out"), "--threshold", "0.2")
     assert done.exit_code == 0, done.output
     return tmp_path / "out"
 
@@ -136,10 +137,10 @@ def test_agreement_with_labels(tmp_path: Path) -> None:
         (tmp_path / "test" / kind).mkdir(parents=True)
         for i in range(3):
             picture(kind, i).save(tmp_path / "test" / kind / f"{i}.png")
-    [row] = evaluate_kinds("compact", open_dataset(tmp_path, split=None), "true")
+    [row] = evaluate_kinds("compact", open_dataset(tmp_path, split=None), "true", tower="small")
     assert (row.pictures, row.kinds) == (6, 2)
     assert 0 <= row.regions.f1 <= 1
-    done = run("evaluate", "--data", str(tmp_path), "--out", str(tmp_path / "e"), "--group-kinds")
+    done = run("evaluate", "--data", str(tmp_path), "--out", str(tmp_path / "e"), "--group-kinds", "--set", "tower=small")
     assert done.exit_code == 0, done.output
     assert "k-means on whole pictures" in done.output
     assert "nmi" in done.output

@@ -28,20 +28,20 @@ def of(inspector: zsad.Inspector) -> list[float | None]:
 
 @pytest.mark.slow
 def test_a_words_effect_is_that_of_an_inspector_with_this_word_alone() -> None:
-    session = opened(zsad.Inspector())
+    session = opened(zsad.Inspector(tower="small"))
     found = {one.text: one.effects for one in zsad.prompt_effects(session, range(3))}
     assert len(found) == 9
-    plain = of(zsad.Inspector())
+    plain = of(zsad.Inspector(tower="small"))
     for word in ("scratch", "hole"):
-        wanted = [a - b for a, b in zip(of(zsad.Inspector(words=(word,))), plain, strict=True)]
+        wanted = [a - b for a, b in zip(of(zsad.Inspector(tower="small", words=(word,))), plain, strict=True)]
         assert found[word] == pytest.approx(wanted, abs=1e-4)
 
 
 @pytest.mark.slow
 def test_two_sets_side_by_side_leave_the_session_as_it_is() -> None:
-    session = opened(zsad.Inspector())
+    session = opened(zsad.Inspector(tower="small"))
     rows = zsad.compare_prompts(session, [{"words": ("scratch", "crack")}, {"words": None}], [2, 0])
-    first, second = of(zsad.Inspector(words=("scratch", "crack"))), of(zsad.Inspector())
+    first, second = of(zsad.Inspector(tower="small", words=("scratch", "crack"))), of(zsad.Inspector(tower="small"))
     assert rows == [pytest.approx([first[2], second[2]], abs=1e-4), pytest.approx([first[0], second[0]], abs=1e-4)]
     assert session.inspector.detector.words is None
 

@@ -85,7 +85,8 @@ def test_tiles_resume_to_the_bit(tmp_path: Path) -> None:
     (source := tmp_path / "in").mkdir()
     for index in range(7):
         picture(0.3, (8, 8, 20 + index, 30), (64 + 24 * index, 64)).save(source / f"{index}.png")
-    common = ["--method", "compact", "--batch-size", "3", "--maps", "npy", "--tile", "64", "--roi", "polygon:0,0 100%,0 50%,64"]
+    common = ["--method", "compact", "--set", "tower=small", "--batch-size", "3", "--maps", "npy"]
+    common += ["--tile", "64", "--roi", "polygon:0,0 100%,0 50%,64"]
     whole, torn = tmp_path / "whole", tmp_path / "torn"
     assert predict(source, "--out", whole, *common)[0] == 0
     shutil.copytree(whole, torn)
@@ -269,8 +270,8 @@ print(process.memory_info().rss / seen[0] - 1, len(seen))
 def test_memory_does_not_grow(tmp_path: Path) -> None:
     source = tmp_path / "in"
     source.mkdir()
-    for index in range(400):
-        picture(0.3 + index / 2000, (8, 8, 200, 150), (400, 300)).save(source / f"{index}.png", compress_level=1)
+    for index in range(200):
+        picture(0.3 + index / 1000, (8, 8, 200, 150), (400, 300)).save(source / f"{index}.png", compress_level=1)
     done = subprocess.run(
         [sys.executable, "-c", MEMORY, source, tmp_path / "out"],
         env=environment() | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests/helpers'}"},

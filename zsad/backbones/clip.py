@@ -83,10 +83,10 @@ class CLIP(WithVisual):
         self.depth = vision.layers
         self.visual = VisionTransformer(vision, patch_size, native_size, dim, activation, self.position_embedding)
         self.token_embedding = nn.Embedding(vocabulary, text.width)
-        self.positional_embedding = nn.Parameter(0.01 * torch.randn(context_length, text.width))
+        self.positional_embedding = nn.Parameter(torch.empty(context_length, text.width).normal_(std=0.01))
         self.transformer = Transformer(text, activation)
         self.ln_final = nn.LayerNorm(text.width)
-        self.text_projection = nn.Parameter(text.width**-0.5 * torch.randn(text.width, dim))
+        self.text_projection = nn.Parameter(torch.empty(text.width, dim).normal_(std=text.width**-0.5))
         self.logit_scale = nn.Parameter(torch.tensor(LOGIT_SCALE))
 
     # ------------------------------------------------------------------ text

@@ -15,6 +15,7 @@ from zsad.backbones.blocks import TowerShape
 from zsad.backbones.clip import CLIP
 from zsad.backbones.file import clip_state, load_clip_state
 from zsad.backbones.filling import unfilled
+from zsad.backbones.openclip_package import architectures, configuration, part
 from zsad.errors import UnknownName, UnsupportedBackbone, WeightsUnavailable
 from zsad.registry import register_backbone
 from zsad.weights.checkpoints import read_state_dict, sha256_of
@@ -41,15 +42,7 @@ def _is_plain(config: dict[str, Any]) -> bool:
 
 def plain_models() -> list[str]:
     """All ``architecture.tag`` names that the trunk covers, sorted."""
-    import open_clip
-
-    return sorted(f"{arch}.{tag}" for arch, tag in open_clip.list_pretrained() if _is_plain(_config(arch)))
-
-
-def _config(architecture: str) -> dict[str, Any]:
-    import open_clip
-
-    return dict(open_clip.get_model_config(architecture) or {})
+    return sorted(f"{arch}.{tag}" for arch, tag in part("pretrained").list_pretrained() if _is_plain(configuration(arch)))
 
 
 def build(name: str, architecture: str, **options: Any) -> CLIP:
@@ -64,13 +57,11 @@ def build(name: str, architecture: str, **options: Any) -> CLIP:
         UnknownName: open_clip has no such architecture.
         UnsupportedBackbone: it is no plain CLIP ViT.
     """
-    import open_clip
-
-    config = _config(architecture)
+    config = configuration(architecture)
     if not config:
-        raise UnknownName.among("open_clip architecture", architecture, open_clip.list_models())
+        raise UnknownName.among("open_clip architecture", architecture, architectures())
     if not _is_plain(config):
-        good = [arch for arch in open_clip.list_models() if _is_plain(_config(arch))]
+        good = [arch for arch in architectures() if _is_plain(configuration(arch))]
         raise UnsupportedBackbone(
             f"{architecture} is no plain CLIP ViT, so the trunk does not cover it. Covered: {', '.join(good)}."
         )
@@ -106,16 +97,15 @@ def load_openclip(
         UnsupportedBackbone: not a plain CLIP ViT.
         WeightsUnavailable: not in the cache, and no network or ``HF_HUB_OFFLINE`` set.
     """
-    from open_clip.pretrained import get_pretrained_cfg, list_pretrained_tags_by_model
-
     architecture, _, tag = name.removeprefix("openclip:").partition(".")
-    source = get_pretrained_cfg(architecture, tag)
+    published = part("pretrained")
+    source = published.get_pretrained_cfg(architecture, tag)
     trained_with = "quick_gelu" if source and source.get("quick_gelu") else None
     options = {"position_embedding": position_embedding, "image_size": image_size}
     with unfilled():
         model = build(name, architecture, activation=activation or trained_with, **options | _statistics(source or {}))
     if not source:
-        raise UnknownName.among(f"pretrained tag of {architecture}", tag, list_pretrained_tags_by_model(architecture))
+        raise UnknownName.among(f"pretrained tag of {architecture}", tag, published.list_pretrained_tags_by_model(architecture))
     path = _fetch(name, source)
     load_clip_state(model, clip_state(read_state_dict(path), name), sha256_of(path))
     return model
@@ -133,28 +123,24 @@ def hub_files(source: dict[str, Any]) -> tuple[str, tuple[str, ...]]:
 
 def megabytes(name: str) -> float:
     """Size of an ``architecture.tag``'s weights in float32, by counting the trunk's parameters."""
-    with torch.device("meta"):
+    with torch.device("meta"), unfilled():
         model = build(name, name.partition(".")[0])
     return sum(p.numel() for p in model.parameters()) * 4 / 1e6
 
 
 def cached(name: str) -> Path | None:
     """The weights' file of an ``architecture.tag`` in the Hugging Face cache, or None."""
-    from open_clip.pretrained import get_pretrained_cfg
-
     architecture, _, tag = name.partition(".")
-    return cached_file(*hub_files(get_pretrained_cfg(architecture, tag) or {}))
+    return cached_file(*hub_files(part("pretrained").get_pretrained_cfg(architecture, tag) or {}))
 
 
 def _fetch(name: str, source: dict[str, Any]) -> Path:
     """The file of weights: cached, or by an announced download."""
-    from open_clip.pretrained import download_pretrained
-
     repository, filenames = hub_files(source)
     if (cached := cached_file(repository, filenames)) is not None:
         return cached
     announce_download(name, repository, filenames)
     try:
-        return Path(download_pretrained(source))
+        return Path(part("pretrained").download_pretrained(source))
     except Exception as error:  # open_clip and the hub raise a dozen kinds, down to their transports'
         raise WeightsUnavailable(f"The download of {name} broke off: {error}. Run the same command again to go on.") from error

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from collections.abc import Callable
 from functools import cache
-from pathlib import Path
-from types import ModuleType
 from typing import Any, cast
+
+from zsad.backbones.openclip_package import part
 
 
 def clip_tokenizer() -> Callable[[str], list[int]]:
@@ -32,23 +30,4 @@ def unknown_pieces(text: str) -> list[int]:
 
 @cache
 def _tokenizer() -> Any:
-    return _tokenizer_module().SimpleTokenizer()
-
-
-def _tokenizer_module() -> ModuleType:
-    """``open_clip.tokenizer``, without the rest of open_clip where that is not loaded yet.
-
-    The package imports timm, transformers and torchvision, which takes four times as long as torch; the tokenizer's file needs
-    none of them.
-    """
-    package = importlib.util.find_spec("open_clip")  # finds it and runs nothing
-    if "open_clip" not in sys.modules and package is not None and package.origin:
-        file = Path(package.origin).with_name("tokenizer.py")
-        spec = importlib.util.spec_from_file_location("zsad_clip_tokenizer", file) if file.is_file() else None
-        if spec is not None and spec.loader is not None:
-            module = importlib.util.module_from_spec(spec)
-            spec.loader.exec_module(module)
-            return module
-    from open_clip import tokenizer
-
-    return cast(ModuleType, tokenizer)
+    return part("tokenizer").SimpleTokenizer()

@@ -87,12 +87,12 @@ class VisionTransformer(nn.Module):
         self.patch_size, self.position_mode = patch_size, position_embedding
         side, scale = native_size // patch_size, shape.width**-0.5
         self.conv1 = nn.Conv2d(3, shape.width, patch_size, stride=patch_size, bias=False)
-        self.class_embedding = nn.Parameter(scale * torch.randn(shape.width))
-        self.positional_embedding = nn.Parameter(scale * torch.randn(side * side + 1, shape.width))
+        self.class_embedding = nn.Parameter(torch.empty(shape.width).normal_(std=scale))
+        self.positional_embedding = nn.Parameter(torch.empty(side * side + 1, shape.width).normal_(std=scale))
         self.ln_pre = nn.LayerNorm(shape.width)
         self.transformer = Transformer(shape, activation)
         self.ln_post = nn.LayerNorm(shape.width)
-        self.proj = nn.Parameter(scale * torch.randn(shape.width, dim))
+        self.proj = nn.Parameter(torch.empty(shape.width, dim).normal_(std=scale))
 
     @property
     def blocks(self) -> list[Block]:
