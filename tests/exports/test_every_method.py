@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from tiny_methods import tiny_method
+from tiny_methods import shallow, tiny_method
 
 import zsad
-from zsad import registry
-from zsad.backbones.tiny import load_tiny
 from zsad.errors import UsageError
 from zsad.exports.graph import FEATURES, SCORES, Graph
 from zsad.exports.sessions import open_session
@@ -58,7 +55,7 @@ def graph_of(method: str, arguments: dict[str, Any], how: str) -> Graph:
 def test_a_method_is_exported_or_refused(
     method: str, arguments: dict[str, Any], how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(registry._backbones, "tiny", partial(load_tiny, layers=2))
+    shallow(monkeypatch, layers=2)
     if method in REFUSED and arguments != EXPORTED_FORM.get(method):
         with pytest.raises(UsageError, match=rf"^{method} cannot be exported: .*{REFUSED[method]}.*Run it in torch"):
             trace(graph_of(method, arguments, how))

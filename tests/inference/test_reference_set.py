@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_methods import on_tiny_tower
+from tiny_methods import on_tiny_tower, shallow
 from typer.testing import CliRunner
 
 import zsad
@@ -63,7 +63,8 @@ def scores(inspector: Inspector, *pictures: np.ndarray[Any, Any]) -> list[float]
 # ------------------------------------------------------------------ every method takes references
 @pytest.mark.slow
 @pytest.mark.parametrize("method", zsad.list_methods())
-def test_every_method_takes_references(method: str, good: Path) -> None:
+def test_every_method_takes_references(method: str, good: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shallow(monkeypatch)
     torch.manual_seed(0)
     detector = on_tiny_tower(method, 80)
     detector.trained = True
