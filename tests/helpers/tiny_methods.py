@@ -47,9 +47,9 @@ def shallow(monkeypatch: pytest.MonkeyPatch, layers: int = LAYERS) -> None:
     monkeypatch.setitem(_backbones, "tips-tiny", partial(load_tips_tiny, layers=layers, text_layers=layers))
 
 
-def small_recipes(monkeypatch: pytest.MonkeyPatch) -> None:
+def small_recipes(monkeypatch: pytest.MonkeyPatch, layers: int = LAYERS) -> None:
     """Encoders that a command loads by name have the tiny one's size, and few layers."""
-    shallow(monkeypatch)
+    shallow(monkeypatch, layers)
     for name in zsad.list_methods():
         cls = method_class(name)
         if not has_own_tower(name):
@@ -107,6 +107,7 @@ def options_of(method: str, folder: Path) -> list[str]:
     options += [part for key, value in SHORTER.get(method, {}).items() for part in ("--set", f"{key}={value}")]
     if cls.learned:
         path = folder / f"{method}.safetensors"
-        tiny_method(method).save(path, trained_on="nothing")
+        if not path.is_file():  # seeded: the same whichever test asks first
+            tiny_method(method).save(path, trained_on="nothing")
         options += ["--checkpoint", str(path)]
     return options
