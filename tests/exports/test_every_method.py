@@ -17,8 +17,13 @@ from zsad.exports.writing import MODEL, save_onnx, trace
 from zsad.inference.inspector import Inspector
 from zsad.verification.tiny_pictures import tiny_pictures
 
-SMALLER: dict[str, dict[str, Any]] = {"compact": {"tower": "small"}}
-EXPORTED_FORM: dict[str, dict[str, Any]] = {"adaclip": {"use_hsf": False}, "anovl": {"views": False}}  # not the usual one
+ONCE = {"taps": (1, 2)}  # of two layers, each once: the default's four taps are the first layer three times
+SMALLER: dict[str, dict[str, Any]] = {
+    **dict.fromkeys(("adaptclip", "april_gan", "crane", "dictas", "filo", "musc", "sowa", "subspacead"), ONCE),
+    "compact": {"tower": "small"},
+    "laft": {"scales": (2,)},
+}
+EXPORTED_FORM: dict[str, dict[str, Any]] = {"adaclip": {"use_hsf": False} | ONCE, "anovl": {"views": False}}  # not the usual one
 REFUSED = {
     "adaclip": "k-means clusters",
     "anomaly_ov": "resized to a square",
@@ -31,8 +36,8 @@ KNOWN = Path(__file__).parent / "operations.txt"  # were written as ONNX and run
 FORMS: list[tuple[str, dict[str, Any], str]] = [
     *[(name, SMALLER.get(name, {}), "") for name in zsad.list_methods()],
     *[(name, arguments, "") for name, arguments in EXPORTED_FORM.items()],
-    ("winclip", {}, "references"),
-    ("april_gan", {}, "references"),
+    ("winclip", {"scales": (2,)}, "references"),
+    ("april_gan", ONCE, "references"),
     ("compact", SMALLER["compact"], "batch"),
 ]
 
