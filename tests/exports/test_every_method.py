@@ -23,7 +23,10 @@ SMALLER: dict[str, dict[str, Any]] = {
     "compact": {"tower": "small"},
     "laft": {"scales": (2,)},
 }
-EXPORTED_FORM: dict[str, dict[str, Any]] = {"adaclip": {"use_hsf": False} | ONCE, "anovl": {"views": False}}  # not the usual one
+EXPORTED_FORM: dict[str, dict[str, Any]] = {
+    "adaclip": {"use_hsf": False} | ONCE,
+    "anovl": {"views": False},
+}  # not the usual one
 REFUSED = {
     "adaclip": "k-means clusters",
     "anomaly_ov": "resized to a square",
