@@ -74,7 +74,7 @@ def tiny_tower(recipe: Recipe, image_size: int = SIDE) -> Any:
     if tiny_name(recipe) == "tips-tiny":
         return zsad.load_backbone("tips-tiny", image_size=round(image_size / 14) * 14)
     if tiny_name(recipe) == "pixels":
-        return zsad.load_backbone("pixels", image_size=round(image_size / 32) * 32)
+        return zsad.load_backbone("pixels", image_size=image_size // 32 * 32)
     options = {"activation": recipe.activation, "position_embedding": recipe.position_embedding}
     return zsad.load_backbone("tiny", image_size=image_size, **options)
 
