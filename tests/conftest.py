@@ -25,6 +25,7 @@ torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
 ROOT = Path(__file__).resolve().parents[1]
 LONGEST = (  # files of 15 to 60 seconds of CPU, the longest first: begun last, one would keep one process busy alone
     "demo/test_browser.py",
+    "exports/test_every_method.py",
     "contract/test_pipeline.py",
     "verification/test_proofs.py",
     "training/test_processes.py",

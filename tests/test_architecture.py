@@ -5,7 +5,9 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -33,14 +35,34 @@ MODULES = {
 }
 
 
-def imported(path: Path) -> set[str]:
-    """Names in ``MODULES`` that a file imports, those inside functions included; "__init__" is the package itself."""
-    names = set()
+class Facts(NamedTuple):
+    """Of one file, parsed once."""
+
+    names: set[str]  # what it imports
+    relative: bool  # whether one of its imports is
+    sizes: dict[str, int]  # lines of its functions' bodies, by name and first line
+
+
+@cache
+def facts_of(path: Path) -> Facts:
+    names, relative, sizes = set(), False, {}
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            relative = relative or bool(node.level)
+            names |= {f"{node.module}.{alias.name}" for alias in node.names if node.module}
+        elif isinstance(node, ast.FunctionDef):
+            body = node.body[1:] if ast.get_docstring(node) else node.body
+            lines = body[-1].end_lineno - body[0].lineno + 1 if body else 0  # type: ignore[operator]
+            sizes[f"{node.name} in line {node.lineno}"] = lines
+    return Facts(names, relative, sizes)
+
+
+@cache
+def imported(path: Path) -> set[str]:
+    """Names in ``MODULES`` that a file imports, those inside functions included; "__init__" is the package itself."""
+    names = facts_of(path).names
     inside = {name.removeprefix("zsad").removeprefix(".") for name in names if name.split(".")[0] == "zsad"}
     return {module for name in inside if (module := module_of(name))}
 
@@ -65,8 +87,7 @@ def test_every_package_has_a_floor() -> None:
 
 def test_no_relative_imports() -> None:
     for path in MODULES.values():
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        assert not any(isinstance(node, ast.ImportFrom) and node.level for node in ast.walk(tree)), path
+        assert not facts_of(path).relative, path
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -115,15 +136,11 @@ def test_no_module_bears_the_name_of_a_public_function() -> None:
 @pytest.mark.parametrize("name", MODULES)
 def test_sizes(name: str) -> None:
     path = MODULES[name]
-    text = path.read_text(encoding="utf-8")
     short = path.stem in ("mrad", "tipsomaly")  # what a method needs that has its parts in common with others
     limit = (110 if short else 160) if "methods" in path.parts else 250
-    assert text.count("\n") <= limit, f"{path.name} has grown past {limit} lines"
-    for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.FunctionDef):
-            body = node.body[1:] if ast.get_docstring(node) else node.body
-            lines = body[-1].end_lineno - body[0].lineno + 1 if body else 0  # type: ignore[operator]
-            assert lines <= 50, f"{path.name}: {node.name} has {lines} lines"
+    assert path.read_text(encoding="utf-8").count("\n") <= limit, f"{path.name} has grown past {limit} lines"
+    for function, lines in facts_of(path).sizes.items():
+        assert lines <= 50, f"{path.name}: {function} has {lines} lines"
 
 
 @pytest.mark.slow

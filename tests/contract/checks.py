@@ -32,14 +32,32 @@ def pictures(detector: Any, count: int | None = None) -> Tensor:
     return smooth * 2 - 1 + 0.2 * torch.randn(count, 3, size, size, generator=generator)
 
 
-CONTEXTS: WeakKeyDictionary[Any, Context] = WeakKeyDictionary()  # made once per detector: text takes most of a check's time
+KEPT: WeakKeyDictionary[Any, dict[tuple[str, int], Any]] = WeakKeyDictionary()  # by detector, so that many checks share it
+
+
+def once(detector: Any, what: str, count: int, make: Callable[[], Any]) -> Any:
+    """``make()``, called once per detector, thing and number of references."""
+    known = KEPT.setdefault(detector, {})
+    if (what, count) not in known:
+        known[what, count] = make()
+    return known[what, count]
 
 
 def prepared(detector: Any) -> Context:
     """``fresh``, made once per detector."""
-    if detector not in CONTEXTS:
-        CONTEXTS[detector] = fresh(detector)
-    return CONTEXTS[detector]
+    return once(detector, "context", 0, lambda: fresh(detector))  # type: ignore[no-any-return]
+
+
+def shown(detector: Any, count: int) -> Context | None:
+    """``with_references`` of the first pictures, made once per detector."""
+    return once(detector, "context", count, lambda: with_references(detector, pictures(detector)[:count]))  # type: ignore[no-any-return]
+
+
+def answers(detector: Any, count: int = 0) -> Prediction:
+    """Of all pictures, with the first ``count`` as references; predicted once per detector."""
+    context = shown(detector, count) if count else prepared(detector)
+    assert context is not None
+    return once(detector, "answers", count, lambda: predict(detector, pictures(detector), context))  # type: ignore[no-any-return]
 
 
 def fresh(detector: Any) -> Context:
@@ -75,7 +93,7 @@ def with_references(detector: Any, chosen: Tensor) -> Context | None:
 
 def check_shapes_and_finite(detector: Any) -> None:
     images = pictures(detector)
-    found = predict(detector, images, prepared(detector))
+    found = answers(detector)
     size = detector.backbone.image_size
     assert found.pred_score.shape == (len(images),), found.pred_score.shape
     assert found.anomaly_map.shape == (len(images), size, size), found.anomaly_map.shape
@@ -85,8 +103,7 @@ def check_shapes_and_finite(detector: Any) -> None:
 
 
 def check_repeatable(detector: Any) -> None:
-    images, context = pictures(detector), prepared(detector)
-    first, second = predict(detector, images, context), predict(detector, images, context)
+    first, second = answers(detector), predict(detector, pictures(detector), prepared(detector))
     torch.testing.assert_close(first.pred_score, second.pred_score, rtol=0, atol=0)
     torch.testing.assert_close(first.anomaly_map, second.anomaly_map, rtol=0, atol=0)
 
@@ -99,21 +116,21 @@ def check_same_answers_in_every_mode(detector: Any) -> None:
         parts = [features[i : i + 1] for i in range(len(images))]
         found = list(detector.score_set(parts, context)) if detector.needs_set(context) else [detector.score(features, context)]
     scores, maps = torch.cat([one.pred_score for one in found]), torch.cat([one.anomaly_map for one in found])
-    inside = predict(detector, images, context)
+    inside = answers(detector)
     assert not any(tensor.requires_grad for tensor in (scores, maps, inside.pred_score, inside.anomaly_map))
     torch.testing.assert_close(scores, inside.pred_score, rtol=0, atol=1e-5)
     torch.testing.assert_close(maps, inside.anomaly_map, rtol=0, atol=1e-5)
 
 
 def check_sees_the_picture(detector: Any) -> None:
-    found = predict(detector, pictures(detector), prepared(detector))
+    found = answers(detector)
     assert found.pred_score.std() > 0, "three different pictures got the same score"
     assert found.anomaly_map.flatten(1).std(dim=1).min() > 0, "a map is constant"
 
 
 def check_independent_of_batch_and_order(detector: Any) -> None:
     images, context = pictures(detector), prepared(detector)
-    together = predict(detector, images, context)
+    together = answers(detector)
     turned = predict(detector, images.flip(0), context)
     torch.testing.assert_close(turned.pred_score.flip(0), together.pred_score, rtol=0, atol=1e-5)
     torch.testing.assert_close(turned.anomaly_map.flip(0), together.anomaly_map, rtol=0, atol=1e-5)
@@ -132,7 +149,7 @@ def check_forward_is_score_of_encode(detector: Any) -> None:
     with torch.inference_mode():
         features = detector.encode(images)
         one = detector.score(features[1:2], context)
-    torch.testing.assert_close(one.pred_score, predict(detector, images, context).pred_score[1:2], rtol=0, atol=1e-5)
+    torch.testing.assert_close(one.pred_score, answers(detector).pred_score[1:2], rtol=0, atol=1e-5)
 
 
 def snapshot(detector: Any) -> dict[str, Any]:
@@ -225,17 +242,16 @@ def check_context_moves_and_saves(detector: Any) -> None:
         again = Context.load(path)
     images = pictures(detector)
     torch.testing.assert_close(
-        predict(detector, images, again.to("cpu")).pred_score, predict(detector, images, context).pred_score, rtol=0, atol=0
+        predict(detector, images, again.to("cpu")).pred_score, answers(detector).pred_score, rtol=0, atol=0
     )
     assert dict(context.sentences) == dict(again.sentences)
 
 
 def check_references_give_finite_repeatable_answers(detector: Any) -> None:
     images = pictures(detector)
-    contexts = [with_references(detector, images[:2]) for _ in range(2)]
-    if contexts[0] is None or contexts[1] is None:
+    if (again := with_references(detector, images[:2])) is None:
         return
-    first, second = (predict(detector, images, context) for context in contexts)
+    first, second = answers(detector, 2), predict(detector, images, again)
     assert torch.isfinite(first.pred_score).all()
     assert torch.isfinite(first.anomaly_map).all()
     assert first.anomaly_map.shape == (len(images), *images.shape[-2:]), first.anomaly_map.shape
@@ -244,17 +260,16 @@ def check_references_give_finite_repeatable_answers(detector: Any) -> None:
 
 
 def check_references_are_used(detector: Any) -> None:
-    images = pictures(detector)
-    if (context := with_references(detector, images[:1])) is None:
+    if shown(detector, 1) is None:
         return
-    plain, found = predict(detector, images, prepared(detector)), predict(detector, images, context)
+    plain, found = answers(detector), answers(detector, 1)
     assert (found.pred_score - plain.pred_score).abs().max() > 1e-5, "references change no score"
     assert (found.anomaly_map - plain.anomaly_map).abs().max() > 1e-5, "references change no map"
 
 
 def check_references_are_banks_and_nothing_else(detector: Any) -> None:
     """What leaving a reference out relies on: all that a context has of the references are the banks, as they were given."""
-    if (context := with_references(detector, pictures(detector)[:2])) is None:
+    if (context := shown(detector, 2)) is None:
         return
     with torch.inference_mode():
         plain, again = detector.prepare(NAME), detector.prepare(NAME, References(banks=context.banks))
@@ -275,10 +290,9 @@ def check_references_are_banks_and_nothing_else(detector: Any) -> None:
 
 def check_order_of_references_does_not_matter(detector: Any) -> None:
     images = pictures(detector)
-    there, back = with_references(detector, images[:2]), with_references(detector, images[:2].flip(0))
-    if there is None or back is None:
+    if (back := with_references(detector, images[:2].flip(0))) is None:
         return
-    first, second = predict(detector, images, there), predict(detector, images, back)
+    first, second = answers(detector, 2), predict(detector, images, back)
     torch.testing.assert_close(first.pred_score, second.pred_score, rtol=0, atol=1e-5)
     torch.testing.assert_close(first.anomaly_map, second.anomaly_map, rtol=0, atol=1e-5)
 
@@ -289,35 +303,36 @@ def check_own_reference_is_never_more_suspicious(detector: Any) -> None:
     Where scores belong to the set, maps alone are compared: a score is then relative to the other pictures'.
     """
     images = pictures(detector)
-    own, other = with_references(detector, images[:1]), with_references(detector, images[1:2])
-    if own is None or other is None or getattr(detector, "learned_comparison", False):
+    if (own := shown(detector, 1)) is None or getattr(detector, "learned_comparison", False):
         return
-    near, far = predict(detector, images, own), predict(detector, images, other)
+    other = with_references(detector, images[1:2])
+    assert other is not None
+    near, far = answers(detector, 1), predict(detector, images, other)
     assert near.anomaly_map[0].mean() < far.anomaly_map[0].mean(), "a picture's own reference makes it more suspicious"
     assert detector.needs_set(own) or near.pred_score[0] <= far.pred_score[0] + 1e-5, "... and raises its score"
 
 
 def check_context_with_references_saves(detector: Any) -> None:
     images = pictures(detector)
-    if (context := with_references(detector, images[:1])) is None:
+    if (context := shown(detector, 1)) is None:
         return
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "context.safetensors"
         context.save(path)
         again = predict(detector, images, Context.load(path).to("cpu"))
-    torch.testing.assert_close(again.pred_score, predict(detector, images, context).pred_score, rtol=0, atol=0)
+    torch.testing.assert_close(again.pred_score, answers(detector, 1).pred_score, rtol=0, atol=0)
 
 
 def check_anomalous_references_count_or_are_refused(detector: Any) -> None:
     """Patches under a mask make what looks like them more anomalous; a method that takes normal references alone says so."""
     images = pictures(detector)
-    shown = References(images[1:2], images[:1], square(images[:1]))
+    given = References(images[1:2], images[:1], square(images[:1]))
     if not detector.takes_anomalous:
         with pytest.raises(UsageError):
-            detector.prepare(NAME, shown)
+            detector.prepare(NAME, given)
         return
     with torch.inference_mode():
-        plain, context = (detector.prepare(NAME, given) for given in (References(images[1:2]), shown))
+        plain, context = (detector.prepare(NAME, one) for one in (References(images[1:2]), given))
     bad = {key: bank for key, bank in context.banks.items() if bank.sign < 0}
     assert bad, "anomalous references leave no bank of sign -1"
     for key, bank in bad.items():

@@ -35,7 +35,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    small_recipes(monkeypatch)
+    small_recipes(monkeypatch, layers=12)  # differences grow with them
 
 
 def found(method: str, data: Path, device: str, precision: str, few: bool, **options: Any) -> tuple[Any, Any]:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from tiny_methods import tiny_method
+from tiny_methods import shallow, tiny_method
 
 import zsad
-from zsad import registry
-from zsad.backbones.tiny import load_tiny
 from zsad.errors import UsageError
 from zsad.exports.graph import FEATURES, SCORES, Graph
 from zsad.exports.sessions import open_session
@@ -20,8 +17,16 @@ from zsad.exports.writing import MODEL, save_onnx, trace
 from zsad.inference.inspector import Inspector
 from zsad.verification.tiny_pictures import tiny_pictures
 
-SMALLER: dict[str, dict[str, Any]] = {"compact": {"tower": "small"}}
-EXPORTED_FORM: dict[str, dict[str, Any]] = {"adaclip": {"use_hsf": False}, "anovl": {"views": False}}  # not the usual one
+ONCE = {"taps": (1, 2)}  # of two layers, each once: the default's four taps are the first layer three times
+SMALLER: dict[str, dict[str, Any]] = {
+    **dict.fromkeys(("adaptclip", "april_gan", "crane", "dictas", "filo", "musc", "sowa", "subspacead"), ONCE),
+    "compact": {"tower": "small"},
+    "laft": {"scales": (2,)},
+}
+EXPORTED_FORM: dict[str, dict[str, Any]] = {
+    "adaclip": {"use_hsf": False} | ONCE,
+    "anovl": {"views": False},
+}  # not the usual one
 REFUSED = {
     "adaclip": "k-means clusters",
     "anomaly_ov": "resized to a square",
@@ -34,8 +39,8 @@ KNOWN = Path(__file__).parent / "operations.txt"  # were written as ONNX and run
 FORMS: list[tuple[str, dict[str, Any], str]] = [
     *[(name, SMALLER.get(name, {}), "") for name in zsad.list_methods()],
     *[(name, arguments, "") for name, arguments in EXPORTED_FORM.items()],
-    ("winclip", {}, "references"),
-    ("april_gan", {}, "references"),
+    ("winclip", {"scales": (2,)}, "references"),
+    ("april_gan", ONCE, "references"),
     ("compact", SMALLER["compact"], "batch"),
 ]
 
@@ -58,7 +63,7 @@ def graph_of(method: str, arguments: dict[str, Any], how: str) -> Graph:
 def test_a_method_is_exported_or_refused(
     method: str, arguments: dict[str, Any], how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(registry._backbones, "tiny", partial(load_tiny, layers=2))
+    shallow(monkeypatch, layers=2)
     if method in REFUSED and arguments != EXPORTED_FORM.get(method):
         with pytest.raises(UsageError, match=rf"^{method} cannot be exported: .*{REFUSED[method]}.*Run it in torch"):
             trace(graph_of(method, arguments, how))

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import pickle
@@ -127,8 +128,12 @@ def test_the_script_needs_neither_zsad_nor_torch(exported: Path, pictures: Path)
 
 @pytest.mark.slow
 def test_openvino_keeps_float32(exported: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reports: list[Any] = []
+    with contextlib.suppress(ImportError):
+        monkeypatch.setattr("openvino_telemetry.utils.sender.TelemetrySender.send", lambda *one: reports.append(one))
     monkeypatch.setattr("zsad.exports.writing.write_onnx", lambda graph, path: shutil.copy(exported / "model.onnx", path))
     write_openvino(None, tmp_path / "model.xml")  # type: ignore[arg-type]
+    assert not reports, "OpenVINO reported its use to its makers"
     constants = [
         node
         for node in load_openvino().Core().read_model(tmp_path / "model.xml").get_ops()
@@ -351,8 +356,11 @@ def test_methods_that_no_graph_can_hold(method: str, said: str, tmp_path: Path) 
 def test_int8_is_measured(
     exported: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str, runtime: str
 ) -> None:
+    reports: list[Any] = []
     if runtime == "openvino":
         pytest.importorskip("nncf")
+        with contextlib.suppress(ImportError):
+            monkeypatch.setattr("openvino_telemetry.utils.sender.TelemetrySender.send", lambda *one: reports.append(one))
 
     def write(graph: Any, path: Path) -> None:
         with torch.no_grad():
@@ -363,6 +371,7 @@ def test_int8_is_measured(
         monkeypatch.setattr(f"zsad.exports.{module}.write_onnx", write)
     out = tmp_path / "model"
     found = zsad.export(made(), "nut", out=out, format=runtime, precision=precision, pictures=str(pictures), allow=True)
+    assert not reports, "OpenVINO or NNCF reported its use to its makers"
     assert found.precision == precision
     assert 1e-6 < found.map["worst"] < 0.5  # it is another model, and not another method
     assert found.tolerance == {"difference": None, "auroc_loss": 0.01, "rank_correlation": 0.95}

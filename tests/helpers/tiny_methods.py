@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,10 @@ import pytest
 import torch
 
 import zsad
+from zsad.backbones.tiny import load_tiny
+from zsad.backbones.tips_files import load_tips_tiny
 from zsad.detector import Detector
-from zsad.registry import method_class
+from zsad.registry import _backbones, method_class
 from zsad.types import Recipe
 
 __all__ = [
@@ -21,6 +24,7 @@ __all__ = [
     "has_own_tower",
     "on_tiny_tower",
     "options_of",
+    "shallow",
     "small_recipes",
     "tiny_method",
     "tiny_tower",
@@ -28,6 +32,7 @@ __all__ = [
 
 LEARNED = [name for name in zsad.list_methods() if method_class(name).loss is not Detector.loss]  # what can be trained
 SIDE = 80  # pixels of the tiny CLIP; TIPS takes the nearest multiple of 14
+LAYERS = 4  # of both towers: as many as the methods tap
 SMALLER = {"compact": ["--set", "tower=small"]}  # options of a form that takes half the time
 SHORTER: dict[str, dict[str, Any]] = {  # arguments of a cheaper form, where it is not what a test is about
     "clap": {"steps": 2, "copies": 2},  # 10 x 10 passes per picture by default
@@ -36,8 +41,15 @@ SHORTER: dict[str, dict[str, Any]] = {  # arguments of a cheaper form, where it 
 TRAINED_FORM = {"clip_ad": {"linear": True}, "mrad": {"projections": True}}  # arguments of what has something to train
 
 
-def small_recipes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Encoders that a command loads by name have the tiny one's size."""
+def shallow(monkeypatch: pytest.MonkeyPatch, layers: int = LAYERS) -> None:
+    """The tiny towers have so few layers, whoever loads them."""
+    monkeypatch.setitem(_backbones, "tiny", partial(load_tiny, layers=layers))
+    monkeypatch.setitem(_backbones, "tips-tiny", partial(load_tips_tiny, layers=layers, text_layers=layers))
+
+
+def small_recipes(monkeypatch: pytest.MonkeyPatch, layers: int = LAYERS) -> None:
+    """Encoders that a command loads by name have the tiny one's size, and few layers."""
+    shallow(monkeypatch, layers)
     for name in zsad.list_methods():
         cls = method_class(name)
         if not has_own_tower(name):
@@ -62,7 +74,7 @@ def tiny_tower(recipe: Recipe, image_size: int = SIDE) -> Any:
     if tiny_name(recipe) == "tips-tiny":
         return zsad.load_backbone("tips-tiny", image_size=round(image_size / 14) * 14)
     if tiny_name(recipe) == "pixels":
-        return zsad.load_backbone("pixels", image_size=round(image_size / 32) * 32)
+        return zsad.load_backbone("pixels", image_size=image_size // 32 * 32)
     options = {"activation": recipe.activation, "position_embedding": recipe.position_embedding}
     return zsad.load_backbone("tiny", image_size=image_size, **options)
 
@@ -95,6 +107,7 @@ def options_of(method: str, folder: Path) -> list[str]:
     options += [part for key, value in SHORTER.get(method, {}).items() for part in ("--set", f"{key}={value}")]
     if cls.learned:
         path = folder / f"{method}.safetensors"
-        tiny_method(method).save(path, trained_on="nothing")
+        if not path.is_file():  # seeded: the same whichever test asks first
+            tiny_method(method).save(path, trained_on="nothing")
         options += ["--checkpoint", str(path)]
     return options

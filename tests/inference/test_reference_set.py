@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_methods import on_tiny_tower
+from tiny_methods import on_tiny_tower, shallow
 from typer.testing import CliRunner
 
 import zsad
@@ -22,7 +22,8 @@ from zsad.inference.reference_set import ReferenceSet
 from zsad.types import References
 
 SIDE = 64
-CALIBRATE = ["calibrate", "--set", "tower=small"]
+SMALL = ["--set", "tower=small"]
+CALIBRATE = ["calibrate", *SMALL]
 
 
 def texture(seed: int, defect: bool = False) -> np.ndarray[Any, Any]:
@@ -63,7 +64,8 @@ def scores(inspector: Inspector, *pictures: np.ndarray[Any, Any]) -> list[float]
 # ------------------------------------------------------------------ every method takes references
 @pytest.mark.slow
 @pytest.mark.parametrize("method", zsad.list_methods())
-def test_every_method_takes_references(method: str, good: Path) -> None:
+def test_every_method_takes_references(method: str, good: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shallow(monkeypatch)
     torch.manual_seed(0)
     detector = on_tiny_tower(method, 80)
     detector.trained = True
@@ -298,12 +300,13 @@ def test_a_killed_set_goes_on_with_its_features(tmp_path: Path, monkeypatch: pyt
 def test_the_command_line_keeps_and_uses_references(good: Path, tmp_path: Path) -> None:
     saved, pile = tmp_path / "refs.zsad", write(tmp_path / "pile", *(texture(seed, seed == 9) for seed in range(8, 17)))
     run = CliRunner()
-    made = run.invoke(app, ["references", str(saved), "--add", str(good), "--json"])
+    made = run.invoke(app, ["references", str(saved), "--add", str(good), "--json", *SMALL])
     assert made.exit_code == 0, made.output
     assert json.loads(made.stdout)["references"] == ["00.png", "01.png", "02.png", "03.png"]
-    fewer = run.invoke(app, ["references", str(saved), "--remove", "03.png"])
+    fewer = run.invoke(app, ["references", str(saved), "--remove", "03.png", *SMALL])
     assert "3 references in" in fewer.stdout
-    found = run.invoke(app, ["predict", str(pile), "--references", str(saved), "--out", str(tmp_path / "out"), "--json"])
+    out = ["--out", str(tmp_path / "out"), "--json"]
+    found = run.invoke(app, ["predict", str(pile), "--references", str(saved), *out, *SMALL])
     assert found.exit_code == 0, found.output
     said = json.loads(found.stdout)
     assert said["run"]["detector"]["references"]["count"] == 3
@@ -342,8 +345,11 @@ def test_calibration_leaves_references_out(good: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("coreset", [1.0, 0.3])
 @pytest.mark.parametrize("tile", [None, 48])
-def test_leaving_one_out_equals_references_without_it(good: Path, coreset: float, tile: int | None) -> None:
+def test_leaving_one_out_equals_references_without_it(
+    good: Path, coreset: float, tile: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """To the bit, and without a word encoded or, but for a coreset, a row read again."""
+    shallow(monkeypatch)
     inspector = Inspector("winclip", "lamp", backbone="tiny", references=good, coreset=coreset, tile=tile)
     names = {digest_of(zsad.images.reading.load_image(ref).rgb): ref.name for ref in list_images(good)}
     for digest, name in names.items():
@@ -372,6 +378,7 @@ def test_with_a_coreset_blocks_are_chosen_once(monkeypatch: pytest.MonkeyPatch) 
     """Of 8 pictures in blocks of 4, leaving each out in turn: 2 blocks of all, one moved by one, and one of its own each."""
     from zsad.references import coreset
 
+    shallow(monkeypatch)
     whole = Inspector("winclip", backbone="tiny", references=[texture(seed) for seed in range(8)]).references
     members = list(whole._members.values())
 
@@ -434,9 +441,10 @@ def test_a_coreset_of_nothing_is_said(good: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_pictures_of_one_name_are_told_apart(good: Path, tmp_path: Path) -> None:
     other = write(tmp_path / "other", texture(9))
-    both = CliRunner().invoke(app, ["references", str(tmp_path / "r.zsad"), "--add", str(good), "--add", str(other)])
+    saved = ["references", str(tmp_path / "r.zsad"), *SMALL]
+    both = CliRunner().invoke(app, [*saved, "--add", str(good), "--add", str(other)])
     assert "5 references in" in both.stdout
-    done = CliRunner().invoke(app, ["references", str(tmp_path / "r.zsad"), "--remove", "00.png"])
+    done = CliRunner().invoke(app, [*saved, "--remove", "00.png"])
     assert "4 references in" in done.stdout
     assert "1 removed." in done.stdout
     again = ReferenceSet.load(tmp_path / "r.zsad")

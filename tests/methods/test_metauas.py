@@ -183,13 +183,21 @@ def small_eps(patch: pytest.MonkeyPatch) -> None:
 MISTAKES = [no_mistake, corners_not_aligned, symmetric_padding, scaled_products, same_place, small_eps]
 
 
+@pytest.fixture(scope="module")
+def authors(stored: tuple[Reference, Path]) -> Any:
+    """The method on the authors' weights."""
+    return proof.build(*stored)
+
+
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_mistakes_are_seen(
-    mistake: Callable[[pytest.MonkeyPatch], None], stored: tuple[Reference, Path], monkeypatch: pytest.MonkeyPatch
+    mistake: Callable[[pytest.MonkeyPatch], None],
+    stored: tuple[Reference, Path],
+    authors: Any,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The first picture and its prompt: every level, alignment, decoder, and the mask."""
-    reference, folder = stored
-    detector = proof.build(reference, folder)
+    reference, detector = stored[0], authors
     mistake(monkeypatch)
     check = Comparisons(reference)
     with torch.inference_mode():

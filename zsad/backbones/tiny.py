@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+from functools import lru_cache
+
 import torch
 from torch import nn
 
@@ -23,6 +26,13 @@ def load_tiny(
     seed: int = 0,
 ) -> CLIP:
     """A CLIP of width 64, patch 16, native size 80 px and seeded random weights; ``image_size=None`` is 80 px."""
+    return copy.deepcopy(_made(name, activation, position_embedding, image_size, layers, seed))
+
+
+@lru_cache(maxsize=4)  # drawing three million numbers takes five times as long as copying them
+def _made(
+    name: str, activation: str | None, position_embedding: str | None, image_size: int | None, layers: int, seed: int
+) -> CLIP:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = CLIP(

@@ -125,6 +125,7 @@ def load_tips_tiny(
     layers: int = 12,
     side: int = 5,
     seed: int = 0,
+    text_layers: int = 12,
 ) -> TIPS:
     """A TIPS with seeded random weights, for tests, dry runs and measurements; its scores mean nothing.
 
@@ -134,15 +135,16 @@ def load_tips_tiny(
         position_embedding: not used.
         image_size: side of the input in pixels, a multiple of 14; None is ``side`` * 14.
         width: channels of both towers, 64 per head.
-        layers: blocks of the image tower; the text tower has 12. Tokens are hashed words.
+        layers: blocks of the image tower.
         side: patches of a side of the native grid.
         seed: of the weights.
+        text_layers: blocks of the text tower. Its tokens are hashed words.
     """
     heads, words = max(1, width // 64), 1000
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         vision = TIPSVision(TowerShape(width, layers, heads, 4 * width), 14, side)
-        text = TIPSText(TowerShape(width, 12, heads, 4 * width), words)
+        text = TIPSText(TowerShape(width, text_layers, heads, 4 * width), words)
         return TIPS(name, vision, text, WordHashes(words), image_size, 0.05)
 
 

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
-from typing import Any, cast
+from functools import cache, lru_cache
+from typing import Any
 
 from zsad.backbones.openclip_package import part
 
+KEPT = 8192  # sentences whose tokens are kept, about 3 MB: ensembles come again with every detector of a tower's kind
 
-def clip_tokenizer() -> Callable[[str], list[int]]:
+
+@cache
+def clip_tokenizer() -> Callable[[str], tuple[int, ...]]:
     """The lower-casing, whitespace-cleaning byte-pair encoder: sentence -> ids without start, end and padding."""
-    return cast(Callable[[str], list[int]], _tokenizer().encode)
+    encode = _tokenizer().encode
+    return lru_cache(maxsize=KEPT)(lambda sentence: tuple(encode(sentence)))
 
 
 def unknown_pieces(text: str) -> list[int]:

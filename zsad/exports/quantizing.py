@@ -18,7 +18,7 @@ import numpy as np
 from zsad.errors import MissingExtra, UsageError
 from zsad.exports.pictures import Pictures
 from zsad.exports.quantizing_onnx import quantize_onnx
-from zsad.exports.writing import load_openvino, require, save_openvino
+from zsad.exports.writing import load_openvino, require, save_openvino, unreported
 from zsad.inference.inspector import Inspector
 
 __all__ = ["INT8", "INT8_WEIGHTS", "PRECISIONS", "quantize"]
@@ -63,19 +63,20 @@ def _by_nncf(path: Path, shown: list[Any] | None, transformer: bool) -> None:
     import nncf
 
     model = _opened(path)
-    if shown is None:
-        made = nncf.compress_weights(model)
-    else:
-        # a transformer's softmax and norms stay in float; SmoothQuant costs CLIP more than it gains, so it is off
-        parameters = nncf.AdvancedQuantizationParameters(smooth_quant_alphas=_no_smoothing(nncf))
-        made = nncf.quantize(
-            model,
-            nncf.Dataset([{"images": one[None]} for one in shown]),
-            subset_size=len(shown),
-            model_type=nncf.ModelType.TRANSFORMER if transformer else None,
-            preset=nncf.QuantizationPreset.MIXED,
-            advanced_parameters=parameters,
-        )
+    with unreported():
+        if shown is None:
+            made = nncf.compress_weights(model)
+        else:
+            # a transformer's softmax and norms stay in float; SmoothQuant costs CLIP more than it gains, so it is off
+            parameters = nncf.AdvancedQuantizationParameters(smooth_quant_alphas=_no_smoothing(nncf))
+            made = nncf.quantize(
+                model,
+                nncf.Dataset([{"images": one[None]} for one in shown]),
+                subset_size=len(shown),
+                model_type=nncf.ModelType.TRANSFORMER if transformer else None,
+                preset=nncf.QuantizationPreset.MIXED,
+                advanced_parameters=parameters,
+            )
     save_openvino(made, path)
 
 

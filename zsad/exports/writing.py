@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +26,7 @@ __all__ = [
     "save_onnx",
     "save_openvino",
     "trace",
+    "unreported",
     "write_onnx",
     "write_openvino",
 ]
@@ -38,7 +40,8 @@ def require(what: str, packages: tuple[str, ...], extra: str) -> None:
     """Raises ``MissingExtra`` where a package cannot be imported."""
     for name in packages:
         try:
-            __import__(name)
+            with unreported():  # OpenVINO reports that it was imported
+                __import__(name)
         except ImportError as error:
             raise MissingExtra(f"{what} with {name}", extra) from error
 
@@ -90,11 +93,27 @@ def write_openvino(graph: Graph, path: Path) -> None:
     openvino = load_openvino()
     between = path.with_suffix(".onnx")  # tracing by OpenVINO itself fails on operations that ONNX's exporter knows
     write_onnx(graph, between)
-    model = openvino.convert_model(str(between))
+    with unreported():
+        model = openvino.convert_model(str(between))
     between.unlink()
     for extra in path.parent.glob(f"{between.name}*"):
         extra.unlink()
     save_openvino(model, path)
+
+
+@contextlib.contextmanager
+def unreported() -> Iterator[None]:
+    """While it is open, OpenVINO and NNCF do not report their use to their makers, which they do without being asked.
+
+    Each report is a process of its own that opens a connection; zsad sends nothing from anybody's machine.
+    """
+    try:
+        from openvino_telemetry.utils.sender import TelemetrySender
+    except ImportError:  # without it, neither reports
+        yield
+        return
+    with patch.object(TelemetrySender, "send", lambda *_: None):
+        yield
 
 
 def save_openvino(model: Any, path: Path) -> None:

@@ -18,6 +18,8 @@ import math
 import re
 import zlib
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from types import MappingProxyType
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -116,6 +118,10 @@ def tiny_clip_state_dict(
     def put(key: str, shape: Sequence[int], std: float, mean: float = 0.0) -> None:
         state[key] = _tensor(mean + std * unit_noise(seed, key, shape))
 
+    def put_blocks(tower: str, layers: int, width: int, gains: Gains) -> None:
+        for layer in range(layers):
+            state.update(_block(seed, f"{tower}transformer.resblocks.{layer}.", width, gains))
+
     put("visual.class_embedding", (vision_width,), 0.7)
     put("visual.positional_embedding", ((image_size // patch_size) ** 2 + 1, vision_width), 0.35)
     put("visual.proj", (vision_width, embed_dim), vision_width**-0.5)
@@ -123,24 +129,30 @@ def tiny_clip_state_dict(
     put("visual.conv1.weight", (vision_width, 3, patch_size, patch_size), 1.5 / math.sqrt(3 * patch_size * patch_size))
     put("visual.ln_pre.weight", (vision_width,), 0.1, 1.0)
     put("visual.ln_pre.bias", (vision_width,), 0.05)
-    for layer in range(vision_layers):
-        _put_block(state, seed, f"visual.transformer.resblocks.{layer}.", vision_width, VISION_GAINS)
+    put_blocks("visual.", vision_layers, vision_width, VISION_GAINS)
     put("visual.ln_post.weight", (vision_width,), 0.1, 1.0)
     put("visual.ln_post.bias", (vision_width,), 0.3)
     put("text_projection", (text_width, embed_dim), text_width**-0.5)
     put("positional_embedding", (context_length, text_width), 0.3)
-    put("token_embedding.weight", (vocab_size, text_width), 0.7)
-    for layer in range(text_layers):
-        _put_block(state, seed, f"transformer.resblocks.{layer}.", text_width, TEXT_GAINS)
+    state["token_embedding.weight"] = _token_embedding(seed, vocab_size, text_width)
+    put_blocks("", text_layers, text_width, TEXT_GAINS)
     put("ln_final.weight", (text_width,), 0.1, 1.0)
     put("ln_final.bias", (text_width,), 0.8)  # large: a component that all texts share
     state["logit_scale"] = torch.tensor(np.float32(np.float16(4.6052)))
     return state
 
 
-def _put_block(state: dict[str, Tensor], seed: int, prefix: str, width: int, gains: Gains) -> None:
+# Towers of several sizes have most of their tensors in common. Whoever would write on one is told by ``fingerprint``.
+@lru_cache(maxsize=1)
+def _token_embedding(seed: int, words: int, width: int) -> Tensor:
+    return _tensor(0.7 * unit_noise(seed, "token_embedding.weight", (words, width)))
+
+
+@lru_cache(maxsize=36)  # blocks of both towers
+def _block(seed: int, prefix: str, width: int, gains: Gains) -> Mapping[str, Tensor]:
     """One pre-norm residual attention block."""
     queries, values, attention, mlp = gains
+    state: dict[str, Tensor] = {}
 
     def put(key: str, shape: Sequence[int], std: Any, mean: float = 0.0) -> None:
         state[prefix + key] = _tensor(mean + std * unit_noise(seed, prefix + key, shape))
@@ -159,6 +171,7 @@ def _put_block(state: dict[str, Tensor], seed: int, prefix: str, width: int, gai
     put("mlp.c_proj.bias", (width,), 0.02)
     put("ln_2.weight", (width,), 0.1, 1.0)
     put("ln_2.bias", (width,), 0.05)
+    return MappingProxyType(state)
 
 
 def fingerprint(state: Mapping[str, Tensor]) -> str:

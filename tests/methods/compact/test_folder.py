@@ -123,11 +123,12 @@ def one_by_one(features: ImageFeatures) -> list[ImageFeatures]:
 @torch.inference_mode()
 def test_batch_mode_finds_the_odd_picture_with_one_tower_alone(detector: Any, images: torch.Tensor) -> None:
     context = detector.prepare()
-    batch = detector.as_batch(context)
+    batch = detector.as_batch(context).for_context(context)
     assert batch.needs_set(context)
     assert not detector.needs_set(context)
-    alone = list(batch.score_set(one_by_one(batch.encode(images)), context))
-    assert batch.encode(images).taps == {}
+    features = batch.encode(images)
+    assert features.taps == {}
+    alone = list(batch.score_set(one_by_one(features), context))
     scores = torch.cat([one.pred_score for one in alone])
     assert scores.argmax() == 8
     assert scores[8] > 3 * scores[:8].max()
@@ -135,7 +136,9 @@ def test_batch_mode_finds_the_odd_picture_with_one_tower_alone(detector: Any, im
     row, column = divmod(int(alone[8].anomaly_map.argmax()), 256)
     assert 90 < row < 150
     assert 50 < column < 110
-    both = list(batch.score_set(one_by_one(detector.encode(images)), context))  # features of both towers do as well
+    seen = detector.for_context(context).encode(images)
+    assert seen.taps
+    both = list(batch.score_set(one_by_one(seen), context))  # features of both towers do as well
     torch.testing.assert_close(torch.cat([one.pred_score for one in both]), scores, rtol=0, atol=1e-5)
 
 
@@ -143,9 +146,9 @@ def test_batch_mode_finds_the_odd_picture_with_one_tower_alone(detector: Any, im
 @pytest.mark.parametrize(("count", "weight"), [(2, 0.75), (4, 0.5)])
 @torch.inference_mode()
 def test_references_join_the_folder(count: int, weight: float, detector: Any, images: torch.Tensor) -> None:
-    context = detector.prepare("stripes", References(images[:count]))
+    context = detector.prepare("stripes", References(images[3 : 3 + count]))
     batch = detector.as_batch(context)
-    features = batch.encode(images)
+    features = batch.encode(images[3:])
     assert features.taps.keys() == {2, 3, 4, 5, 6}
     joined = list(batch.score_set(one_by_one(features), context))
     plain = detector.prepare("stripes")
@@ -164,7 +167,7 @@ def test_references_join_the_folder(count: int, weight: float, detector: Any, im
 @torch.inference_mode()
 def test_too_few_pictures_and_a_small_pool_are_refused(detector: Any, images: torch.Tensor) -> None:
     context = detector.prepare()
-    batch = detector.as_batch(context)
+    batch = detector.as_batch(context).for_context(context)
     features = one_by_one(batch.encode(images[:4]))
     with pytest.raises(UsageError, match="needs 5 or more; got 4"):
         batch.score_set(features, context)

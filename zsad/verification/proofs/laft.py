@@ -16,7 +16,7 @@ from zsad.alignment.concepts import Concept, concept_subspace, guided, ignored, 
 from zsad.prompts.concepts import ROWS
 from zsad.prompts.prompt_set import encode_ensemble
 from zsad.registry import create, load_backbone
-from zsad.types import Context, References
+from zsad.types import Context, ImageFeatures, References
 from zsad.verification.compare import Comparisons
 from zsad.verification.laft_parts import compare_concept, compare_metrics, compare_projections, pairs_of, score_along
 from zsad.verification.proof import Proof
@@ -73,7 +73,8 @@ def _semantic(check: Comparisons, folder: Path, pictures: Any) -> None:
     tests = len(settings["test_attributes"])
     images = torch.stack([detector.backbone.preprocess(one.numpy()) for one in raw[:-2]])  # their rule drops the last two
     check("inputs", "sem/input_first", images[:1])
-    features, train = (detector.encode(some).image for some in (images[:tests], images[tests:]))
+    encoded = detector.encode(images[:tests])
+    features, train = encoded.image, detector.encode(images[tests:]).image
     check("features", "sem/test_features", features, tolerance=FEATURES)
     check("features", "sem/train_features", train, tolerance=FEATURES)
     for count in (5, 30):
@@ -92,7 +93,7 @@ def _semantic(check: Comparisons, folder: Path, pictures: Any) -> None:
         if name == "guide_number":
             theirs = reference.tensor("guide_number/readme_basis_24")  # of their README, a random approximation
             check("scores", "guide_number/readme_score_24", score_along(guided, features, train, theirs, facts["n_neighbors"]))
-            _method(check, detector, images, concept, tests)
+            _method(check, detector, encoded, images[tests:], concept)
             _text_baselines(check, detector, features, train, text, facts["n_neighbors"])
 
 
@@ -104,12 +105,12 @@ def _words(detector: Any, settings: dict[str, Any], facts: dict[str, Any]) -> Te
     return encode_ensemble(detector.backbone, entries, normalize="none")[0]
 
 
-def _method(check: Comparisons, detector: Any, images: Tensor, concept: Concept, tests: int) -> None:
+def _method(check: Comparisons, detector: Any, features: ImageFeatures, shown: Tensor, concept: Concept) -> None:
     """The whole method, with as many components as the README takes."""
-    banks = detector.prepare(references=References(images[tests:])).banks
+    banks = detector.prepare(references=References(shown)).banks
     one = detector.neighbours
     detector.neighbours = 5
-    found = detector.score(detector.encode(images[:tests]), Context(banks=banks, extra={ROWS: concept.basis[:24]}))
+    found = detector.score(features, Context(banks=banks, extra={ROWS: concept.basis[:24]}))
     detector.neighbours = one
     check("scores", "guide_number/score", found.pred_score, part=22)
 

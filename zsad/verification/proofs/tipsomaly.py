@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -92,7 +95,7 @@ def run(reference: Reference, check: Comparisons, folder: Path) -> None:
     """Preprocessing, both towers, tokens, text, scores and maps of all variants, one step of training."""
     tower, images = backbone(reference, folder), pixels(reference)
     _pictures(reference, check, tower.preprocess, images)
-    with torch.inference_mode():
+    with torch.inference_mode(), _texts_once(tower):
         for name in TOWERS:
             _vision(check, tower if not name else backbone(reference, folder, name), images, name)
         _steps(check, tower, images[:1])
@@ -100,6 +103,21 @@ def run(reference: Reference, check: Comparisons, folder: Path) -> None:
         for stem, arguments in VARIANTS.items():
             _outputs(reference, check, [build(reference, folder, tower, class_token=n, **arguments) for n in (1, 2)], stem)
     _training(check, build(reference, folder, tower), batch(reference))
+
+
+@contextmanager
+def _texts_once(tower: Any) -> Iterator[None]:
+    """Sentences that variants share are encoded once, with each set of learned tokens; whoever asks again gets a copy."""
+    plain, known = tower.encode_text, dict[Any, Tensor]()
+
+    def encode_text(sentences: Sequence[str], prefix: Tensor | None = None) -> Tensor:
+        key = tuple(sentences), None if prefix is None else prefix.numpy(force=True).tobytes()
+        if key not in known:
+            known[key] = plain(sentences, prefix)
+        return known[key].clone()
+
+    with patch.object(tower, "encode_text", encode_text):
+        yield
 
 
 def _pictures(reference: Reference, check: Comparisons, preprocess: Squash, images: Tensor) -> None:
