@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,9 @@ from zsad.errors import UsageError
 from zsad.methods.compact import folder
 from zsad.methods.compact.folder import BLOCKS, LAST, PAIRS, departures, unit_blocks
 from zsad.methods.compact.pool import LOWEST
-from zsad.types import ImageFeatures, References, Tap
+from zsad.methods.compact.scoring import joined
+from zsad.methods.compact.second import BANK
+from zsad.types import Bank, Context, ImageFeatures, References, Tap
 
 GRID = (4, 5)
 CHANNELS = 8
@@ -142,26 +145,32 @@ def test_batch_mode_finds_the_odd_picture_with_one_tower_alone(detector: Any, im
     torch.testing.assert_close(torch.cat([one.pred_score for one in both]), scores, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize(("count", "words", "folder"), [(0, None, 1), (0, ("crack",), 0.5), (3, None, 0.75), (4, None, 0.5)])
+def test_the_folder_counts_for_more_beside_few_references(count: int, words: Any, folder: float) -> None:
+    parts, banks = SimpleNamespace(words=words), {BANK: Bank(torch.zeros(2 * count, 1), torch.arange(count).repeat(2))}
+    found = joined(parts, torch.ones(1, 2, 2), torch.zeros(1, 4, 4), Context(banks=banks if count else {}))
+    assert found.unique().tolist() == [folder]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(("count", "weight"), [(2, 0.75), (4, 0.5)])
 @torch.inference_mode()
-def test_references_join_the_folder(count: int, weight: float, detector: Any, images: torch.Tensor) -> None:
-    context = detector.prepare("stripes", References(images[3 : 3 + count]))
+def test_references_join_the_folder(detector: Any, images: torch.Tensor) -> None:
+    context = detector.prepare("stripes", References(images[3:5]))
     batch = detector.as_batch(context)
     features = batch.encode(images[3:])
     assert features.taps.keys() == {2, 3, 4, 5, 6}
-    joined = list(batch.score_set(one_by_one(features), context))
+    found = list(batch.score_set(one_by_one(features), context))
     plain = detector.prepare("stripes")
     folder_alone = list(detector.as_batch(plain).score_set(one_by_one(features), plain))
     by_references = detector.score(features, context)
     size = (32, 32)
     mean = (
-        weight * F.interpolate(torch.cat([one.anomaly_map for one in folder_alone])[:, None], size, mode="bilinear")[:, 0]
-        + (1 - weight) * F.interpolate(by_references.anomaly_map[:, None], size, mode="bilinear")[:, 0]
+        0.75 * F.interpolate(torch.cat([one.anomaly_map for one in folder_alone])[:, None], size, mode="bilinear")[:, 0]
+        + 0.25 * F.interpolate(by_references.anomaly_map[:, None], size, mode="bilinear")[:, 0]
     )
-    found = F.interpolate(torch.cat([one.anomaly_map for one in joined])[:, None], size, mode="bilinear")[:, 0]
-    assert float((found - mean).abs().mean()) < 0.05 * float(found.abs().mean())
-    assert joined[0].word_maps is not None
+    maps = F.interpolate(torch.cat([one.anomaly_map for one in found])[:, None], size, mode="bilinear")[:, 0]
+    assert float((maps - mean).abs().mean()) < 0.05 * float(maps.abs().mean())
+    assert found[0].word_maps is not None
 
 
 @torch.inference_mode()

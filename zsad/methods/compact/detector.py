@@ -126,8 +126,9 @@ class Compact(Detector):
 
     def encode(self, images: Tensor) -> ImageFeatures:
         """(B, 3, H, W) -> the raw stages 2 to 6, and in ``streams`` the second tower's blocks, of length one."""
-        rule, empty = self.backbone.preprocess, ImageFeatures(images.new_zeros(images.shape[0], 0))
-        own = empty if self.vit_alone else self.encode_for_loss(second.at_first_side(images, rule))
+        rule: Squash = self.backbone.preprocess
+        small = second.at_first_side(images, rule)
+        own = ImageFeatures(images.new_zeros(images.shape[0], 0)) if self.vit_alone else self.encode_for_loss(small)
         return replace(own, streams=second.second_streams(self.vit, images, rule, self.reads))
 
     def encode_for_loss(self, images: Tensor) -> ImageFeatures:
