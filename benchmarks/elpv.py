@@ -32,10 +32,10 @@ BATCH = 8
 def scores(detector: Any, cells: list[Cell], target: str) -> list[float]:
     """One zero-shot score per cell."""
     context, found = detector.prepare(target), []
+    own = detector.for_context(context)
     for start in tqdm(range(0, len(cells), BATCH), mininterval=5, disable=None):
         rgb = [np.asarray(Image.open(cell.path).convert("RGB")) for cell in cells[start : start + BATCH]]
-        images = torch.stack([detector.backbone.preprocess(one) for one in rgb])
-        found += detector(images, context).pred_score.tolist()
+        found += own(torch.stack([own.preprocess(one) for one in rgb]), context).pred_score.tolist()
     return found
 
 

@@ -114,7 +114,7 @@ def verdicts(scored: Sequence[Scored], bad: np.ndarray[Any, Any], inspector: zsa
 
 
 def measure(pictures: Pictures, method: str, draws: int, only_references: bool = False) -> dict[str, Any]:
-    """All figures of one set, or those with references alone."""
+    """All figures of one set, or those of each picture by itself and with references."""
     default = zsad.Inspector(method, target=pictures.target)
     alone = default.alone()
     begun, everything = time.perf_counter(), range(len(pictures.paths))
@@ -123,10 +123,11 @@ def measure(pictures: Pictures, method: str, draws: int, only_references: bool =
     row: dict[str, Any] = {"normal": int((~pictures.bad).sum()), "anomalous": int(pictures.bad.sum()), "verdicts": []}
     for count in COUNTS if row["normal"] else ():
         row |= references(pictures, default, encoded, count, draws)
+    by_itself = list(alone.answers(encoded))
+    row["itself"] = auroc(pictures, scores_of(by_itself), everything)
     if only_references:
         return row
-    by_itself, as_folder = list(alone.answers(encoded)), list(default.answers(encoded))
-    row["itself"] = auroc(pictures, scores_of(by_itself), everything)
+    as_folder = list(default.answers(encoded))
     row["folder"] = auroc(pictures, scores_of(as_folder), everything)
     for name, found in (("itself", by_itself), ("folder", as_folder)):
         row |= {f"pixel {key}, {name}": value for key, value in pixels(pictures, found).items()}
@@ -224,7 +225,7 @@ def main() -> None:
     parser.add_argument("--method", default="compact")
     parser.add_argument("--sets", help="only these, with commas between")
     parser.add_argument("--draws", type=int, default=3)
-    parser.add_argument("--only-references", action="store_true", help="the figures with references alone")
+    parser.add_argument("--only-references", action="store_true", help="each picture by itself and with references, no more")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     names = given.sets.split(",") if given.sets else sorted(p.name for p in given.folder.iterdir() if (p / "bad").is_dir())

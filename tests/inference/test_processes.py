@@ -47,9 +47,7 @@ if __name__ == "__main__":
 CLOSES_EACH = """
 import os, sys
 import zsad.cli
-from zsad.backbones.tokens import clip_tokenizer
 
-clip_tokenizer()  # once for all
 for number, name in enumerate(("stdin", "stdout", "stderr")):
     if not os.fork():
         os.close(number)
@@ -89,7 +87,7 @@ def test_closed_streams_lose_nothing(root: Path, tmp_path: Path) -> None:
     """A shell closes all three; each alone is closed in a child of one process, as Python starts without it."""
     for name in ("1", "2"):
         (tmp_path / f"{name}.png").write_bytes((root / "demo/examples/brick/brick-01.png").read_bytes())
-    predict = "predict . --method winclip --backbone tiny --out"
+    predict = "predict . --set tower=small --out"
     (tmp_path / "each.py").write_text(CLOSES_EACH)
     each = subprocess.run(
         [sys.executable, "-W", "ignore", "each.py", *predict.split()],
