@@ -143,9 +143,7 @@ class MuSc(Detector):
 
     def estimate(self, count: int, features: ImageFeatures) -> tuple[float, int]:
         """Seconds and bytes that ``count`` pictures like this one will take, features not counted; from a short timed probe."""
-        rows, reach = (
-            [partial(self._rows, [features], [0], layer) for layer in self.layers],
-            mutual_scoring.reach(count, self.pool),
-        )
+        rows = [partial(self._rows, [features], [0], layer) for layer in self.layers]
+        reach = mutual_scoring.reach(count, self.pool)
         seconds, memory = zip(*(mutual_scoring.expected_cost(one, count, reach) for one in rows), strict=True)
         return sum(seconds), max(memory) + (4 * count * reach * rows[0](0)[0, :, 0].numel() if self.repeated else 0)

@@ -126,10 +126,10 @@ class Compact(Detector):
 
     def encode(self, images: Tensor) -> ImageFeatures:
         """(B, 3, H, W) -> the raw stages 2 to 6, and in ``streams`` the second tower's blocks, of length one."""
-        rule: Squash = self.backbone.preprocess
-        small = second.at_first_side(images, rule)
-        own = ImageFeatures(images.new_zeros(images.shape[0], 0)) if self.vit_alone else self.encode_for_loss(small)
-        return replace(own, streams=second.second_streams(self.vit, images, rule, self.reads))
+        seen = second.sources(images, self.backbone.preprocess)
+        first, _ = seen[second.WHOLE]
+        own = ImageFeatures(images.new_zeros(images.shape[0], 0)) if self.vit_alone else self.encode_for_loss(first)
+        return replace(own, streams=second.second_streams(self.vit, seen, self.reads))
 
     def encode_for_loss(self, images: Tensor) -> ImageFeatures:
         return self.backbone.encode_image(images, self.recipe.taps)

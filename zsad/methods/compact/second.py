@@ -30,13 +30,13 @@ __all__ = [
     "WHOLE",
     "add_distance",
     "add_within",
-    "at_first_side",
     "check_tower",
     "input_rule",
     "near_taps",
     "reference_distances",
     "second_rows",
     "second_streams",
+    "sources",
     "streams_of",
     "streams_read",
 ]
@@ -66,9 +66,16 @@ def _both_sides(rule: Squash) -> SideBySide:
     return SideBySide(NEAR_SIDE, rule.mean, rule.std, rule.resample, rule.size)
 
 
-def at_first_side(images: Tensor, rule: Squash) -> Tensor:
-    """Pictures (B, 3, S, S) by the first tower's ``rule``: themselves, or their part of the sheets of ``_both_sides``."""
-    return images if images.shape[-2] == images.shape[-1] else _both_sides(rule).parts(images)[1]
+def sources(images: Tensor, rule: Squash) -> dict[str, tuple[Tensor, Squash]]:
+    """What the streams are made of, and how that was preprocessed; ``WHOLE`` has the first tower's pictures.
+
+    Pictures (B, 3, S, S) by the first tower's ``rule`` alone serve both streams; else they are sheets of ``input_rule``.
+    """
+    if images.shape[-2] == images.shape[-1]:
+        return dict.fromkeys(SIZES, (images, rule))
+    sheet = _both_sides(rule)
+    near, whole = sheet.parts(images)
+    return {WHOLE: (whole, rule), NEAR: (near, sheet)}
 
 
 def streams_of(vit: Any, fine: bool) -> tuple[str, ...]:
@@ -81,18 +88,16 @@ def input_rule(rule: Squash, reads: Collection[str]) -> Squash:
     return _both_sides(rule) if NEAR in reads else rule
 
 
-def second_streams(vit: Any, images: Tensor, rule: Squash, reads: Collection[str]) -> dict[str, dict[int, Tap]]:
-    """Pictures (B, 3, H, W) by the first tower's ``rule``, or sheets of ``_both_sides`` -> the second's streams of some names.
+def second_streams(vit: Any, seen: Mapping[str, tuple[Tensor, Squash]], reads: Collection[str]) -> dict[str, dict[int, Tap]]:
+    """Of ``sources``, the second tower's streams of the given names.
 
-    ``WHOLE`` has ``BLOCKS``, ``NEAR`` block 6; see ``unit_blocks``. Where there are no sheets, ``NEAR`` is made of less.
+    ``WHOLE`` has ``BLOCKS``, ``NEAR`` block 6; see ``unit_blocks``.
     """
-    first, sheet, found = at_first_side(images, rule), _both_sides(rule), {}
+    found = {}
     for name in reads:
-        side, blocks = SIZES[name]
+        (side, blocks), (images, before) = SIZES[name], seen[name]
         own = replace(vit.preprocess, size=side or vit.preprocess.size)
-        whole = side is None or images is first
-        seen = own.again(first, rule) if whole else own.again(sheet.parts(images)[0], sheet)
-        found[name] = unit_blocks(vit.encode_image(seen, blocks).taps)
+        found[name] = unit_blocks(vit.encode_image(own.again(images, before), blocks).taps)
     return found
 
 
