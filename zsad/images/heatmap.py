@@ -40,8 +40,8 @@ def colours(count: int = 9) -> list[str]:
 def gradient(map_range: tuple[float, float], values: NDArray[Any]) -> NDArray[np.uint8]:
     """Map values as positions on the colour scale, 0..255; values beyond its ends are at the ends, NaN (not scored) at 0."""
     low, high = map_range
-    scaled = (np.nan_to_num(values, nan=low) - np.float32(low)) * np.float32((_STEPS - 1) / max(high - low, 1e-12))
-    places: NDArray[np.uint8] = np.clip(np.rint(scaled), 0, _STEPS - 1).astype(np.uint8)
+    scaled = (np.fmax(values, np.float32(low)) - np.float32(low)) * np.float32((_STEPS - 1) / max(high - low, 1e-12))
+    places: NDArray[np.uint8] = np.minimum(np.rint(scaled), _STEPS - 1).astype(np.uint8)
     return places
 
 
@@ -82,4 +82,4 @@ def thumbnail(picture: Image.Image, side: int) -> Image.Image:
     """Shrinks a picture to fit within ``side`` x ``side`` pixels; never enlarges it."""
     scale = min(1.0, side / max(picture.size))
     size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-    return picture if size == picture.size else picture.resize(size, Image.Resampling.BOX, reducing_gap=2.0)
+    return picture if size == picture.size else picture.resize(size, Image.Resampling.BOX, reducing_gap=1.0)

@@ -189,8 +189,11 @@ def find_regions(
     Returns:
         The regions and the (H, W) mask. Components below ``SPECK`` of ``seen`` are in neither.
     """
+    above = anomaly_map >= threshold
+    if not above.any():  # most pictures of a run
+        return (), above
     labels = np.empty(anomaly_map.shape, dtype=np.int32)
-    count = ndimage.label(anomaly_map >= threshold, structure=_EIGHT, output=labels)
+    count = ndimage.label(above, structure=_EIGHT, output=labels)
     areas = np.bincount(labels.ravel(), minlength=count + 1)
     large = areas >= SPECK * (anomaly_map.size if seen is None else seen)
     large[0] = False
