@@ -4,36 +4,31 @@ from __future__ import annotations
 
 import sys
 
-import open_clip
 import pytest
-from open_clip import pretrained
 
 from zsad.backbones import openclip, openclip_package
 
-ARCHITECTURES, PLAIN = openclip_package.architectures(), openclip.plain_models()
 
+def test_parts_without_the_package_are_those_of_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    import open_clip
+    from open_clip import pretrained
 
-@pytest.fixture
-def alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As in a process that has not imported open_clip."""
-    monkeypatch.delitem(sys.modules, "open_clip")
+    whole = openclip_package.architectures(), openclip.plain_models()
+    monkeypatch.delitem(sys.modules, "open_clip")  # as in a process that has not imported it
     monkeypatch.delitem(sys.modules, openclip_package.ALONE, raising=False)
-
-
-@pytest.mark.usefixtures("alone")
-def test_parts_without_the_package_are_those_of_the_package() -> None:
     published = openclip_package.part("pretrained")
     assert published.__name__ == "zsad_open_clip.pretrained"
     assert published.list_pretrained() == pretrained.list_pretrained()
     assert published.get_pretrained_cfg("ViT-B-32", "openai") == pretrained.get_pretrained_cfg("ViT-B-32", "openai")
-    assert openclip_package.architectures() == ARCHITECTURES
-    assert openclip.plain_models() == PLAIN
+    assert (openclip_package.architectures(), openclip.plain_models()) == whole
     assert openclip_package.configuration("ViT-B-32") == open_clip.get_model_config("ViT-B-32")
     assert openclip_package.configuration("absent") == {}
     assert "open_clip" not in sys.modules
 
 
 def test_the_package_is_taken_where_it_is_loaded() -> None:
+    from open_clip import pretrained
+
     assert openclip_package.part("pretrained") is pretrained
     assert openclip_package.configuration("absent") == {}
 

@@ -14,7 +14,7 @@ RNG = np.random.default_rng(0)
 def test_levels_are_robust_deviations() -> None:
     scores = [1.0, 2.0, 3.0, 4.0, 5.0]
     found = reference_rule(scores, [0.5, 0.9, 0.7, 0.6, 0.8])
-    assert found.review == pytest.approx(3 + 1.6 * 2 / 1.349)
+    assert found.review == pytest.approx(3 + 1.75 * 2 / 1.349)
     assert found.anomalous == pytest.approx(3 + 2.5 * 2 / 1.349)
     assert found.pixel > 0.9
     assert found.label(3.1) == "normal"

@@ -19,7 +19,6 @@ import trees
 from brightness import SIDE, Brightness, BrightnessBackbone, Failing, Named, picture, registered_methods  # noqa: F401
 from noisy_set import CATEGORIES, noisy, truth, write_noisy_set
 from PIL import Image
-from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
 from typer.testing import CliRunner, Result
 
 import zsad
@@ -68,12 +67,16 @@ def by_hand(root: Path, category: str, size: int = SIDE) -> tuple[list[int], lis
 
 
 def best_f1(truths: Any, scores: Any) -> float:
+    from sklearn.metrics import precision_recall_curve
+
     precision, recall, _ = precision_recall_curve(truths, scores)
     return float(np.nanmax(2 * precision * recall / np.maximum(precision + recall, 1e-12)))
 
 
 # ------------------------------------------------------------------ numbers
 def test_numbers_equal_scikit_learn_on_the_same_scores(data: Path) -> None:
+    from sklearn.metrics import average_precision_score, roc_auc_score
+
     found = zsad.evaluate("brightness", data, "image_auroc,image_ap,image_f1_max,pixel_auroc,pixel_ap,pixel_f1_max", exact=True)
     assert found.categories == CATEGORIES
     assert found.map_size == SIDE
@@ -117,6 +120,8 @@ def test_overlap_metrics_and_bounds(data: Path) -> None:
 
 
 def test_map_size_resizes_maps_and_masks(data: Path) -> None:
+    from sklearn.metrics import roc_auc_score
+
     found = zsad.evaluate("brightness", data, "pixel_auroc", "bolt", map_size=64, exact=True)
     _, maps, masks = by_hand(data, "bolt", 64)
     large = torch.nn.functional.interpolate(torch.from_numpy(np.stack(maps))[:, None], (64, 64), mode="bilinear")
@@ -209,6 +214,8 @@ def test_malformed_pictures_and_masks_are_listed_and_the_rest_counts(own: Path) 
 
 def test_pixel_metrics_leave_out_what_has_no_mask(own: Path) -> None:
     """The same values as by hand over the pictures that are left."""
+    from sklearn.metrics import average_precision_score, roc_auc_score
+
     (own / "bolt/ground_truth/crack/000_mask.png").unlink()
     (own / "bolt/test/good/000.png").write_bytes(b"broken")
     row = zsad.evaluate("brightness", own, "pixel_ap,image_auroc", "bolt", exact=True).rows[0]

@@ -9,7 +9,6 @@ import pytest
 from brightness import SIDE, registered_methods  # noqa: F401
 from noisy_set import CATEGORIES, write_noisy_set
 from PIL import Image
-from sklearn.metrics import roc_auc_score
 
 import zsad
 from zsad.metrics import PixelMetrics
@@ -40,6 +39,8 @@ def _move(path: Path, left: int) -> None:
 
 
 def test_pixel_metrics_are_those_of_the_region(found: tuple[zsad.Evaluation, Path, Path]) -> None:
+    from sklearn.metrics import roc_auc_score
+
     evaluation, root, maps = found
     for row in evaluation.rows:
         scores, truths = [], []

@@ -11,7 +11,6 @@ import torch
 import torch.nn.functional as F
 from scipy.ndimage import gaussian_filter
 from scipy.stats import betabinom
-from sklearn.covariance import EmpiricalCovariance, LedoitWolf
 
 import zsad
 from zsad.decision.calibration import Calibration
@@ -48,6 +47,8 @@ def photos(count: int) -> list[np.ndarray[Any, Any]]:
 
 def slow_prediction(detector: Any, images: torch.Tensor, references: torch.Tensor) -> Prediction:
     """By scikit-learn, position by position, in float64; the map through scipy."""
+    from sklearn.covariance import EmpiricalCovariance, LedoitWolf
+
     asked, kept = (patch_descriptors(detector.encode(some).taps, 3, detector.width) for some in (images, references))
     oracle = LedoitWolf if detector.shrinkage == "ledoit_wolf" else EmpiricalCovariance
     rows, bank = asked.patches.double().numpy(), kept.patches.double().numpy()

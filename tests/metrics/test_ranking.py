@@ -13,7 +13,6 @@ import pytest
 import slow_metrics
 from metric_cases import SEEDS, case, lattice
 from reference_sets import REFERENCE_SETS
-from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
 
 from zsad.errors import UsageError
 from zsad.metrics import aupimo, aupro, aupro_legacy, auroc, average_precision, f1_max, pimo
@@ -34,6 +33,8 @@ def test_counts_pairs_and_ties_half() -> None:
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("grid", [3, 12, 10**9])
 def test_equals_scikit_learn_and_the_loops(seed: int, grid: int) -> None:
+    from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
+
     rng = np.random.default_rng(seed)
     labels = np.r_[0, 1, rng.integers(0, 2, 60)]
     scores = rng.integers(0, grid, 62) + labels * grid * 0.3
@@ -166,6 +167,8 @@ def test_golden(root: Path) -> None:
 
 
 def test_pixels_are_items_like_any_other() -> None:
+    from sklearn.metrics import roc_auc_score
+
     maps, masks = case(0)
     scores, labels = (np.concatenate([one.ravel() for one in part]) for part in (maps, masks))
     assert auroc(scores, labels) == pytest.approx(roc_auc_score(labels != 0, scores), abs=1e-12)

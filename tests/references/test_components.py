@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from sklearn.decomposition import PCA
 
 from zsad.references.components import PatchSums, residual
 
@@ -17,6 +16,8 @@ def rows(seed: int = 0, count: int = 300) -> torch.Tensor:
 
 @pytest.mark.parametrize("variance", [0.5, 0.9, 0.99])
 def test_components_and_residual_equal_scikit_learn(variance: float) -> None:
+    from sklearn.decomposition import PCA
+
     x = rows()
     theirs = PCA(variance, svd_solver="full").fit(x.double().numpy())
     mean, components = PatchSums.of(x).components(variance)

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import multivariate_normal
-from sklearn.covariance import LedoitWolf, ShrunkCovariance
 
 from zsad.errors import UsageError
 from zsad.references.gaussian import Gaussian, gaussian, gaussian_per_position, with_lengths
@@ -34,6 +33,8 @@ def squared(found: Gaussian, x: torch.Tensor) -> np.ndarray:
 @pytest.mark.parametrize("count", [5, 9, 40, 2000])  # also fewer than channels
 @pytest.mark.parametrize("scale", [0.01, 1.0])
 def test_equals_ledoit_and_wolf_of_scikit_learn(count: int, scale: float) -> None:
+    from sklearn.covariance import LedoitWolf
+
     x, asked = rows(count, scale=scale), rows(30, seed=1, scale=scale)
     theirs = LedoitWolf().fit(x.double().numpy())
     assert 0 < theirs.shrinkage_ < 1
@@ -42,6 +43,8 @@ def test_equals_ledoit_and_wolf_of_scikit_learn(count: int, scale: float) -> Non
 
 @pytest.mark.parametrize("shrinkage", [0.0, 0.1, 1])
 def test_equals_the_density_of_scipy(shrinkage: float) -> None:
+    from sklearn.covariance import ShrunkCovariance
+
     x, asked = rows(50), rows(30, seed=1).double()
     spread = ShrunkCovariance(shrinkage=shrinkage).fit(x.double().numpy()).covariance_
     density = multivariate_normal(x.double().mean(0), spread).logpdf(asked)

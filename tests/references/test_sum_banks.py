@@ -7,7 +7,6 @@ from functools import reduce
 import numpy as np
 import pytest
 import torch
-from sklearn.decomposition import PCA
 
 from zsad.errors import UsageError
 from zsad.references.components import PatchSums
@@ -48,6 +47,8 @@ def test_added_and_taken_off() -> None:
 
 
 def test_the_subspace_equals_scikit_learn() -> None:
+    from sklearn.decomposition import PCA
+
     x = rows()
     theirs = PCA(5, svd_solver="full").fit(x.double().numpy())
     found = fit({SUMS: bank(packed(PatchSums.of(x, exact=True)))}, 5, False)

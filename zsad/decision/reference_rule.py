@@ -1,6 +1,6 @@
 """Thresholds from normal reference images, each scored by the others: what is known where nobody calibrated.
 
-    anomalous at or above median + 2.5 sigma,  review at or above median + 1.6 sigma,  sigma = interquartile range / 1.349
+    anomalous at or above median + 2.5 sigma,  review at or above median + 1.75 sigma,  sigma = interquartile range / 1.349
 
 of the references' scores. Median and quartiles, since the odd one among the references scores high without the others. A
 reference is scored by one reference fewer than later pictures are, so the levels lie a little high; they are approximate.
@@ -20,7 +20,7 @@ from zsad.decision.thresholds import Thresholds, pixel_level
 __all__ = ["FEWEST", "MOST", "reference_rule"]
 
 FEWEST, MOST = 4, 64  # references: below, their spread is a guess; above, a part of them will do
-ANOMALOUS_SIGMAS, REVIEW_SIGMAS = 2.5, 1.6
+ANOMALOUS_SIGMAS, REVIEW_SIGMAS = 2.5, 1.75
 GAUSSIAN = 1.349  # interquartile range of a Gaussian of deviation 1
 LEAST_SPREAD = 1e-3  # of the median's size: copies of one picture have no spread
 

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from sklearn.decomposition import PCA
 
 import zsad
 from zsad.errors import UsageError
@@ -41,6 +40,8 @@ def pictures(count: int, seed: int = 0) -> list[dict[int, Tap]]:
 
 def slow(given: Sequence[Mapping[int, Tap]]) -> np.ndarray[Any, Any]:
     """The maps of a folder of ``SMALL`` pictures or more, all pairs, by scikit-learn and loops."""
+    from sklearn.decomposition import PCA
+
     rows = {block: np.stack([one[block].patches[0].double().numpy() for one in given]) for block in BLOCKS}
     parts = []
     for pair in PAIRS:
