@@ -10,7 +10,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from scipy.ndimage import gaussian_filter
-from scipy.stats import betabinom
 
 import zsad
 from zsad.decision.calibration import Calibration
@@ -147,6 +146,8 @@ def test_pooled_references_take_the_memory_of_one(tower: Any) -> None:
 
 def test_false_alarms_keep_to_the_rate_of_a_calibration(tower: Any) -> None:
     """Twenty splits of normal pictures into references, calibration and test, against the beta-binomial distribution."""
+    from scipy.stats import betabinom
+
     rate, count, tested, splits, few = 0.1, 39, 40, 20, 6
     detector, draw, alarms = method(tower), np.random.default_rng(0), []
     with torch.inference_mode():

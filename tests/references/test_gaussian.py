@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from scipy.stats import multivariate_normal
 
 from zsad.errors import UsageError
 from zsad.references.gaussian import Gaussian, gaussian, gaussian_per_position, with_lengths
@@ -43,6 +42,7 @@ def test_equals_ledoit_and_wolf_of_scikit_learn(count: int, scale: float) -> Non
 
 @pytest.mark.parametrize("shrinkage", [0.0, 0.1, 1])
 def test_equals_the_density_of_scipy(shrinkage: float) -> None:
+    from scipy.stats import multivariate_normal
     from sklearn.covariance import ShrunkCovariance
 
     x, asked = rows(50), rows(30, seed=1).double()
