@@ -190,8 +190,8 @@ def create(name: str, *, backbone: str | Backbone | None = None, checkpoint: str
     backbone = _encoder(cls.name, cls.recipe, backbone)
     _check_backbone(cls, backbone)
     encoders = {
-        key: None if asked[key] is None and recipe.optional else _encoder(cls.name, recipe, asked[key])
-        for key, recipe in cls.encoders.items()
+        key: None if asked[key] is None and one.optional in (True, *arguments.items()) else _encoder(cls.name, one, asked[key])
+        for key, one in cls.encoders.items()
     }
     with torch.random.fork_rng(devices=[]):  # building a method never disturbs the caller's random numbers
         detector = cls(backbone, **encoders, **arguments)

@@ -57,7 +57,7 @@ class Compact(Detector):
     ten places of auxiliary defects stay below. They are not bounded.
     """
 
-    encoders: ClassVar = {"vit": Recipe("compact-vit", 224)}  # the second tower; None with tower="small"
+    encoders: ClassVar = {"vit": Recipe("compact-vit", 224, optional=("tower", "small"))}  # the second tower
     vit: Any
     sides: Tensor  # (2, 384) normal, anomalous
     vectors: Tensor  # (9, 384) of the vocabulary
