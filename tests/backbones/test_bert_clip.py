@@ -7,10 +7,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import open_clip
 import pytest
 import torch
-import transformers
 from safetensors.torch import save_file
 
 import zsad
@@ -61,6 +59,8 @@ CONFIG = {
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the files of the published repository, and open_clip's model that its weights are of."""
+    import transformers  # here and below: as open_clip it takes seconds, and each process of the tests collects this file
+
     folder = tmp_path_factory.mktemp("biomed")
     text = folder / BERT
     text.mkdir(parents=True)
@@ -76,6 +76,8 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def make(folder: Path) -> Any:
     """open_clip's own model."""
+    import open_clip
+
     config = CONFIG["model_cfg"]
     text = config["text_cfg"] | {"hf_model_name": str(folder / BERT), "hf_model_pretrained": False}
     torch.manual_seed(3)
@@ -93,6 +95,8 @@ def loaded(repository: Path) -> BertCLIP:
 
 @torch.inference_mode()
 def test_both_towers_equal_open_clips(repository: Path, loaded: BertCLIP) -> None:
+    import transformers
+
     model = make(repository)
     images = torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(loaded.encode_image(images).image, model.encode_image(images), rtol=0, atol=2e-6)

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from PIL import Image
 from tiny_vlm import write_tiny_vlm
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from zsad.errors import UsageError, WeightsError
 from zsad.explain.asking import Asker
@@ -39,6 +38,8 @@ def test_a_local_model_is_asked_with_its_pictures(folder: Path, monkeypatch: pyt
 
 
 def test_what_is_no_model_that_sees(folder: Path, tmp_path: Path) -> None:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
     with pytest.raises(UsageError, match="is no folder with a model"):
         LocalModel(tmp_path / "nothing")
     text = tmp_path / "text"

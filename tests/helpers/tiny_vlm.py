@@ -6,15 +6,6 @@ from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import (
-    CLIPImageProcessor,
-    CLIPVisionConfig,
-    LlamaConfig,
-    LlavaConfig,
-    LlavaForConditionalGeneration,
-    LlavaProcessor,
-    PreTrainedTokenizerFast,
-)
 
 WORDS = ["<pad>", "<s>", "</s>", "<unk>", "<image>", "a", "spot", "Picture", "defect", "in", "of", "the", "{", "}", ":", ","]
 TEMPLATE = (
@@ -25,6 +16,16 @@ TEMPLATE = (
 
 def write_tiny_vlm(folder: Path, *, template: bool = True) -> Path:
     """Writes the model; without a template it cannot be asked."""
+    from transformers import (
+        CLIPImageProcessor,
+        CLIPVisionConfig,
+        LlamaConfig,
+        LlavaConfig,
+        LlavaForConditionalGeneration,
+        LlavaProcessor,
+        PreTrainedTokenizerFast,
+    )
+
     torch.manual_seed(0)
     vocabulary = Tokenizer(models.WordLevel({word: index for index, word in enumerate(WORDS)}, unk_token="<unk>"))
     vocabulary.pre_tokenizer = pre_tokenizers.Whitespace()
