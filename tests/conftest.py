@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 from functools import cache
 from pathlib import Path
 
@@ -12,7 +13,8 @@ import pytest
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may reach for the network
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read once, by torch's import: idle threads sleep. Spinning, they take
 # the cores of whatever else runs, a training's processes among them: 7 times the CPU seconds on a shared machine
-os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # with it each process compiles all tests or all of zsad anew: 1 to 9 seconds
+if os.environ.pop("PYTHONDONTWRITEBYTECODE", ""):  # set in many images: each program that tests start would compile the
+    sys.dont_write_bytecode = False  # package anew, a CPU second; and each process of the tests all of them, ten
 if "PYTEST_XDIST_WORKER" in os.environ:  # one process per core; OpenBLAS ignores the policy and spins: 7 to 90 times the
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # CPU seconds of a small product. Programs that tests start inherit it
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")

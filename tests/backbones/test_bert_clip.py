@@ -59,7 +59,7 @@ CONFIG = {
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the files of the published repository, and open_clip's model that its weights are of."""
-    import transformers
+    import transformers  # here and below: as open_clip it takes seconds, and each process of the tests collects this file
 
     folder = tmp_path_factory.mktemp("biomed")
     text = folder / BERT

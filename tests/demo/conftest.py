@@ -15,7 +15,7 @@ from zsad_demo import inspectors
 
 @pytest.fixture(autouse=True, scope="module")
 def one_tower() -> Iterator[None]:
-    """In this process ``compact`` looks with one tower, a fifth of the time; servers, in their own, have both."""
+    """In this process ``compact`` looks with one tower, a fifth of the time; a server in its own has both."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(inspectors.KEYWORDS, "compact", {"tower": "small"})
         yield

@@ -16,7 +16,7 @@ from serving import Served, served
 
 from zsad.common.assets import asset
 
-if find_spec("gradio") is None:  # a server's process imports it
+if find_spec("gradio") is None:  # the server's process imports it
     pytest.skip("the extra demo is not installed", allow_module_level=True)
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -31,7 +31,7 @@ LONG = 60_000  # ms
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    with served(tmp_path_factory.mktemp("served")) as running:
+    with served(tmp_path_factory.mktemp("served"), small=True) as running:
         yield running
 
 
@@ -176,11 +176,11 @@ def references_change_the_scores(page: Any, before: dict[str, float]) -> None:
 
 
 def test_long_work_is_stopped_and_a_false_alarm_and_a_miss_rescore_the_batch(page: Any, tmp_path: Path) -> None:
-    many = [Path(shutil.copy(BRICKS[number % len(BRICKS)], tmp_path / f"{number:03}.png")) for number in range(30)]
+    many = [Path(shutil.copy(BRICKS[number % len(BRICKS)], tmp_path / f"{number:03}.png")) for number in range(80)]
     page.set_input_files("#pictures input[type=file]", [str(path) for path in many])
     until(lambda: page.locator("#pictures tr.file").count() == len(many))
     page.click("#inspect")
-    until(lambda: "of 30 pictures" in page.inner_text("#status"))
+    until(lambda: "of 80 pictures" in page.inner_text("#status"))
     page.click("#stop")
     until(lambda: "Stopped. Nothing was changed." in page.inner_text("#status"))
     page.click("#stop")  # nothing runs: nothing happens, and what is asked for next is not stopped by it
@@ -191,7 +191,7 @@ def test_long_work_is_stopped_and_a_false_alarm_and_a_miss_rescore_the_batch(pag
     page.set_input_files("#pictures input[type=file]", [str(path) for path in many])
     until(lambda: page.locator("#pictures tr.file").count() == len(many) + 10)
     page.click("#inspect")
-    until(lambda: "of 40 pictures" in page.inner_text("#status"))
+    until(lambda: "of 90 pictures" in page.inner_text("#status"))
     page.click("#stop")
     until(lambda: chip(page, "anomalous") == 3)
     page.wait_for_timeout(1000)  # for a badge to come

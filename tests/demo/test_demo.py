@@ -387,12 +387,22 @@ def test_a_visitor_can_use_the_loaded_checkpoints_and_no_others(learned: Path, c
             client.predict(files(BRICKS[0]), "brick", None, "", method, api_name="/predict")
 
 
+def scores_of(answer: Any, pictures: list[Path] | None = None) -> dict[str, float]:
+    """Scores by name: of an answer of /predict, or by an inspector."""
+    rows = answer["results"] if pictures is None else [one.as_dict() for one in answer(pictures)]
+    return {row["name"]: row["pred_score"] for row in rows}
+
+
 @pytest.mark.slow
-def test_predict_and_calibrate_answer_as_the_library_does(client: Any, server: Served) -> None:
-    found = client.predict(files(*BRICKS[2:10]), "brick", files(*BRICKS[:2]), "", "compact", api_name="/predict")
-    wanted = {one.name: one.pred_score for one in zsad.Inspector(references=BRICKS[:2])(BRICKS[2:10])}
-    assert {row["name"]: row["pred_score"] for row in found["results"]} == pytest.approx(wanted, abs=1e-5)
+def test_predict_and_calibrate_answer_as_the_library_does(client: Any, server: Served, learned: Path) -> None:
+    """The default with both towers, and references by a method that compares them in no time."""
+    found = client.predict(files(*BRICKS[2:10]), "brick", None, "", "compact", api_name="/predict")
+    assert scores_of(found) == pytest.approx(scores_of(zsad.Inspector(target="brick"), BRICKS[2:10]), abs=1e-5)
     assert found["counts"] == {"anomalous": 3, "normal": 5}
+    assert str(server.scratch) not in json.dumps(found)
+    found = client.predict(files(*BRICKS[2:5]), "brick", files(*BRICKS[:2]), "", TINY, api_name="/predict")
+    beside = zsad.Inspector(zsad.from_pretrained(learned), "brick", references=BRICKS[:2])
+    assert scores_of(found) == pytest.approx(scores_of(beside, BRICKS[2:5]), abs=1e-5)
     assert str(server.scratch) not in json.dumps(found)
     made = client.predict(files(*BRICKS[:3]), None, "brick", "", TINY, 0.25, api_name="/calibrate")
     assert (made["kind"], made["normal"]) == ("split", 3)

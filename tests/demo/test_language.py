@@ -15,9 +15,7 @@ from zsad.cli import app
 from zsad.common.assets import asset
 
 sys.path.insert(0, str(asset("demo")))
-from zsad_demo.checks import checked_focus
 from zsad_demo.inspectors import InspectorCache, InspectorKey
-from zsad_demo.language import Explainer, explanation
 from zsad_demo.methods import MethodOption
 from zsad_demo.uploads import Refused
 from zsad_demo.workspace import Workspace
@@ -35,6 +33,9 @@ def workspace() -> Iterator[Workspace]:
 
 
 def test_focus_is_for_methods_whose_words_and_pictures_share_a_space() -> None:
+    pytest.importorskip("gradio", reason="the extra demo is not installed")
+    from zsad_demo.checks import checked_focus
+
     winclip, compact = MethodOption("winclip", "", ""), MethodOption("compact", "", "")
     assert checked_focus(winclip, "scratch, crack") == ("scratch", "crack")
     assert checked_focus(compact, " ") == ()
@@ -62,6 +63,9 @@ def test_kinds_are_grouped_renamed_merged_and_downloaded(workspace: Workspace) -
 
 @pytest.mark.slow
 def test_the_model_is_asked_about_the_selected_picture(workspace: Workspace) -> None:
+    pytest.importorskip("gradio", reason="the extra demo is not installed")
+    from zsad_demo.language import Explainer, explanation
+
     with pytest.raises(Refused, match="No model was given to this page"):
         explanation(workspace, None)
     answer = {**GOOD, "findings": [{**GOOD["findings"][0], "type": "<i>crack"}]}

@@ -19,7 +19,7 @@ import pytest
 import zsad
 
 ROOT = Path(__file__).resolve().parents[2]
-if not (find_spec("furo") and find_spec("myst_parser")):  # they are imported where the site is built
+if not all(map(find_spec, ("furo", "myst_parser"))):  # the build's process imports them
     pytest.skip("the extra docs is not installed", allow_module_level=True)
 pytestmark = pytest.mark.slow
 QUESTIONS = {  # what users wrote, and the page that answers it
