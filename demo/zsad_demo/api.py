@@ -12,7 +12,6 @@ import zsad
 from zsad_demo.checks import check_method, checked_words, errors_as_messages
 from zsad_demo.inspectors import InspectorKey
 from zsad_demo.methods import MethodOption
-from zsad_demo.uploads import PICTURES, take
 from zsad_demo.workspace import Workspace
 from zsad_demo.workspaces import Workspaces
 
@@ -44,7 +43,7 @@ class Endpoints:
         """
         workspace = Workspace(self.workspaces.inspectors)
         try:
-            for _ in workspace.inspect(pictures, self._key(method, target, words), references):
+            for _ in workspace.inspect(pictures, self._key(method, target, words), references, final=True):
                 pass
             session = workspace.current()
             rows = [session.result(place).as_dict() for place in session.order]
@@ -74,11 +73,9 @@ class Endpoints:
         """
         workspace = Workspace(self.workspaces.inspectors)
         try:
-            copies, refused = take(normals, workspace.folder / "normals", PICTURES, "normal pictures")
-            for _ in workspace.inspect(copies, self._key(method, target, words), references):
-                pass
-            made = workspace.calibrate(copies, max_false_alarms)
-            return {"thresholds": vars(made.thresholds()), "kind": made.kind, "normal": len(made), "refused": refused}
+            made = workspace.calibrate_alone(normals, self._key(method, target, words), references, max_false_alarms)
+            levels = vars(made.thresholds())
+            return {"thresholds": levels, "kind": made.kind, "normal": len(made), "refused": workspace.refused}
         finally:
             workspace.close()
 

@@ -69,17 +69,22 @@ class Workspace:
 
     # ------------------------------------------------------------------ pictures and references
     def inspect(
-        self, files: Sequence[str] | None, key: InspectorKey, references: Sequence[str] | None = None
+        self, files: Sequence[str] | None, key: InspectorKey, references: Sequence[str] | None = None, *, final: bool = False
     ) -> Iterator[tuple[int, int]]:
-        """Encodes and scores pictures; yields (done, all). Earlier pictures and their corrections are discarded."""
+        """Encodes and scores pictures; yields (done, all). Earlier pictures and their corrections are discarded.
+
+        ``final``: neither references nor corrections follow, so that what only they could need is not encoded.
+        """
         self._inspections += 1
         folder = self._empty_folder(f"pictures-{self._inspections}")
         pictures, refused = take(files, folder, PICTURES)
         if not pictures:
             raise Refused(" ".join(refused))
         yield 0, len(pictures)
-        session = zsad.Session(self.inspectors(key))
-        kept, more = self._synced(session, {}, references)
+        session, kept, more = self._begun(key, references)
+        if final:
+            own = session.inspector.over(len(pictures))
+            session.inspector = own.with_detector(own.detector.for_context(own.context))
         for done in session.encode(pictures):  # in a new session and folder, so that a stopped inspection changes nothing
             yield done, len(pictures)
         session.rescore()
@@ -90,6 +95,11 @@ class Workspace:
         for old in self.folder.glob("pictures-*"):
             if old != folder:
                 shutil.rmtree(old, ignore_errors=True)
+
+    def _begun(self, key: InspectorKey, references: Sequence[str] | None) -> tuple[zsad.Session, dict[str, Path], list[str]]:
+        """A session without pictures; its references (upload -> copy), and the messages on refused ones."""
+        session = zsad.Session(self.inspectors(key))
+        return session, *self._synced(session, {}, references)
 
     def set_references(self, files: Sequence[str] | None) -> None:
         """Makes the references equal to the uploads; the pictures are rescored, not encoded again."""
@@ -125,6 +135,19 @@ class Workspace:
         """Thresholds from uploaded normal pictures. A rate below what so few pictures can guarantee is raised to that."""
         session = self.current()
         copies, self.refused = take(files, self._empty_folder("normal"), NORMALS, "normal pictures")
+        return session.calibrate(copies, max(max_false_alarms, 1 / (len(copies) + 1)))
+
+    def calibrate_alone(
+        self, files: Sequence[str] | None, key: InspectorKey, references: Sequence[str] | None, max_false_alarms: float
+    ) -> zsad.Calibration:
+        """As ``calibrate``, where no pictures were inspected and none will be."""
+        copies, refused = take(files, self._empty_folder("normal"), PICTURES, "normal pictures")
+        if not copies:
+            raise Refused(" ".join(refused))
+        session, _, more = self._begun(key, references)
+        self.refused = refused + more
+        own = session.inspector
+        session.inspector = own.with_detector(own.detector.for_context(own.context))
         return session.calibrate(copies, max(max_false_alarms, 1 / (len(copies) + 1)))
 
     def leave_one_out(self, max_false_alarms: float) -> zsad.Calibration:

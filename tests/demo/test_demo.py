@@ -27,6 +27,7 @@ from typer.testing import CliRunner
 import zsad
 from zsad.cli import app
 from zsad.common.assets import asset
+from zsad.methods.compact.detector import Compact
 from zsad.weights.checkpoints import sha256_of
 
 sys.path.insert(0, str(asset("demo")))
@@ -159,6 +160,22 @@ def test_a_false_alarm_rate_that_few_pictures_cannot_guarantee_is_raised() -> No
     assert made.max_false_alarms == pytest.approx(0.2)
     with pytest.raises(Refused, match="Leave-one-out calibration needs two reference images or more"):
         workspace.leave_one_out(0.05)
+    workspace.close()
+
+
+@pytest.mark.slow
+def test_a_calibration_alone_encodes_each_picture_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    inspectors, normals = InspectorCache(), [str(path) for path in BRICKS[:4]]
+    workspace = inspected(inspectors, BRICKS[6:8])
+    wanted = workspace.calibrate(normals, 0.2)
+    encoded, encode = [], Compact.encode
+    monkeypatch.setattr(Compact, "encode", lambda self, images: encoded.append(len(images)) or encode(self, images))
+    assert workspace.calibrate_alone(normals, InspectorKey(), None, 0.05) == wanted
+    assert sum(encoded) == 4
+    workspace.calibrate_alone(normals[:2], InspectorKey(), normals[2:], 0.05)
+    assert sum(encoded) == 8  # references too
+    with pytest.raises(zsad.ZsadError, match="is no picture of a kind"):
+        workspace.calibrate_alone([__file__], InspectorKey(), None, 0.05)
     workspace.close()
 
 
@@ -387,9 +404,9 @@ def test_a_visitor_can_use_the_loaded_checkpoints_and_no_others(learned: Path, c
             client.predict(files(BRICKS[0]), "brick", None, "", method, api_name="/predict")
 
 
-def scores_of(answer: Any, pictures: list[Path] | None = None) -> dict[str, float]:
+def scores_of(answer: Any, paths: list[Path] | None = None) -> dict[str, float]:
     """Scores by name: of an answer of /predict, or by an inspector."""
-    rows = answer["results"] if pictures is None else [one.as_dict() for one in answer(pictures)]
+    rows = answer["results"] if paths is None else [one.as_dict() for one in answer(paths)]
     return {row["name"]: row["pred_score"] for row in rows}
 
 

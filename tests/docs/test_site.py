@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
-import os
 import re
 import shutil
-import subprocess
 import sys
+import warnings
 from html.parser import HTMLParser
 from importlib.util import find_spec
 from pathlib import Path
@@ -42,17 +43,18 @@ QUESTIONS = {  # what users wrote, and the page that answers it
 
 @pytest.fixture(scope="session")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The built site."""
+    """The built site, by what ``python -m sphinx`` calls, in this process, which has imported what it documents."""
+    from sphinx.cmd.build import main
+
     out = tmp_path_factory.mktemp("site") / "html"
-    env = os.environ | {
-        "PYTHONPATH": str(ROOT),
-        "HF_HUB_OFFLINE": "1",
-        "http_proxy": "http://127.0.0.1:9",
-        "https_proxy": "http://127.0.0.1:9",
-    }
-    arguments = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-d", str(out.parent / "trees"), "docs", str(out)]
-    done = subprocess.run(arguments, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    said, paths = io.StringIO(), list(sys.path)
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings(), contextlib.redirect_stderr(said):
+        warnings.simplefilter("ignore")  # Python's own, of other packages; Sphinx's are errors
+        patch.setattr(sys, "path", paths)  # docs/conf.py adds to it
+        for name in ("http_proxy", "https_proxy"):
+            patch.setenv(name, "http://127.0.0.1:9")
+        done = main(["-q", "-W", "--keep-going", "-d", str(out.parent / "trees"), str(ROOT / "docs"), str(out)])
+    assert done == 0, said.getvalue()
     return out
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import pickle
+import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
+from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import Any
 
@@ -48,10 +50,10 @@ def _bar(todo: Sequence[Job]) -> tqdm[Any]:
 def run_in_processes(
     detector: Any, settings: dict[str, Any], jobs: int, todo: Sequence[Job], plan: Plan, store: Store, maps: Path | None
 ) -> list[Row]:
-    """Runs the jobs in spawned processes, each with its share of the threads."""
+    """Runs the jobs in processes of their own, each with its share of the threads."""
     threads = max(1, torch.get_num_threads() // jobs)
     arguments = (_pickled(detector, settings), threads)
-    pool = ProcessPoolExecutor(min(jobs, len(todo)), get_context("spawn"), _begin, arguments)
+    pool = ProcessPoolExecutor(min(jobs, len(todo)), _processes(), _begin, arguments)
     try:
         futures = [pool.submit(_evaluate, job, plan, store.out, maps) for job in todo]
         with _bar(todo) as bar:
@@ -63,6 +65,18 @@ def run_in_processes(
         ) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _processes() -> BaseContext:
+    """How processes begin: on Linux as forks of one that has imported this package, once for all (3 s); elsewhere each anew.
+
+    None is a fork of this process, whose threads and whose memory on a card no child could use.
+    """
+    if sys.platform != "linux":  # forks of a process that has loaded macOS's frameworks crash, and Windows has none
+        return get_context("spawn")
+    context = get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    return context
 
 
 def _pickled(detector: Any, settings: dict[str, Any]) -> bytes:
