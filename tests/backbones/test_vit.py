@@ -31,21 +31,33 @@ def test_sizes_are_those_of_open_clip(architecture: str) -> None:
     assert {k: v.shape for k, v in ours.state_dict().items()} == {k: v.shape for k, v in theirs.state_dict().items()}
 
 
-@pytest.mark.parametrize(("architecture", "tap"), [(one, tap) for one, tap in zip(ARCHITECTURES, (3, 1, 4, 2), strict=True)])
+def draw(model: Any, ids: Tensor) -> None:
+    """First values for all but norms; of the vocabulary, which is a third of all, for the tokens that are read."""
+    torch.manual_seed(3)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if name == "token_embedding.weight":
+                weight.zero_()
+                weight[ids.unique()] = 0.02 * torch.randn(len(ids.unique()), weight.shape[1])
+            elif "ln_" not in name:
+                weight.normal_(std=0.03)
+
+
+@pytest.mark.parametrize(("architecture", "tap"), [(one, tap) for one, tap in zip(ARCHITECTURES, (2, 1, 2, 1), strict=True)])
 def test_equals_open_clip(
     architecture: str, tap: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """With four blocks in each tower: the others are alike."""
+    """With two blocks in each tower: the others are alike."""
     open_clip = pytest.importorskip("open_clip")
     caplog.set_level(logging.ERROR)  # open_clip warns that the weights are random
     config = open_clip.get_model_config(architecture)
     for tower in ("vision_cfg", "text_cfg"):
-        config[tower]["layers"] = 4
+        config[tower]["layers"] = 2
     monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, architecture, config)
-    torch.manual_seed(3)
-    theirs = open_clip.create_model(architecture).eval()
+    ids = open_clip.get_tokenizer(architecture)(SENTENCES)
     with unfilled():
-        ours = build(architecture, architecture).eval()
+        theirs, ours = open_clip.create_model(architecture).eval(), build(architecture, architecture).eval()
+    draw(theirs, ids)
     fill(ours, theirs.state_dict())
     images = torch.randn(1, 3, ours.image_size, ours.image_size)
     states: dict[str, Tensor] = {}
@@ -55,7 +67,6 @@ def test_equals_open_clip(
         found = ours.encode_image(images, (tap,))
         torch.testing.assert_close(found.image, theirs.encode_image(images), rtol=0, atol=1e-5)
         torch.testing.assert_close(found.taps[tap].patches, states["x"][:, 1:], rtol=0, atol=1e-5)
-        ids = open_clip.get_tokenizer(architecture)(SENTENCES)
         torch.testing.assert_close(ours.tokenize(SENTENCES), ids)
         torch.testing.assert_close(ours.encode_text(SENTENCES), theirs.encode_text(ids), rtol=0, atol=1e-5)
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from annotated import write_set
 from command_runs import normal_pictures, results, run
-from tiny_methods import LEARNED, SIDE, TRAINED_FORM, options_of, small_recipes, tiny_method
+from tiny_methods import LEARNED, SIDE, TRAINED_FORM, options_of, shared_towers, small_recipes, tiny_method
 from typer.testing import CliRunner
 
 import zsad
@@ -43,6 +43,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     small_recipes(monkeypatch)
+    shared_towers(monkeypatch)
 
 
 def shown(method: str, data: Path) -> list[str]:

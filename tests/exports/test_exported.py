@@ -19,7 +19,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from exported import LEVEL, PLACE, exported, made, method_in_torch, pictures, small_tower  # noqa: F401
+from exported import LEVEL, PLACE, exported, made, method_in_torch, pictures, small_tower, tower  # noqa: F401
 from typer.testing import CliRunner, Result
 
 import zsad
@@ -149,6 +149,27 @@ def test_openvino_keeps_float32(exported: Path, pictures: Path, tmp_path: Path, 
     made = certify(method_in_torch(), Inspector(str(folder)), pictures_of(str(pictures)), Tolerance(1e-5))
     assert made.passed
     assert made.runtime.startswith("openvino ")
+
+
+# ------------------------------------------------------------------ a method that compares pictures
+@pytest.mark.slow
+def test_musc_compares_the_encoder_s_outputs(pictures: Path, tmp_path: Path) -> None:
+    detector = zsad.create("musc", backbone=tower(), taps=(1, 2), radii=(1, 3))
+    made = zsad.export(detector, out=tmp_path / "model", pictures=str(pictures))
+    assert made.passed
+    assert made.pictures["count"] == 10
+    meta = Metadata.load(tmp_path / "model")
+    assert (meta.model["kind"], meta.batch, meta.model["grids"]) == ("features", True, {"/1": [4, 4], "/2": [4, 4]})
+    scores = [
+        [one.pred_score for one in way(str(pictures))] for way in (Inspector(str(tmp_path / "model")), Inspector(detector))
+    ]
+    assert scores[0] == pytest.approx(scores[1], abs=1e-5)
+    with pytest.raises(UsageError, match="compares pictures with each other"):
+        next(iter(Inspector(str(tmp_path / "model"))(iter([str(pictures / "good" / "0.png")]))))
+    command = [sys.executable, str(tmp_path / "model" / "run.py"), str(pictures)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "pictures are compared with each other, which zsad does" in done.stderr
 
 
 # ------------------------------------------------------------------ certificates that fail

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ __all__ = [
     "on_tiny_tower",
     "options_of",
     "shallow",
+    "shared_towers",
     "small_recipes",
     "tiny_method",
     "tiny_tower",
@@ -45,6 +46,18 @@ def shallow(monkeypatch: pytest.MonkeyPatch, layers: int = LAYERS) -> None:
     """The tiny towers have so few layers, whoever loads them."""
     monkeypatch.setitem(_backbones, "tiny", partial(load_tiny, layers=layers))
     monkeypatch.setitem(_backbones, "tips-tiny", partial(load_tips_tiny, layers=layers, text_layers=layers))
+
+
+SHARED = {
+    "tiny": cache(partial(load_tiny, layers=LAYERS)),
+    "tips-tiny": cache(partial(load_tips_tiny, layers=LAYERS, text_layers=LAYERS)),
+}
+
+
+def shared_towers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As ``shallow``, and who loads a tower again gets the same one: for commands on the CPU, which change none."""
+    for name, load in SHARED.items():
+        monkeypatch.setitem(_backbones, name, load)
 
 
 def small_recipes(monkeypatch: pytest.MonkeyPatch, layers: int = LAYERS) -> None:

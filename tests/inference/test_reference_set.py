@@ -264,7 +264,7 @@ def test_tiles_of_a_set_need_counterparts_and_one_scale() -> None:
     pictures = [texture(seed) for seed in range(6)] + [np.tile(texture(9), (1, 2, 1))]
     with pytest.raises(UsageError, match=r"compared. Leave tile out, or give rscin_k=\(\)"):
         list(Inspector("musc", backbone="compact", tile=40)(pictures))
-    found = list(Inspector("musc", backbone="compact", rscin_k=(), tile=40)(pictures))
+    found = list(Inspector("musc", backbone="compact", rscin_k=(), tile=40, radii=(1,))(pictures))
     assert [result.error is None for result in found] == [True] * 6 + [False]
     assert "fewer than 5 pictures have as many" in str(found[6].error)
 
@@ -317,7 +317,7 @@ def test_the_command_line_keeps_and_uses_references(good: Path, tmp_path: Path) 
 
 
 @pytest.mark.slow
-def test_calibration_leaves_references_out(good: Path, tmp_path: Path) -> None:
+def test_calibration_leaves_references_out(compact: Any, good: Path, tmp_path: Path) -> None:
     run = CliRunner()
     words = [*CALIBRATE, "--references", str(good), "--max-false-alarms", "0.25", "--out", str(tmp_path / "c.json")]
     with pytest.MonkeyPatch.context() as patched:
@@ -335,10 +335,10 @@ def test_calibration_leaves_references_out(good: Path, tmp_path: Path) -> None:
     stored = json.loads((tmp_path / "c.json").read_text())["scores"]
     refs = list(list_images(good))
     rgb = [zsad.images.reading.load_image(ref).rgb for ref in refs]
-    inspector = Inspector("compact", "object", tower="small", references=good)
+    inspector = Inspector(compact, "object", references=good)
     alone = [next(inspector.left_out(digest_of(one)).scored([ref])).score for ref, one in zip(refs, rgb, strict=True)]
     assert stored == pytest.approx(alone)
-    rest = [Inspector("compact", "object", tower="small", references=rgb[:i] + rgb[i + 1 :]) for i in range(4)]
+    rest = [Inspector(compact, "object", references=rgb[:i] + rgb[i + 1 :]) for i in range(4)]
     assert stored == pytest.approx([scores(one, rgb[i])[0] for i, one in enumerate(rest)], abs=1e-5)
 
 
@@ -350,7 +350,8 @@ def test_leaving_one_out_equals_references_without_it(
 ) -> None:
     """To the bit, and without a word encoded or, but for a coreset, a row read again."""
     shallow(monkeypatch)
-    inspector = Inspector("winclip", "lamp", backbone="tiny", references=good, coreset=coreset, tile=tile)
+    tower = zsad.load_backbone("tiny", image_size=48)  # of nine patches
+    inspector = Inspector("winclip", "lamp", backbone=tower, references=good, coreset=coreset, tile=tile)
     names = {digest_of(zsad.images.reading.load_image(ref).rgb): ref.name for ref in list_images(good)}
     for digest, name in names.items():
         fewer = inspector.fork()

@@ -337,5 +337,5 @@ def test_mistakes_are_seen(
     mistake(monkeypatch)
     check = Comparisons(reference)
     with torch.inference_mode():
-        proof.outputs(check, tower, folder, contexts, "k2/", **arguments)
+        proof.outputs(check, tower, folder, contexts, "k2/", {}, **arguments)
     assert all(one.passed for one in check.made) == (mistake is no_mistake and not arguments)

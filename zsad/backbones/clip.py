@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from zsad.alignment.blocks import is_exporting
 from zsad.backbones.blocks import ACTIVATIONS, TowerShape, Transformer
+from zsad.backbones.shared_prefixes import Prefixes, states_at_ends
 from zsad.backbones.tokens import clip_tokenizer, unknown_pieces
 from zsad.backbones.vit import POSITION_MODES, LocalPath, Prompts, VisionTransformer
 from zsad.errors import SizeMismatch, UsageError
@@ -132,13 +133,21 @@ class CLIP(WithVisual):
             x = block(x, causal=True) if layer < len(blocks) else block.only(x, eot, causal=True)
         return self.ln_final(x[:, 0]) @ self.text_projection
 
-    def encode_text(self, sentences: Sequence[str], batch_size: int = 64) -> Tensor:
-        """N sentences -> (N, D), not normalised. Sentences of like length share a batch, so little padding is computed."""
-        ids = self.tokenize(sentences)
-        ends = ids.argmax(dim=1)  # the end token has the largest id
-        order = ends.argsort(stable=True)
-        encoded = [self.encode_embeddings(self.token_embedding(ids[rows]), ends[rows]) for rows in order.split(batch_size)]
-        return torch.cat(encoded)[order.argsort(stable=True)]
+    def encode_text(self, sentences: Sequence[str], batch_size: int = 128) -> Tensor:
+        """N sentences -> (N, D), not normalised. In the order of their tokens, so that a batch shares beginnings."""
+        ids = self.tokenize(sentences).tolist()
+        lines = [row[: row.index(max(row)) + 1] for row in ids]  # the end token has the largest id
+        order = sorted(range(len(lines)), key=lines.__getitem__)
+        encoded = [
+            self._encode_sorted([lines[one] for one in order[i : i + batch_size]]) for i in range(0, len(order), batch_size)
+        ]
+        return torch.cat(encoded)[torch.tensor(order).argsort().to(encoded[0].device)]
+
+    def _encode_sorted(self, lines: list[list[int]]) -> Tensor:
+        """Token lists up to their end tokens -> (N, D)."""
+        found = Prefixes.of(lines, self.positional_embedding.device)
+        x = self.token_embedding(found.tokens) + self.positional_embedding[found.places]
+        return self.ln_final(states_at_ends(self.transformer.blocks, x, found)) @ self.text_projection
 
 
 def _choice(what: str, value: str, allowed: tuple[str, ...]) -> str:

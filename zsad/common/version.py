@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Iterable
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 
 __all__ = ["__version__", "package_version", "versions"]
@@ -11,6 +12,7 @@ __all__ = ["__version__", "package_version", "versions"]
 __version__ = "0.2.0.dev0"
 
 
+@cache
 def package_version(package: str) -> str | None:
     """Version of an installed package, or None."""
     try:

@@ -86,6 +86,7 @@ class PixelMetrics:
         self._anomalous = np.zeros(1 << bits, np.int64)  # pixels inside
         self._mass = np.zeros(1 << bits)  # of pixels inside, 1 / area of their region
         self._clean = np.zeros(1 << bits)  # of pixels of normal pictures, 1 / pixels of the picture
+        self._used = slice(1 << bits, 0)  # of the bins: those from the lowest to the highest pixel
         self._regions = 0
         self._kinds: list[bool] = []  # per picture: has it a defect?
         self._inside, self._areas, self._outside = Spool(folder), Spool(folder), Spool(folder)
@@ -110,6 +111,10 @@ class PixelMetrics:
         values, truth = check_pair(len(self._kinds), single if scored is None else np.where(counts, single, 0), mask)
         keys, truth = keys_of(values), truth & counts
         outside, inside = keys[~truth & counts], keys[truth]
+        for some in (outside, inside):
+            if some.size:
+                low, high = int(some.min()) >> self.shift, int(some.max()) >> self.shift
+                self._used = slice(min(self._used.start, low), max(self._used.stop, high + 1))
         areas, regions = region_areas(truth)
         np.add.at(self._normal, outside >> self.shift, 1)
         np.add.at(self._anomalous, inside >> self.shift, 1)
@@ -126,9 +131,10 @@ class PixelMetrics:
 
     def result(self) -> PixelFigures:
         """Computes the metrics of all pictures so far; more can be added afterwards."""
-        normal, anomalous = int(self._normal.sum()), int(self._anomalous.sum())
-        counts = self._normal + self._anomalous
-        merge = Merge(self._outside, self._inside, self._areas, counts, self.shift) if self.exact else None
+        normal, anomalous = int(self._normal[self._used].sum()), int(self._anomalous[self._used].sum())
+        merge = None
+        if self.exact:
+            merge = Merge(self._outside, self._inside, self._areas, self._normal + self._anomalous, self.shift)
         per_picture, pimo = self._aupimo(merge)
         figures, threshold = [UNDEFINED] * 4, float("nan")
         if normal and anomalous:
@@ -144,8 +150,9 @@ class PixelMetrics:
         if merge:
             yield from merge.steps()
             return
-        part = from_histogram(self._normal, self._anomalous, self._mass)
-        yield part._replace(scores=scores_of((part.scores << self.shift).astype(np.uint32)))  # the bins' lower edges
+        part = from_histogram(*(one[self._used] for one in (self._normal, self._anomalous, self._mass)))
+        edges = (part.scores + self._used.start) << self.shift  # the lower ones of the bins
+        yield part._replace(scores=scores_of(edges.astype(np.uint32)))
 
     def _aupimo(self, merge: Merge | None) -> tuple[NDArray[np.float64], Bounded]:
         """AUPIMO per picture, and the mean; NaN, with a warning, where the set cannot resolve the bounds."""
@@ -172,7 +179,7 @@ class PixelMetrics:
         if merge:
             keys, mass = merge.top(clean, 2 * self.bounds[1] * clean.sum())
         else:
-            keys = np.flatnonzero(self._clean)[::-1].astype(np.uint32)
+            keys = (np.flatnonzero(self._clean[self._used])[::-1] + self._used.start).astype(np.uint32)
             mass = self._clean[keys]
         return Levels(keys, np.cumsum(mass) / clean.sum())
 

@@ -32,6 +32,9 @@ __all__ = ["described_tensors", "fingerprint", "half_exact", "random_tensor", "t
 # a rule of a fixture's settings, such as random_tensor(seed, 'name', (4, 128), 0.5, mean=0.0)
 RULE = re.compile(r"random_tensor\(seed, '([^']+)', \(([\d, ]+)\), ([\d.e-]+)(?:, mean=([\d.e-]+))?\)")
 
+LANES = np.uint64(0x0000FFFF0000FFFF)  # every other lane of a word
+PIECE = 32_768  # words at a time, which stay in the processor's cache
+
 Gains: TypeAlias = tuple[float, float, float, float]  # of queries and keys, values, attention's output, MLP's output
 VISION_GAINS: Gains = (1.3, 0.7, 0.7, 0.6)
 TEXT_GAINS: Gains = (1.5, 1.0, 1.2, 0.6)
@@ -45,11 +48,18 @@ def unit_noise(seed: int, name: str, shape: Sequence[int]) -> NDArray[np.float64
     count = math.prod(int(side) for side in shape)
     bits = np.random.PCG64(np.random.SeedSequence([int(seed), zlib.crc32(name.encode("utf-8"))]))
     words = np.asarray(bits.random_raw(count), dtype=np.uint64).reshape(-1)
-    total = np.zeros(count, dtype=np.int64)
-    for shift in (0, 16, 32, 48):
-        total += ((words >> np.uint64(shift)) & np.uint64(0xFFFF)).astype(np.int64)
-    unit: NDArray[np.float64] = (total - 131070).astype(np.float64) / math.sqrt((2.0**32 - 1.0) / 3.0)
+    unit = np.empty(count)
+    for i in range(0, count, PIECE):
+        unit[i : i + PIECE] = _unit(words[i : i + PIECE])
     return unit.reshape(tuple(shape))
+
+
+def _unit(words: NDArray[np.uint64]) -> NDArray[np.float64]:
+    """The sum of each word's four lanes, scaled."""
+    pairs = (words & LANES) + ((words >> np.uint64(16)) & LANES)  # two sums of two lanes, 32 bits apart
+    total = ((pairs & np.uint64(0xFFFFFFFF)) + (pairs >> np.uint64(32))).astype(np.int64)
+    unit: NDArray[np.float64] = (total - 131070).astype(np.float64) / math.sqrt((2.0**32 - 1.0) / 3.0)
+    return unit
 
 
 def _tensor(values: NDArray[Any], half_exact: bool = True) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -27,11 +27,9 @@ __all__ = ["PROOF", "backbone", "batch", "build", "outputs", "training", "write_
 RAW, LOOKED_UP, RETRIEVED = 2e-5, 3e-5, 1e-4  # of tokens, of logits and weights of the look-up, of what it finds
 MAPS, SCALED = 1e-5, 1e-4  # of maps and texts' scores, of scores that are divided by the range of a few maxima
 LOGITS, WEIGHT = 5e-5, 0.1  # of logits in training (100 times a cosine); the authors' weight of all losses but the first
-ELEMENTS, NEAR_ZERO = (
-    1e-4,
-    1e-6,
-)  # of gradients' elements, as a share of the largest; of gradients that are 0 in exact arithmetic
+ELEMENTS, NEAR_ZERO = 1e-4, 1e-6  # of gradients' elements, as a share of the largest; of gradients that are 0 in theory
 TESTS = re.compile(r"tests (\d+)\.\.(\d+) class 0, (\d+)\.\.(\d+) class 1")
+Encoded: TypeAlias = dict[tuple[int, ...], list[ImageFeatures]]  # test pictures by layers, on which alone they depend
 NOISE = ("Key_Generator.TwoLayerMLP.norm.bias", "Fuse_Feature.compress.bias")  # whose gradients are
 
 
@@ -81,8 +79,9 @@ def run(reference: Reference, check: Comparisons, folder: Path) -> None:
         _tokens(check, tower, _normal(reference, order[:1]), "reference_tokens_{}_first")
         contexts = texts(reference, build(reference, tower, folder))
         _text(check, tower, contexts)
+        encoded: Encoded = {}
         for prefix in reference.settings["effective_settings"]:
-            outputs(check, tower, folder, contexts, prefix)
+            outputs(check, tower, folder, contexts, prefix, encoded)
     for phase, prefix in enumerate(("train/", "train_frozen/")):
         training(check, build(reference, tower, folder), contexts, prefix, phase)
 
@@ -113,7 +112,9 @@ def _text(check: Comparisons, tower: Any, found: list[Context]) -> None:
     check("text", "text_features", torch.cat([one.text for one in found if one.text is not None]).transpose(1, 2))
 
 
-def outputs(check: Comparisons, tower: Any, folder: Path, contexts: list[Context], prefix: str, **arguments: Any) -> None:
+def outputs(
+    check: Comparisons, tower: Any, folder: Path, contexts: list[Context], prefix: str, encoded: Encoded, **arguments: Any
+) -> None:
     """One run of the authors' test program: its references, layers, scales, filter and part of the text."""
     reference, settings = check.reference, check.reference.settings
     rules, chosen = settings["effective_settings"][prefix], settings["chosen_reference_images"][prefix]
@@ -127,10 +128,11 @@ def outputs(check: Comparisons, tower: Any, folder: Path, contexts: list[Context
     detector = build(reference, tower, folder, **arguments)
     classes, shots = _classes(reference), rules["k_shot"]
     images, scores, grids, maps = reference.pixels(), [], [], []
+    if detector.compared not in encoded:
+        encoded[detector.compared] = [detector.encode(one[None]) for one in images]
     for number, (rows, text) in enumerate(zip(classes, contexts, strict=True)):
         shown = _normal(reference, chosen[number * shots : (number + 1) * shots])
-        context = replace(text, banks=detector.banks(References(shown)))
-        parts = [detector.encode(one[None]) for one in images[rows]]
+        context, parts = replace(text, banks=detector.banks(References(shown))), encoded[detector.compared][rows]
         found = list(detector.score_set(parts, context))
         scores += [
             torch.cat([detector.text_score(one, context) for one in parts]),
@@ -151,8 +153,7 @@ def outputs(check: Comparisons, tower: Any, folder: Path, contexts: list[Context
     if (key := f"{prefix}anomaly_map") in reference:
         check("maps", key, smoothed[: reference.shape(key)[0]], tolerance=MAPS)
     if prefix == "k1/":
-        features = torch.cat([detector.encode(one[None]).image for one in images])
-        check("features", "image_features_raw", features, tolerance=RAW)
+        check("features", "image_features_raw", torch.cat([one.image for one in encoded[detector.compared]]), tolerance=RAW)
 
 
 def _inside(check: Comparisons, detector: Any, features: ImageFeatures, context: Context, prefix: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from zsad.alignment.concepts import Concept, concept_subspace, guided, ignored, 
 from zsad.prompts.concepts import ROWS
 from zsad.prompts.prompt_set import encode_ensemble
 from zsad.registry import create, load_backbone
-from zsad.types import Context, ImageFeatures, References
+from zsad.types import Bank, Context, ImageFeatures, References
 from zsad.verification.compare import Comparisons
 from zsad.verification.laft_parts import compare_concept, compare_metrics, compare_projections, pairs_of, score_along
 from zsad.verification.proof import Proof
@@ -74,7 +75,8 @@ def _semantic(check: Comparisons, folder: Path, pictures: Any) -> None:
     images = torch.stack([detector.backbone.preprocess(one.numpy()) for one in raw[:-2]])  # their rule drops the last two
     check("inputs", "sem/input_first", images[:1])
     encoded = detector.encode(images[:tests])
-    features, train = encoded.image, detector.encode(images[tests:]).image
+    banks = detector.prepare(references=References(images[tests:])).banks
+    features, train = encoded.image, banks["image"].rows
     check("features", "sem/test_features", features, tolerance=FEATURES)
     check("features", "sem/train_features", train, tolerance=FEATURES)
     for count in (5, 30):
@@ -93,7 +95,7 @@ def _semantic(check: Comparisons, folder: Path, pictures: Any) -> None:
         if name == "guide_number":
             theirs = reference.tensor("guide_number/readme_basis_24")  # of their README, a random approximation
             check("scores", "guide_number/readme_score_24", score_along(guided, features, train, theirs, facts["n_neighbors"]))
-            _method(check, detector, encoded, images[tests:], concept)
+            _method(check, detector, encoded, banks, concept)
             _text_baselines(check, detector, features, train, text, facts["n_neighbors"])
 
 
@@ -105,9 +107,8 @@ def _words(detector: Any, settings: dict[str, Any], facts: dict[str, Any]) -> Te
     return encode_ensemble(detector.backbone, entries, normalize="none")[0]
 
 
-def _method(check: Comparisons, detector: Any, features: ImageFeatures, shown: Tensor, concept: Concept) -> None:
+def _method(check: Comparisons, detector: Any, features: ImageFeatures, banks: Mapping[str, Bank], concept: Concept) -> None:
     """The whole method, with as many components as the README takes."""
-    banks = detector.prepare(references=References(shown)).banks
     one = detector.neighbours
     detector.neighbours = 5
     found = detector.score(features, Context(banks=banks, extra={ROWS: concept.basis[:24]}))
@@ -142,14 +143,17 @@ def _industrial(check: Comparisons, folder: Path, pictures: Any) -> None:
         windows = features.streams["windows"][scale].patches
         check("features", f"ind/window_embeds_{scale}_image0", windows[:1], tolerance=FEATURES)
     concepts: dict[str, Concept] = {}
+    texts: dict[str, Context] = {}  # by prompt set, which has one category
+    shown: dict[tuple[int, ...], dict[str, Bank]] = {(): {}}  # by the references' numbers
     for name, facts in settings["industrial"].items():
-        number, category = facts["prompt_set"], facts["category_argument"]
+        number, category, numbers = facts["prompt_set"], facts["category_argument"], tuple(facts.get("reference_images", ()))
         if number not in concepts:
-            concepts[number] = _concept_of(check, detector, number, category)
+            concepts[number], texts[number] = _concept_of(check, detector, number, category), detector.prepare(category)
+        if numbers not in shown:
+            shown[numbers] = detector.banks(References(images[list(numbers)]))
         compare_concept(check, f"{name}/", concepts[number], {"projector_16": 16})
         detector.projected = tuple(COSINES[one] for one in facts["targets"])
-        shown = [images[index] for index in facts.get("reference_images", ())]
-        context = detector.prepare(category, References(torch.stack(shown)) if shown else None)
+        context = replace(texts[number], banks=shown[numbers])
         if name == "ind1_k0":
             check("text", "ind/text_embeds", context.text, tolerance=TEXT)
             plain = _patch_map(detector, features, context, grid)

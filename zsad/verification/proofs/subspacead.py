@@ -39,19 +39,20 @@ RULES: tuple[Rule, ...] = ("reconstruction", "mahalanobis", "euclidean", "cosine
 
 
 def build(reference: Reference, folder: Path, key: str = "dino", **arguments: Any) -> Any:
-    """The method on the tiny weights, without rotations unless they are asked for.
+    """The method on the tiny weights, without rotations unless they are asked for."""
+    path, size = folder / f"{key.replace('/', '-')}.safetensors", reference.settings["image_size"]
+    if not path.is_file():
+        _write_tower(reference, key, path)
+    return create("subspacead", backbone=load_backbone(f"file:{path}", image_size=size), **{"rotations": 0} | arguments)
 
-    Raises:
-        UsageError: the regenerated weights are not those that the authors' code ran on.
-    """
+
+def _write_tower(reference: Reference, key: str, path: Path) -> None:
+    """Raises ``UsageError`` where the regenerated weights are not those that the authors' code ran on."""
     settings = reference.settings
     state = tiny_dino_state_dict(settings["seed"], swiglu=key == "dino")
     if (found := fingerprint(state)) != (stored := settings[key]["fingerprint"]):
         raise UsageError(f"The tiny DINOv2 has the fingerprint {found[:12]}, the stored outputs belong to {stored[:12]}.")
-    path = folder / f"{key.replace('/', '-')}.safetensors"
     save_file(state, path)
-    size = settings["image_size"]
-    return create("subspacead", backbone=load_backbone(f"file:{path}", image_size=size), **{"rotations": 0} | arguments)
 
 
 def inputs(detector: Any, pixels: Any) -> Tensor:
@@ -82,7 +83,7 @@ def run(reference: Reference, check: Comparisons, folder: Path) -> None:
         _tower(check, detector, images, features, shown)
         context = detector.prepare(references=References(shown[SINGLE : SINGLE + 1]))
         variant(check, detector, features, context, "k1/")
-        _rules(check, folder, features, context)
+        _rules(check, detector, features, context)
         variant(check, detector, features, detector.prepare(references=References(shown)), "k2/")
         _rotations(check, folder, images, pictures[tests : tests + 1])
         _batch(check, detector, features)
@@ -154,12 +155,11 @@ def _distances(detector: Any, features: ImageFeatures, context: Context, masked:
     return found if kept is None else found * kept
 
 
-def _rules(check: Comparisons, folder: Path, features: ImageFeatures, context: Context) -> None:
+def _rules(check: Comparisons, detector: Any, features: ImageFeatures, context: Context) -> None:
     """The other rules on the model of one reference, and the other ways to a score."""
     for name, rule, drop in [*((one, one, 0) for one in RULES), ("reconstruction_drop2", "reconstruction", 2)]:
-        found = _distances(build(check.reference, folder, rule=rule, drop=drop), features, context)
+        found = _distances(create("subspacead", backbone=detector.backbone, rule=rule, drop=drop), features, context)
         check("maps", f"k1/score_{name}", found, tolerance=RELATIVE * float(found.max()))
-    detector = build(check.reference, folder)
     (tap,) = features.taps.values()
     raw = upsample(_distances(detector, features, context).unflatten(1, tap.grid), detector.backbone.image_size)
     highest = float(raw.max())
