@@ -65,7 +65,8 @@ def states_at_ends(blocks: Sequence[Block], x: Tensor, found: Prefixes) -> Tenso
     That block runs for the end tokens alone.
     """
     flat = found.rows.flatten()
-    first = torch.empty_like(found.tokens).scatter_(0, flat.flip(0), torch.arange(len(flat) - 1, -1, -1, device=x.device))
+    numbered = torch.arange(len(flat), device=x.device)
+    first = torch.zeros_like(found.tokens).scatter_reduce_(0, flat, numbered, "amin", include_self=False)  # never the filling
     for block in blocks[:-1]:
         mixed = F.scaled_dot_product_attention(*_by_sentence(block, x, found), is_causal=True)  # (N, h, L, d)
         chosen = mixed.transpose(1, 2).flatten(0, 1)[first]  # (U, h, d)
