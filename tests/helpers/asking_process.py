@@ -16,6 +16,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
+import openai  # noqa: F401 (before the fork: an endpoint imports it, which takes a CPU second)
 
 from zsad.explain.asking import Asker
 from zsad.explain.endpoint import Endpoint
