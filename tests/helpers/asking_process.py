@@ -16,7 +16,6 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
-import openai  # noqa: F401 (before the fork: an endpoint imports it, which takes a CPU second)
 
 from zsad.explain.asking import Asker
 from zsad.explain.endpoint import Endpoint
@@ -59,6 +58,8 @@ def main(url: str, file: str, count: int) -> None:
 
 
 if __name__ == "__main__":
+    import openai  # noqa: F401 (before the fork: an endpoint imports it, which takes a CPU second)
+
     given = sys.argv[1], sys.argv[2], int(sys.argv[3])
     child = get_context("fork" if hasattr(os, "fork") else "spawn").Process(target=main, args=given)
     child.start()
