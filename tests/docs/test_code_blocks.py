@@ -15,7 +15,6 @@ from typing import Any
 import code_blocks
 import pytest
 from code_blocks import CODE, Block, blocks_of, pages
-from PIL import Image
 from typer.exceptions import TyperException
 from typer.main import get_command
 from typer.testing import CliRunner
@@ -28,19 +27,14 @@ TEXTS = {page: tuple((one.language, one.text) for one in code) for page, code in
 RUN = [page for page, own in TEXTS.items() if not any(own == more[: len(own)] for more in TEXTS.values() if more != own)]
 MARKED = [one for page in pages() for one in blocks_of(page) if one.reason]
 REST = ("09", "10", "11", "12")  # of either set of examples; eight pictures are what verdicts need
-GOOD = ("01", "02", "04", "06", "07", "09", "10", "11", "12")  # of the bricks, without a defect
 
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with the examples in it, and for the README pictures under the names that it uses."""
+    """A folder with the examples in it, and bricks under the name that the README uses."""
     monkeypatch.chdir(tmp_path)
     shutil.copytree(ROOT / "demo/examples", tmp_path / "demo/examples")
     shutil.copytree(ROOT / "demo/examples/brick", tmp_path / "photos")
-    (tmp_path / "refs/good").mkdir(parents=True)
-    for name in GOOD[:4]:
-        shutil.copy(ROOT / f"demo/examples/brick/brick-{name}.png", tmp_path / "refs/good")
-    Image.open(ROOT / "demo/examples/brick/brick-07.png").save(tmp_path / "refs/good/dirty.png")
     return tmp_path
 
 

@@ -58,6 +58,8 @@ def main(url: str, file: str, count: int) -> None:
 
 
 if __name__ == "__main__":
+    import openai  # noqa: F401 (before the fork: an endpoint imports it, which takes a CPU second)
+
     given = sys.argv[1], sys.argv[2], int(sys.argv[3])
     child = get_context("fork" if hasattr(os, "fork") else "spawn").Process(target=main, args=given)
     child.start()

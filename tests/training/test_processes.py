@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = """
 import sys
 
-import accelerate, torch._dynamo
+import accelerate, sklearn.cluster, torch._dynamo
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 import tiny_training
