@@ -4,8 +4,8 @@
 
 of the references' scores. Median and quartiles, since the odd one among the references scores high without the others. A
 reference is scored by one reference fewer than later pictures are, so the levels lie a little high; they are approximate.
-``benchmarks/real_pictures.py`` prints what they do: of the normal pictures of real sets 13 % were called review or anomalous
-with 4 references (eight sets) and 10 % with 16 (six sets). ``zsad calibrate`` is the way to a guaranteed rate.
+``benchmarks/real_pictures.py`` prints what they do: of the normal pictures of real sets 11 % were called review or anomalous
+with 4 references (eight sets) and 9 % with 16 (six sets). ``zsad calibrate`` is the way to a guaranteed rate.
 """
 
 from __future__ import annotations
