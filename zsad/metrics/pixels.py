@@ -150,8 +150,9 @@ class PixelMetrics:
         if merge:
             yield from merge.steps()
             return
-        part = from_histogram(*(one[self._used] for one in (self._normal, self._anomalous, self._mass)))
-        edges = (part.scores + self._used.start) << self.shift  # the lower ones of the bins
+        used = self._used
+        part = from_histogram(self._normal[used], self._anomalous[used], self._mass[used])
+        edges = (part.scores + used.start) << self.shift  # the lower ones of the bins
         yield part._replace(scores=scores_of(edges.astype(np.uint32)))
 
     def _aupimo(self, merge: Merge | None) -> tuple[NDArray[np.float64], Bounded]:
