@@ -34,4 +34,5 @@ def test_each_beginning_is_there_once() -> None:
     assert found.tokens.tolist() == [9, 1, 2, 8, 8, 8]
     assert found.places.tolist() == [0, 1, 2, 3, 2, 1]
     assert found.rows.tolist() == [[0, 1, 2, 3], [0, 1, 4, 4], [0, 1, 2, 3], [0, 5, 5, 5]]
+    assert found.first.tolist() == [0, 1, 2, 3, 6, 13]
     assert found.ends.tolist() == [3, 2, 3, 1]

@@ -298,9 +298,8 @@ def test_mistakes_are_seen(
     detector, check = filo.build(reference, folder, tower, **arguments), Comparisons(reference)
     spoil(monkeypatch)
     with torch.inference_mode():
-        for index in (0, 1):
-            features: ImageFeatures = detector.encode(reference.pixels()[index : index + 1])
-            filo._outputs(check, detector, features, detector.prepare(reference.settings["image_classes"][index]), index)
+        features: ImageFeatures = detector.encode(reference.pixels()[1:2])  # each picture shows them all; the proof has both
+        filo._outputs(check, detector, features, detector.prepare(reference.settings["image_classes"][1]), 1)
     found = {one.kind for one in check.made if not one.passed}
     assert found >= expected
     assert bool(found) == bool(expected)

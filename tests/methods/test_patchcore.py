@@ -145,11 +145,11 @@ def folder_of(path: Path, count: int) -> list[Any]:
 
 @pytest.mark.slow
 def test_added_and_removed_is_a_fresh_start(compact: Any, tmp_path: Path) -> None:
-    """Fifty random steps; after each fifth the banks are those of an inspector that was given the rest."""
+    """Thirty random steps; after each fifth the banks are those of an inspector that was given the rest."""
     refs = folder_of(tmp_path / "good", 12)
     grown = zsad.Inspector(compact, references=[one.path for one in refs[:4]], coreset=0.3)
     there, draw = {0, 1, 2, 3}, np.random.default_rng(0)
-    for step in range(50):  # of them every fifth is compared
+    for step in range(30):  # of them every fifth is compared
         number = int(draw.integers(12))
         if number in there and len(there) > 1:
             grown.remove_references(refs[number].name)

@@ -29,34 +29,32 @@ class Prefixes:
         tokens: the last token of each beginning, (U,).
         places: where that token stands in its sentence, (U,).
         rows: the beginning that ends at each place of each sentence, (N, L); its whole sentence behind its end.
+        first: where each beginning is first met in ``rows``, flat, (U,).
         ends: place of each sentence's end token, (N,).
     """
 
     tokens: Tensor
     places: Tensor
     rows: Tensor
+    first: Tensor
     ends: Tensor
 
     @classmethod
     def of(cls, sentences: Sequence[Sequence[int]], device: torch.device) -> Prefixes:
         """Of token lists, each up to its end token."""
+        longest, rows = max(map(len, sentences)), list[list[int]]()
         known: dict[tuple[int, int], int] = {}  # (beginning without its last token, that token) -> beginning
-        rows: list[list[int]] = []
-        places: list[int] = []
-        for tokens in sentences:
-            last, row = -1, []
+        first: list[int] = []
+        for number, tokens in enumerate(sentences):
+            last, row = -1, list[int]()
             for place, token in enumerate(tokens):
                 if (key := (last, token)) not in known:
                     known[key] = len(known)
-                    places.append(place)
+                    first.append(number * longest + place)
                 row.append(last := known[key])
-            rows.append(row)
-        longest = max(map(len, rows))
-        filled = torch.tensor([row + [row[-1]] * (longest - len(row)) for row in rows], device=device)
-        ends = torch.tensor([len(row) - 1 for row in rows], device=device)
-        return cls(
-            torch.tensor([token for _, token in known], device=device), torch.tensor(places, device=device), filled, ends
-        )
+            rows.append(row + [last] * (longest - len(row)))
+        lists = [token for _, token in known], [at % longest for at in first], rows, first, [len(one) - 1 for one in sentences]
+        return cls(*(torch.tensor(one, device=device) for one in lists))
 
 
 def states_at_ends(blocks: Sequence[Block], x: Tensor, found: Prefixes) -> Tensor:
@@ -64,12 +62,9 @@ def states_at_ends(blocks: Sequence[Block], x: Tensor, found: Prefixes) -> Tenso
 
     That block runs for the end tokens alone.
     """
-    flat = found.rows.flatten()
-    numbered = torch.arange(len(flat), device=x.device)
-    first = torch.zeros_like(found.tokens).scatter_reduce_(0, flat, numbered, "amin", include_self=False)  # never the filling
     for block in blocks[:-1]:
         mixed = F.scaled_dot_product_attention(*_by_sentence(block, x, found), is_causal=True)  # (N, h, L, d)
-        chosen = mixed.transpose(1, 2).flatten(0, 1)[first]  # (U, h, d)
+        chosen = mixed.transpose(1, 2).flatten(0, 1)[found.first]  # (U, h, d)
         x = block.feed(x + block.attn.output(chosen.transpose(0, 1)[None])[0])
     q, k, v = _by_sentence(blocks[-1], x, found)
     numbers, places = torch.arange(len(found.ends), device=x.device), torch.arange(found.rows.shape[1], device=x.device)
