@@ -18,7 +18,6 @@ import numpy as np
 import pytest
 import tifffile
 import torch
-from exported import exported, pictures, small_tower  # noqa: F401
 from PIL import Image
 from serving import Served, served
 from tiny_training import tiny
@@ -279,37 +278,15 @@ def test_a_checkpoint_of_compact_takes_defect_words(tmp_path: Path) -> None:
         assert float(plain.detector.bias) == float(worded.detector.bias) == float(detector.bias)
 
 
-@pytest.mark.slow
-def test_an_exported_model_is_a_method_of_the_page_s(exported: Path, pictures: Path, tmp_path: Path) -> None:  # noqa: F811
-    loaded = load([str(exported)])
-    option = method_options(loaded)["model"]
-    assert (option.label, option.target, option.focus) == ("model: exported april_gan, fp32", "nut", False)
-    files = sorted((pictures / "dent").iterdir())
-    workspace = inspected(InspectorCache(loaded), files, method="model")
-    found = [one.score for one in workspace.current().scored]
-    assert found == pytest.approx([one.pred_score for one in zsad.Inspector(str(exported))(files)], abs=1e-6)
-    with pytest.raises(zsad.ZsadError, match="was exported for 'nut', not for 'screw'"):
-        inspected(InspectorCache(loaded), files, method="model", target="screw")
-    with pytest.raises(zsad.ZsadError, match="takes no words"):
-        inspected(InspectorCache(loaded), files, method="model", words=("crack",))
-    pytest.importorskip("gradio", reason="the extra demo is not installed")
-    from zsad_demo.checks import checked_words
-
-    with pytest.raises(Refused, match="is an exported model, whose words are inside it"):
-        checked_words(option, "crack")
-    with pytest.raises(zsad.ZsadError, match="another method called 'model'. Rename the exported model's folder"):
-        load([str(exported), str(exported)])
-    (tmp_path / "metadata.json").write_text("{}")
-    with pytest.raises(zsad.ZsadError, match="was not written by zsad export, or is damaged"):
-        load([str(tmp_path)])
-
-
 def test_what_an_exported_model_has_inside_is_not_shown() -> None:
     pytest.importorskip("gradio", reason="the extra demo is not installed")
+    from zsad_demo.checks import checked_words
     from zsad_demo.handlers import Handlers
 
     ui = SimpleNamespace(method_note="note", agree="agree", target="target", inside=["references", "words"])
     options = {"compact": MethodOption("compact", "", ""), "model": MethodOption("model", "", "", target="nut")}
+    with pytest.raises(Refused, match="is an exported model, whose words are inside it"):
+        checked_words(options["model"], "crack")
     handlers = Handlers(ui, None, options, {})  # type: ignore[arg-type]
     shown = handlers.show_method("model")
     assert (shown["target"]["value"], shown["target"]["interactive"]) == ("nut", False)

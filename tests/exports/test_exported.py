@@ -24,6 +24,7 @@ from typer.testing import CliRunner, Result
 
 import zsad
 from zsad.cli import app
+from zsad.common.assets import asset
 from zsad.distributed.scorer import BatchScorer
 from zsad.distributed.specification import specify
 from zsad.errors import MissingExtra, UsageError, WeightsUnavailable
@@ -435,3 +436,36 @@ def test_a_worker_without_the_folder_says_so(exported: Path, tmp_path: Path) -> 
             spec.load({})
     finally:
         moved.rename(exported)
+
+
+@pytest.mark.slow
+def test_the_demo_offers_it_beside_the_methods(
+    exported: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(asset("demo")))
+    from zsad_demo.checkpoints import load
+    from zsad_demo.inspectors import InspectorCache, InspectorKey
+    from zsad_demo.methods import method_options
+    from zsad_demo.workspace import Workspace
+
+    def inspected(loaded: Any, **key: Any) -> Workspace:
+        workspace = Workspace(InspectorCache(loaded))
+        list(workspace.inspect([str(path) for path in files], InspectorKey(method="model", **key)))
+        return workspace
+
+    loaded = load([str(exported)])
+    option = method_options(loaded)["model"]
+    assert (option.label, option.target, option.focus) == ("model: exported april_gan, fp32", "nut", False)
+    files = sorted((pictures / "dent").iterdir())
+    workspace = inspected(loaded)
+    found = [one.score for one in workspace.current().scored]
+    assert found == pytest.approx([one.pred_score for one in Inspector(str(exported))(files)], abs=1e-6)
+    with pytest.raises(zsad.ZsadError, match="was exported for 'nut', not for 'screw'"):
+        inspected(loaded, target="screw")
+    with pytest.raises(zsad.ZsadError, match="takes no words"):
+        inspected(loaded, words=("crack",))
+    with pytest.raises(zsad.ZsadError, match="another method called 'model'. Rename the exported model's folder"):
+        load([str(exported), str(exported)])
+    (tmp_path / "metadata.json").write_text("{}")
+    with pytest.raises(zsad.ZsadError, match="was not written by zsad export, or is damaged"):
+        load([str(tmp_path)])
