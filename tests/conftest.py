@@ -26,23 +26,23 @@ from typer.main import get_command
 typer.testing._get_command = cache(get_command)  # the parser of all commands takes 60 ms, a thousand times
 torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
 ROOT = Path(__file__).resolve().parents[1]
-LONGEST = (  # files of 15 to 60 seconds of CPU, the longest first: begun last, one would keep one process busy alone
-    "demo/test_browser.py",
+LONGEST = (  # one that waits for more than it computes, then files of 15 to 70 seconds of CPU, the longest first: begun last,
+    "distributed/test_engine.py",  # one would keep one process busy alone
+    "docs/test_code_blocks.py",
+    "verification/test_proofs.py",
     "exports/test_every_method.py",
     "contract/test_pipeline.py",
-    "verification/test_proofs.py",
-    "training/test_processes.py",
-    "contract/test_contract.py",
     "demo/test_demo.py",
-    "inference/test_reference_set.py",
-    "inference/test_processes.py",
+    "demo/test_browser.py",
+    "contract/test_contract.py",
+    "docs/test_notebooks.py",
     "test_packaging.py",
-    "evaluation/test_evaluate.py",
-    "inference/test_batch_mode.py",
+    "inference/test_reference_set.py",
     "training/test_loop.py",
-    "methods/test_musc.py",
-    "runs/test_resume.py",
-    "backbones/test_vit.py",
+    "docs/test_site.py",
+    "training/test_processes.py",
+    "training/test_data.py",
+    "inference/test_batch_mode.py",
 )
 
 

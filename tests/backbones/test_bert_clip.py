@@ -93,6 +93,7 @@ def loaded(repository: Path) -> BertCLIP:
     return zsad.load_backbone(f"hf:{repository}")
 
 
+@pytest.mark.slow
 @torch.inference_mode()
 def test_both_towers_equal_open_clips(repository: Path, loaded: BertCLIP) -> None:
     import transformers

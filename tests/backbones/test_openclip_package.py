@@ -47,6 +47,7 @@ def test_the_package_is_taken_where_it_is_loaded(whole: Any) -> None:
     assert openclip_package.configuration("absent") == {}
 
 
+@pytest.mark.slow
 def test_megabytes_are_those_of_the_built_network() -> None:
     built = openclip.build("ViT-B-32", "ViT-B-32")
     assert openclip.megabytes("ViT-B-32.openai") == sum(one.numel() for one in built.parameters()) * 4 / 1e6

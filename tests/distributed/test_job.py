@@ -93,6 +93,7 @@ def predicted(source: Path, out: Path, *options: str) -> dict[str, Row]:
     return {row["name"]: row for row in map(json.loads, (out / "predictions.jsonl").read_text().splitlines())}
 
 
+@pytest.mark.slow
 def test_rows_equal_those_of_predict(pictures: Path, undisturbed: dict[str, Row], tmp_path: Path) -> None:
     theirs = predicted(pictures, tmp_path / "out")
     assert theirs.keys() == undisturbed.keys()
@@ -105,6 +106,7 @@ def test_rows_equal_those_of_predict(pictures: Path, undisturbed: dict[str, Row]
     assert undisturbed["turned.jpg"]["width"] == 40
 
 
+@pytest.mark.slow
 def test_levels_that_are_known_give_regions_and_p_values_at_once(pictures: Path, tmp_path: Path) -> None:
     from zsad.decision.calibration import Calibration
 

@@ -66,6 +66,7 @@ def with_other_model(exported: Path, folder: Path, change: Callable[[Any], None]
 
 
 # ------------------------------------------------------------------ the same answers
+@pytest.mark.slow
 def test_scores_maps_and_verdicts_are_the_method_s(exported: Path, pictures: Path) -> None:
     both = [list(one(str(pictures))) for one in (Inspector(str(exported), batch_size=3), method_in_torch())]
     assert {own.pred_label for own in both[1]} == {"normal", "anomalous"}
@@ -77,6 +78,7 @@ def test_scores_maps_and_verdicts_are_the_method_s(exported: Path, pictures: Pat
         assert [one.box for one in own.regions] == [one.box for one in other.regions]
 
 
+@pytest.mark.slow
 def test_what_the_folder_says(exported: Path, pictures: Path) -> None:
     made, meta = json.loads((exported / "certificate.json").read_text()), Metadata.load(exported)
     assert made["passed"]
@@ -186,6 +188,7 @@ def halved(model: Any) -> None:
             one.CopyFrom(onnx.numpy_helper.from_array(values.astype(np.float16).astype(np.float32), one.name))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", [scaled_mean, halved])
 def test_a_model_that_is_another_one_fails(exported: Path, pictures: Path, tmp_path: Path, change: Any) -> None:
     folder = with_other_model(exported, tmp_path / "model", change)
@@ -194,12 +197,14 @@ def test_a_model_that_is_another_one_fails(exported: Path, pictures: Path, tmp_p
     assert made.failed[0].startswith("scores differ by ")
 
 
+@pytest.mark.slow
 def test_another_activation_fails(exported: Path, pictures: Path) -> None:
     made = certify(method_in_torch("quick_gelu"), Inspector(str(exported)), pictures_of(str(pictures)), Tolerance(1e-4))
     assert not made.passed
     assert made.score["worst"] > 1e-4
 
 
+@pytest.mark.slow
 def test_what_fails_is_not_written_unless_it_is_allowed(
     exported: Path,
     pictures: Path,
@@ -228,6 +233,7 @@ def test_what_fails_is_not_written_unless_it_is_allowed(
         zsad.export(detector, "nut", out=out)
 
 
+@pytest.mark.slow
 def test_verify_makes_the_certificate_anew(exported: Path, pictures: Path, tmp_path: Path) -> None:
     folder = tmp_path / "model"
     shutil.copytree(exported, folder)
@@ -242,6 +248,7 @@ def test_verify_makes_the_certificate_anew(exported: Path, pictures: Path, tmp_p
 
 
 # ------------------------------------------------------------------ with all that surrounds a method
+@pytest.mark.slow
 def test_predict_with_tiles_a_region_and_resume(exported: Path, pictures: Path, tmp_path: Path) -> None:
     out, how = tmp_path / "out", ("--method", exported, "--tile", "64", "--roi", "0,0,90%,90%", "--out", tmp_path / "out")
     done = call("predict", pictures, *how, "--threshold", LEVEL, "--json")
@@ -263,6 +270,7 @@ def test_predict_with_tiles_a_region_and_resume(exported: Path, pictures: Path, 
     assert call("predict", pictures, "--method", exported, "--dry-run", "--out", tmp_path / "none").exit_code == 0
 
 
+@pytest.mark.slow
 def test_calibration_at_run_time(exported: Path, pictures: Path, tmp_path: Path) -> None:
     file = tmp_path / "calibration.json"
     done = call("calibrate", "--normal", pictures, "--method", exported, "--max-false-alarms", 0.2, "--out", file)
@@ -272,6 +280,7 @@ def test_calibration_at_run_time(exported: Path, pictures: Path, tmp_path: Path)
     assert next(inspector(str(pictures))).p_value is not None
 
 
+@pytest.mark.slow
 def test_levels_hold_for_pictures_that_are_cut_alike(exported: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert Inspector(str(exported)).thresholds.anomalous == LEVEL
     assert Inspector(str(exported), threshold=0.7).thresholds.anomalous == 0.7
@@ -280,6 +289,7 @@ def test_levels_hold_for_pictures_that_are_cut_alike(exported: Path, caplog: pyt
     assert "hold for whole pictures as at its export" in caplog.text
 
 
+@pytest.mark.slow
 def test_places_cannot_be_marked(exported: Path) -> None:
     features = open_export(exported).encode(torch.zeros(1, 64, 64, 3, dtype=torch.uint8))
     with pytest.raises(UsageError, match="keeps no patches"):
@@ -287,6 +297,7 @@ def test_places_cannot_be_marked(exported: Path) -> None:
 
 
 # ------------------------------------------------------------------ what is refused
+@pytest.mark.slow
 def test_folders_that_are_no_sound_export(exported: Path, tmp_path: Path) -> None:
     (tmp_path / "plain").mkdir()
     with pytest.raises(UsageError, match=r"is no exported model: it has no metadata.json"):
@@ -309,6 +320,7 @@ def test_folders_that_are_no_sound_export(exported: Path, tmp_path: Path) -> Non
         Inspector(str(other))
 
 
+@pytest.mark.slow
 def test_a_model_that_no_runtime_can_open(exported: Path, tmp_path: Path) -> None:
     folder = changed(exported, tmp_path / "model", lambda row: None)
     (folder / "model.onnx").write_bytes(b"no model")
@@ -319,6 +331,7 @@ def test_a_model_that_no_runtime_can_open(exported: Path, tmp_path: Path) -> Non
         Inspector(str(folder))
 
 
+@pytest.mark.slow
 def test_a_missing_runtime_is_named(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(MissingExtra, match=r"Running an ONNX model with onnxruntime needs .* pip install 'zsad\[onnx\]'"):
@@ -327,6 +340,7 @@ def test_a_missing_runtime_is_named(exported: Path, monkeypatch: pytest.MonkeyPa
         zsad.export("compact", out="model")
 
 
+@pytest.mark.slow
 def test_what_an_exported_model_does_not_take(exported: Path, pictures: Path) -> None:
     with pytest.raises(UsageError, match="was exported for 'nut', not for 'screw'"):
         Inspector(str(exported), "screw")

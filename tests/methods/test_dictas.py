@@ -312,6 +312,7 @@ def no_residual(patch: pytest.MonkeyPatch) -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("mistake", "arguments"),
     [

@@ -174,6 +174,7 @@ def test_the_loss_is_of_normal_pictures(detector: Any, images: torch.Tensor) -> 
 
 
 # ------------------------------------------------------------------ the authors' files, and plausible mistakes
+@pytest.mark.slow
 def test_wrong_files_are_refused(refuses: Any, stored: tuple[Reference, Any, Path]) -> None:
     reference, tower, folder = stored
     path = proof.write_model(reference, folder / "wrong.pth")

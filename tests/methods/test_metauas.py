@@ -72,6 +72,7 @@ def test_alignment_by_hand() -> None:
 
 
 # ------------------------------------------------------------------ laws
+@pytest.mark.slow
 def test_scores_do_not_depend_on_the_batch(small: Any, context: Context) -> None:
     images = pictures(3)
     with torch.inference_mode():
@@ -131,6 +132,7 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> tuple[Reference, Path]:
     return reference, folder
 
 
+@pytest.mark.slow
 def test_wrong_files_are_refused(refuses: Any, stored: tuple[Reference, Path]) -> None:
     _, folder = stored
     good = torch.load(folder / "metauas.ckpt", weights_only=True)
@@ -189,6 +191,7 @@ def authors(stored: tuple[Reference, Path]) -> Any:
     return proof.build(*stored)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_mistakes_are_seen(
     mistake: Callable[[pytest.MonkeyPatch], None],

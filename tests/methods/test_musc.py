@@ -183,6 +183,7 @@ class Spilled(Sequence[ImageFeatures]):
         return ImageFeatures(seeded(1, 5 + index)[:, :5], dict.fromkeys((3, 6, 9, 12), tap))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pool", [None, 6])
 def test_features_on_disk_are_not_held(tiny: Any, pool: int | None) -> None:
     """Of raw features a few are alive at once; each is read a few times only, not once per pair."""
@@ -256,6 +257,7 @@ def test_layers_follow_the_backbone(tiny: Any) -> None:
     assert zsad.create("musc", backbone=Eyes(), taps=(1,)).layers == (1,)
 
 
+@pytest.mark.slow
 def test_dinov2() -> None:
     import transformers
 

@@ -144,6 +144,7 @@ def test_pooled_references_take_the_memory_of_one(tower: Any) -> None:
     assert joined(SUMS, each).shape == each[0].shape
 
 
+@pytest.mark.slow
 def test_false_alarms_keep_to_the_rate_of_a_calibration(tower: Any) -> None:
     """Twenty splits of normal pictures into references, calibration and test, against the beta-binomial distribution."""
     from scipy.stats import betabinom

@@ -101,6 +101,7 @@ def test_a_reference_is_at_zero_distance_of_itself(tiny: Any) -> None:
     torch.testing.assert_close(fused.anomaly_map, alone.anomaly_map / 2, rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_more_references_never_raise_a_distance(tiny: Any) -> None:
     others = torch.randn(3, 3, 240, 240, generator=torch.Generator().manual_seed(8))
     with torch.inference_mode():

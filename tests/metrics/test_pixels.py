@@ -41,6 +41,7 @@ def whole(maps: Any, masks: Any, bounds: tuple[float, float]) -> dict[str, float
     }
 
 
+@pytest.mark.slow
 @SMALL
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("chunk", [7, 1 << 22])
@@ -181,6 +182,7 @@ def test_keys_keep_the_order() -> None:
     assert spool.keys_of(np.float32([-0.0]))[0] == spool.keys_of(np.float32([0.0]))[0]
 
 
+@pytest.mark.slow
 def test_temporary_files_vanish(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(spool, "IN_MEMORY", 8)
     rows = spool.Spool(tmp_path)

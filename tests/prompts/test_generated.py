@@ -34,6 +34,7 @@ def generate(url: str, out: Path, *more: object) -> Any:
     return run("prompts", "generate", "--target", "metal nut", "--endpoint", url, "--model", "tiny", "--out", out, *more)
 
 
+@pytest.mark.slow
 def test_a_generated_file_is_a_prompt_set_that_a_text_method_takes(tmp_path: Path) -> None:
     out = tmp_path / "nut.toml"
     with vlm_server(lambda number, _: json.dumps(LISTS) if number == 2 else "an even surface") as server:

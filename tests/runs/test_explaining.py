@@ -55,6 +55,7 @@ def rows_of(results: Path) -> dict[str, Any]:
     return {row["name"]: row for row in map(json.loads, lines)}
 
 
+@pytest.mark.slow
 def test_explanations_are_added_to_rows_and_report(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ZSAD_API_KEY", "sk-secret")
     before = rows_of(results)
@@ -183,6 +184,7 @@ def test_what_cannot_be_explained(results: Path, tmp_path: Path) -> None:
     assert "(every picture is normal), so there is nothing to explain" in message(results, *address)
 
 
+@pytest.mark.slow
 def test_inspector_explain(scored: Path) -> None:
     inspector = Inspector("compact", "brick", threshold=0.2, pixel_threshold=0.2, batch=False)
     results = list(inspector(scored / "new"))

