@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import json
+import os
 import re
 import shutil
 import sys
-import warnings
 from html.parser import HTMLParser
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,13 +15,14 @@ from typing import Any
 from urllib.parse import quote_plus, unquote, urldefrag
 
 import pytest
+from children import fork, needs_fork
 
 import zsad
 
 ROOT = Path(__file__).resolve().parents[2]
 if not all(map(find_spec, ("furo", "myst_parser"))):  # the build's process imports them
     pytest.skip("the extra docs is not installed", allow_module_level=True)
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, needs_fork]
 QUESTIONS = {  # what users wrote, and the page that answers it
     "custom images zero-shot no masks folder": "how-to/folder-without-labels",
     "decide good or bad for one image": "start",
@@ -41,21 +41,24 @@ QUESTIONS = {  # what users wrote, and the page that answers it
 }
 
 
-@pytest.fixture(scope="session")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The built site, by what ``python -m sphinx`` calls, in this process, which has imported what it documents."""
+def build(out: Path, said: Path) -> None:
+    """What ``python -m sphinx`` does; it changes the signatures of what it documents, so in a process of its own."""
     from sphinx.cmd.build import main
 
-    out = tmp_path_factory.mktemp("site") / "html"
-    said, paths = io.StringIO(), list(sys.path)
-    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings(), contextlib.redirect_stderr(said):
-        warnings.simplefilter("ignore")  # Python's own, of other packages; Sphinx's are errors
-        patch.setattr(sys, "path", paths)  # docs/conf.py adds to it
-        for name in ("http_proxy", "https_proxy"):
-            patch.setenv(name, "http://127.0.0.1:9")
+    os.environ.update(dict.fromkeys(("http_proxy", "https_proxy"), "http://127.0.0.1:9"))
+    with said.open("w") as file, contextlib.redirect_stderr(file):
         done = main(["-q", "-W", "--keep-going", "-d", str(out.parent / "trees"), str(ROOT / "docs"), str(out)])
-    assert done == 0, said.getvalue()
-    return out
+    sys.exit(done)
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The built site."""
+    folder = tmp_path_factory.mktemp("site")
+    child = fork(build, folder / "html", folder / "said")
+    child.join()
+    assert child.exitcode == 0, (folder / "said").read_text()
+    return folder / "html"
 
 
 class Links(HTMLParser):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from zsad.references.components import PatchSums, residual
+from zsad.references.components import PatchSums, residual, residual_along
 
 
 def rows(seed: int = 0, count: int = 300) -> torch.Tensor:
@@ -20,10 +20,12 @@ def test_components_and_residual_equal_scikit_learn(variance: float) -> None:
 
     x = rows()
     theirs = PCA(variance, svd_solver="full").fit(x.double().numpy())
-    mean, components = PatchSums.of(x).components(variance)
-    assert components.shape == (12, theirs.n_components_)
+    mean, outside = PatchSums.of(x).outside(variance)
+    assert outside.shape == (12, 12 - theirs.n_components_)
     back = theirs.inverse_transform(theirs.transform(x.double().numpy()))
     expected = ((x.numpy() - back) ** 2).sum(1)
+    np.testing.assert_allclose(residual_along(x, mean, outside).numpy(), expected, rtol=1e-3, atol=1e-3)
+    components = torch.from_numpy(theirs.components_.T).float()
     np.testing.assert_allclose(residual(x, mean, components).numpy(), expected, rtol=1e-3, atol=1e-3)
 
 
@@ -39,12 +41,11 @@ def test_sums_add_up_and_can_be_taken_off() -> None:
 
 def test_some_channels_are_as_if_there_were_no_others() -> None:
     x, chosen = rows(), torch.tensor([1, 4, 7, 8])
-    some, alone = PatchSums.of(x).components(0.8, chosen), PatchSums.of(x[:, chosen]).components(0.8)
-    held = residual(x[:, chosen], *some), residual(x[:, chosen], *alone)
-    torch.testing.assert_close(*held, rtol=1e-3, atol=1e-4)
+    some, alone = PatchSums.of(x).outside(0.8, chosen), PatchSums.of(x[:, chosen]).outside(0.8)
+    both = residual_along(x[:, chosen], *some), residual_along(x[:, chosen], *alone)
+    torch.testing.assert_close(*both, rtol=1e-3, atol=1e-4)
 
 
 def test_rows_that_are_all_the_same_have_no_residual() -> None:
     same = torch.full((20, 4), 3.0)
-    mean, components = PatchSums.of(same).components(0.99)
-    torch.testing.assert_close(residual(same, mean, components), torch.zeros(20), rtol=0, atol=1e-5)
+    torch.testing.assert_close(residual_along(same, *PatchSums.of(same).outside(0.99)), torch.zeros(20), rtol=0, atol=1e-5)

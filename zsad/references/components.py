@@ -10,7 +10,7 @@ from torch import Tensor
 
 from zsad.errors import UsageError
 
-__all__ = ["PatchSums", "Rule", "Subspace", "check_size", "residual"]
+__all__ = ["PatchSums", "Rule", "Subspace", "check_size", "residual", "residual_along"]
 
 EPSILON = 1e-6  # of eigenvalues and lengths that are divided by
 Rule = Literal["reconstruction", "mahalanobis", "euclidean", "cosine"]
@@ -41,11 +41,11 @@ class PatchSums:
         rest = self.total - other.total, self.products - other.products
         return PatchSums(*rest, self.count - other.count, self.left_out - other.left_out)
 
-    def components(self, variance: float, channels: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Mean (C',) and as many principal components (C', k) as hold this part of the variance; one at least.
+    def outside(self, variance: float, channels: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Mean (C',) and the directions (C', C' - k) beyond the k principal components that hold this part of the variance.
 
         Args:
-            variance: in (0, 1).
+            variance: in (0, 1); one component holds it at least.
             channels: numbers of those that count; None: all.
         """
         mean = self.total / self.count
@@ -53,7 +53,7 @@ class PatchSums:
         if channels is not None:
             mean, covariance = mean[channels], covariance[channels][:, channels]
         values, vectors = torch.linalg.eigh(covariance)  # ascending
-        return mean.float(), vectors[:, -_holding(values, variance) :].float()
+        return mean.float(), vectors[:, : -_holding(values, variance)].float()
 
     def subspace(self, components: int | float, *, centre: PatchSums | None = None, over_all: bool = False) -> Subspace:
         """The principal components, with the unbiased covariance.
@@ -121,6 +121,11 @@ def residual(rows: Tensor, mean: Tensor, components: Tensor) -> Tensor:
     """(M, C) -> (M,) squared length of what is neither the mean nor in the components."""
     centred = rows - mean
     return ((centred - (centred @ components) @ components.T) ** 2).sum(1)
+
+
+def residual_along(rows: Tensor, mean: Tensor, outside: Tensor) -> Tensor:
+    """As ``residual``, by the directions beyond the components: one product, and a smaller one where these are many."""
+    return ((rows - mean) @ outside).square().sum(1)
 
 
 def check_size(components: int | float, drop: int = 0) -> None:

@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from zsad.methods.compact.pool import drawn, nearest_others
-from zsad.references.components import PatchSums, residual
+from zsad.references.components import PatchSums, residual_along
 from zsad.types import ImageFeatures, Tap
 
 __all__ = [
@@ -33,10 +33,10 @@ __all__ = [
     "POOL",
     "SMALL",
     "Blocks",
-    "Components",
-    "components",
+    "Outside",
     "departures",
     "on_scale",
+    "outside_components",
     "robust_scale",
     "three_distances",
     "unit_blocks",
@@ -53,7 +53,8 @@ SMALL, FOLDS = 40, 5  # pictures, below which the components are those of the ot
 TOGETHER = 4  # pictures whose sums are taken at once
 SCALE = 53.0  # of the sum: 0 the median patch of the folder, 1 what nine in ten patches of defects stay below
 
-Components: TypeAlias = Mapping[tuple[int, int], tuple[Tensor, Tensor]]
+# by pair of blocks: the mean of all patches, and the directions beyond their principal components
+Outside: TypeAlias = Mapping[tuple[int, int], tuple[Tensor, Tensor]]
 
 
 def unit_blocks(taps: Mapping[int, Tap]) -> dict[int, Tap]:
@@ -82,7 +83,7 @@ def departures(features: Sequence[Mapping[int, Tap]], pool: int | None, seed: in
         pool: how many others each picture is compared with, a seeded choice that all share; None: ``POOL``.
         seed: of that choice, and of the pictures whose components are taken, where there are more than ``FITTED``.
     """
-    bases = components(features, seed)
+    bases = outside_components(features, seed)
     others = drawn(len(features), (POOL if pool is None else pool) + 1, seed)  # one more: none is compared with itself
     kept = torch.stack([features[place][LAST].patches[0] for place in others]).float()  # (pool + 1, L, C)
     parts, grid = [], (0, 0)
@@ -95,17 +96,17 @@ def departures(features: Sequence[Mapping[int, Tap]], pool: int | None, seed: in
         yield one.reshape(1, *grid).to(kept.device)
 
 
-def three_distances(taps: Mapping[int, Tap], bases: Components, kept: Tensor, left_out: int) -> Tensor:
+def three_distances(taps: Mapping[int, Tap], bases: Outside, kept: Tensor, left_out: int) -> Tensor:
     """What lies outside of both pairs of blocks' components, and mutual scoring: (3, L) of one picture.
 
     Args:
         taps: ``unit_blocks`` of it.
-        bases: the components.
+        bases: what lies outside of the components.
         kept: (N, L, C) patches of the last block of the others.
         left_out: the number of one of them that does not count.
     """
     own = {block: tap.patches[0].float() for block, tap in taps.items()}
-    outside = [residual(torch.cat([own[block] for block in pair], 1), *bases[pair]) for pair in PAIRS]
+    outside = [residual_along(torch.cat([own[block] for block in pair], 1), *bases[pair]) for pair in PAIRS]
     return torch.stack([*outside, _mutual(own[LAST], kept, left_out)])
 
 
@@ -115,8 +116,8 @@ def on_scale(parts: Tensor, median: Tensor, spread: Tensor) -> Tensor:
     return (weights * ((parts - median) / spread)).sum(0)
 
 
-def components(features: Sequence[Mapping[int, Tap]], seed: int) -> list[Components]:
-    """The components that picture n is held against are entry n modulo their number.
+def outside_components(features: Sequence[Mapping[int, Tap]], seed: int) -> list[Outside]:
+    """What picture n is held against is entry n modulo their number.
 
     In a small folder a picture's own patches would bend the components towards themselves, so they are those of the other
     folds there.
@@ -129,8 +130,8 @@ def components(features: Sequence[Mapping[int, Tap]], seed: int) -> list[Compone
     channels = {pair: torch.cat([torch.arange(width) + width * BLOCKS.index(block) for block in pair]) for pair in PAIRS}
     others = [whole - part for part in parts] if folds > 1 else [whole]
     device = features[0][LAST].patches.device
-    found = [{pair: sums.components(VARIANCE, own) for pair, own in channels.items()} for sums in others]
-    return [{pair: (mean.to(device), held.to(device)) for pair, (mean, held) in one.items()} for one in found]
+    found = [{pair: sums.outside(VARIANCE, own) for pair, own in channels.items()} for sums in others]
+    return [{pair: (mean.to(device), beyond.to(device)) for pair, (mean, beyond) in one.items()} for one in found]
 
 
 def _sums(features: Sequence[Mapping[int, Tap]], places: Sequence[int]) -> PatchSums:

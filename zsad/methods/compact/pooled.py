@@ -17,9 +17,9 @@ from zsad.methods.compact.folder import (
     PAIRS,
     POOL,
     SMALL,
-    Components,
-    components,
+    Outside,
     on_scale,
+    outside_components,
     robust_scale,
     three_distances,
 )
@@ -45,14 +45,14 @@ def banks_of(pool: Sequence[Mapping[int, Tap]], others: int | None, seed: int) -
     """
     if len(pool) < SMALL:
         raise UsageError(f"compact compares pictures with a pool of {SMALL} or more that can be read; got {len(pool)}.")
-    bases, chosen = components(pool, seed)[0], drawn(len(pool), (POOL if others is None else others) + 1, seed)
+    bases, chosen = outside_components(pool, seed)[0], drawn(len(pool), (POOL if others is None else others) + 1, seed)
     kept = torch.stack([pool[place][LAST].patches[0] for place in chosen]).float()  # (N, L, C)
     own = [three_distances(taps, bases, kept, _itself(taps, kept)) for taps in pool]
     median, spread = robust_scale(torch.stack(own, 1).cpu())
     found = {f"{POOLED}others": kept.flatten(0, 1).half(), f"{POOLED}scale": torch.cat([median, spread], 1)[..., 0]}
     for pair in PAIRS:
-        mean, held = bases[pair]
-        found[_name(pair)] = torch.cat([mean[None], held.T])  # (1 + k, C)
+        mean, beyond = bases[pair]
+        found[_name(pair)] = torch.cat([mean[None], beyond.T])  # (1 + C - k, C)
     return {key: Bank(rows.contiguous(), torch.zeros(len(rows), dtype=torch.int64)) for key, rows in found.items()}
 
 
@@ -60,7 +60,7 @@ def distances(taps: Mapping[int, Tap], banks: Mapping[str, Bank]) -> Tensor:
     """The maps of B pictures, (B, h, w), on the scale of ``folder.departures``."""
     patches, grid = taps[LAST].patches, taps[LAST].grid
     kept = banks[f"{POOLED}others"].rows.float().unflatten(0, (-1, patches.shape[1]))
-    bases: Components = {pair: (banks[_name(pair)].rows[0], banks[_name(pair)].rows[1:].T) for pair in PAIRS}
+    bases: Outside = {pair: (banks[_name(pair)].rows[0], banks[_name(pair)].rows[1:].T) for pair in PAIRS}
     median, spread = banks[f"{POOLED}scale"].rows[:, :, None, None].unbind(1)
     singles = [{block: Tap(tap.patches[row : row + 1], tap.grid) for block, tap in taps.items()} for row in range(len(patches))]
     parts = [three_distances(one, bases, kept, _itself(one, kept)) for one in singles]
