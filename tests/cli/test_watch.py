@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -14,13 +15,13 @@ from typing import Any
 
 import pytest
 from brightness import folder_of, picture, registered_methods  # noqa: F401
-from children import fork, needs_fork, zsad_command
 from typer.testing import CliRunner, Result
 
 from zsad.cli import app
 from zsad.cli import watch as watching
 from zsad.runs.watching import HotFolder
 
+ROOT = Path(__file__).resolve().parents[2]
 ANOMALOUS = (8, 8, 24, 24)
 
 
@@ -192,20 +193,39 @@ def test_a_torn_journal_is_mended() -> None:
         assert sorted(names()) == before
 
 
+TWO = """
+import os, sys
+from brightness import register_methods
+from zsad.cli import main
+
+register_methods()
+for name in ("SIGTERM", "SIGINT"):  # each with a process and an output folder of its own
+    if not os.fork():
+        for number in (1, 2):
+            os.dup2(os.open(f"{name}.{number}", os.O_CREAT | os.O_WRONLY), number)
+        sys.argv[1:] = [*"watch in --method brightness --threshold 0.6 --interval 0.1 --out".split(), name]
+        open(f"{name}.pid", "w").write(str(os.getpid()))
+        main()
+print(*(os.waitstatus_to_exitcode(os.wait()[1]) for _ in range(2)))
+"""
+
+
 @pytest.mark.slow
-@needs_fork
-@pytest.mark.parametrize("kind", [signal.SIGTERM, signal.SIGINT], ids=str)
-def test_a_signal_ends_it_cleanly(kind: signal.Signals) -> None:
-    words = ["watch", "in", "--method", "brightness", "--threshold", "0.6", "--interval", "0.1", "--out", "out"]
-    run = fork(zsad_command, words, Path("printed"), Path("said"))
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="two processes are forked from one")
+def test_a_signal_ends_it_cleanly() -> None:
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "tests/helpers")])
+    environment = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
+    run = subprocess.Popen([sys.executable, "-c", TWO], env=environment, stdout=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and not (Path("out/run.json").is_file() and len(rows(Path("out"))) == 4):
-        time.sleep(0.05)
-    os.kill(run.pid, kind)  # type: ignore[arg-type]
-    run.join(60)
-    assert run.exitcode == 0
-    assert "zsad: stopped. 4 pictures: 1 anomalous, 0 review, 3 normal." in Path("said").read_text()
-    assert len(Path("printed").read_text().splitlines()) == 4
+    for kind in (signal.SIGTERM, signal.SIGINT):
+        out = Path(kind.name)
+        while time.monotonic() < deadline and not ((out / "run.json").is_file() and len(rows(out)) == 4):
+            time.sleep(0.05)
+        os.kill(int(Path(f"{kind.name}.pid").read_text()), kind)
+    assert run.communicate(timeout=60)[0].split() == ["0", "0"]
+    for name in ("SIGTERM", "SIGINT"):
+        assert "zsad: stopped. 4 pictures: 1 anomalous, 0 review, 3 normal." in Path(f"{name}.2").read_text()
+        assert len(Path(f"{name}.1").read_text().splitlines()) == 4
 
 
 # ------------------------------------------------------------------ --exec

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import errno
 import json
-import multiprocessing
 import os
 import subprocess
 import sys
-import time
-from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
 
 import pytest
-from children import fork, needs_fork
 from light_import import LIGHT
 
 from zsad.common import folder_lock
@@ -25,14 +21,22 @@ from zsad.runs.folder import RunFolder
 from zsad.training.run import TrainingRun
 
 ROOT = Path(__file__).resolve().parents[2]
+HOLD = """
+import sys, time
+from zsad.runs.folder import RunFolder
+run = RunFolder(sys.argv[1], {}, resume=True)
+print("held", flush=True)
+time.sleep(60)
+"""
 
 
-def hold(out: Path, held: Event) -> None:
-    """Claims a folder and sleeps."""
-    run = RunFolder(out, {}, resume=True)
-    held.set()
-    time.sleep(60)
-    run.lock.release()
+def holder(out: Path) -> subprocess.Popen[str]:
+    """A process that has claimed a folder and sleeps."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    run = subprocess.Popen([sys.executable, "-c", HOLD, str(out)], stdout=subprocess.PIPE, text=True, env=environment)
+    assert run.stdout is not None
+    assert run.stdout.readline() == "held\n"
+    return run
 
 
 @pytest.mark.parametrize("asked", [{}, {"resume": True}, {"overwrite": True}], ids=str)
@@ -51,17 +55,15 @@ def test_the_second_run_is_refused_with_a_sentence(asked: dict[str, bool], tmp_p
     RunFolder(tmp_path, {}, **(asked or {"resume": True}))
 
 
-@needs_fork
+@pytest.mark.slow
 def test_of_another_process_its_number_is_named_and_killed_it_holds_nothing(tmp_path: Path) -> None:
-    held = multiprocessing.get_context("fork").Event()
-    run = fork(hold, tmp_path, held)
+    run = holder(tmp_path)
     try:
-        assert held.wait(60)
         with pytest.raises(UsageError, match=rf"is in use by another run \(zsad predict, process {run.pid} on .+, since .+\)"):
             RunFolder(tmp_path, {}, resume=True)
     finally:
         run.kill()
-        run.join()
+        run.communicate()
     assert json.loads((tmp_path / ".zsad/lock").read_text())["pid"] == run.pid  # kill -9 leaves the file, and not the lock
     again = RunFolder(tmp_path, {}, resume=True)
     assert json.loads((tmp_path / ".zsad/lock").read_text())["pid"] == os.getpid()

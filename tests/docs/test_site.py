@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
 import shutil
+import subprocess
 import sys
 from html.parser import HTMLParser
 from importlib.util import find_spec
@@ -15,14 +15,13 @@ from typing import Any
 from urllib.parse import quote_plus, unquote, urldefrag
 
 import pytest
-from children import fork, needs_fork
 
 import zsad
 
 ROOT = Path(__file__).resolve().parents[2]
 if not all(map(find_spec, ("furo", "myst_parser"))):  # the build's process imports them
     pytest.skip("the extra docs is not installed", allow_module_level=True)
-pytestmark = [pytest.mark.slow, needs_fork]
+pytestmark = pytest.mark.slow
 QUESTIONS = {  # what users wrote, and the page that answers it
     "custom images zero-shot no masks folder": "how-to/folder-without-labels",
     "decide good or bad for one image": "start",
@@ -41,24 +40,20 @@ QUESTIONS = {  # what users wrote, and the page that answers it
 }
 
 
-def build(out: Path, said: Path) -> None:
-    """What ``python -m sphinx`` does; it changes the signatures of what it documents, so in a process of its own."""
-    from sphinx.cmd.build import main
-
-    os.environ.update(dict.fromkeys(("http_proxy", "https_proxy"), "http://127.0.0.1:9"))
-    with said.open("w") as file, contextlib.redirect_stderr(file):
-        done = main(["-q", "-W", "--keep-going", "-d", str(out.parent / "trees"), str(ROOT / "docs"), str(out)])
-    sys.exit(done)
-
-
 @pytest.fixture(scope="session")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The built site."""
-    folder = tmp_path_factory.mktemp("site")
-    child = fork(build, folder / "html", folder / "said")
-    child.join()
-    assert child.exitcode == 0, (folder / "said").read_text()
-    return folder / "html"
+    out = tmp_path_factory.mktemp("site") / "html"
+    env = os.environ | {
+        "PYTHONPATH": str(ROOT),
+        "HF_HUB_OFFLINE": "1",
+        "http_proxy": "http://127.0.0.1:9",
+        "https_proxy": "http://127.0.0.1:9",
+    }
+    arguments = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-d", str(out.parent / "trees"), "docs", str(out)]
+    done = subprocess.run(arguments, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return out
 
 
 class Links(HTMLParser):

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -11,7 +14,6 @@ from typing import Any
 import numpy as np
 import pytest
 from brightness import Brightness, BrightnessBackbone, registered_methods  # noqa: F401
-from children import fork, needs_fork, zsad_command
 from noisy_set import write_noisy_set
 from typer.testing import CliRunner
 
@@ -194,16 +196,17 @@ def test_a_method_that_needs_the_set_is_scored_as_a_whole(tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
-@needs_fork
 def test_killed_and_resumed_equals_uninterrupted(data: Path, tmp_path: Path) -> None:
     words = ["evaluate", "--data", str(data), "--method", "brightness", "--batch-size", "3", "--set", "pause=0.15", "--out"]
+    program = [sys.executable, str(ROOT / "tests/helpers/brightness.py"), *words]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
     torn, calm = tmp_path / "torn", tmp_path / "calm"
-    run = fork(zsad_command, [*words, str(torn)])
+    run = subprocess.Popen([*program, str(torn)], env=environment, stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 300
     while time.monotonic() < deadline and sum(one.read_bytes().count(b"\n") for one in torn.rglob("scores.jsonl")) < 16:
         time.sleep(0.005)
-    run.kill()
-    run.join()
+    run.send_signal(signal.SIGKILL)
+    run.wait()
     assert not (torn / "metrics.csv").exists()
     first = next(iter(torn.rglob("row.json"))).stat().st_mtime_ns
     assert CliRunner().invoke(app, [*words, str(calm)]).exit_code == 3

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -12,12 +13,12 @@ from pathlib import Path
 
 import pytest
 from brightness import folder_of, picture, registered_methods  # noqa: F401
-from children import fork, needs_fork, zsad_command
 from typer.testing import CliRunner
 
 from zsad.cli import app
 
 ROOT = Path(__file__).resolve().parents[2]
+PROGRAM = [sys.executable, str(ROOT / "tests/helpers/brightness.py"), "predict"]
 COMMON = ["--method", "brightness", "--target", "lamp", "--batch-size", "3", "--maps", "npy"]
 SLOWLY = [*COMMON, "--set", "pause=0.15"]  # where a run is killed or timed
 
@@ -39,15 +40,19 @@ def contents(out: Path, hidden: bool = True) -> dict[str, object]:
     return found
 
 
+def environment() -> dict[str, str]:
+    return os.environ | {"PYTHONPATH": str(ROOT)}
+
+
 def killed_after(records: int, source: Path, out: Path) -> int:
     """Starts a run, kills it (-9) once that many records are on disk, and says how many there were then."""
-    run = fork(zsad_command, ["predict", str(source), "--out", str(out), *SLOWLY])
+    run = subprocess.Popen([*PROGRAM, str(source), "--out", str(out), *SLOWLY], env=environment())
     file = out / ".zsad" / "records.jsonl"
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and not (file.is_file() and file.read_bytes().count(b"\n") >= records):
         time.sleep(0.005)
-    run.kill()
-    run.join()
+    run.send_signal(signal.SIGKILL)
+    run.wait()
     return file.read_bytes().count(b"\n")
 
 
@@ -60,7 +65,6 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-@needs_fork
 def test_killed_and_resumed_equals_uninterrupted(pictures: Path, tmp_path: Path) -> None:
     whole, torn = tmp_path / "whole", tmp_path / "torn"
     assert predict(pictures, "--out", whole, *SLOWLY)[0] == 3
@@ -270,7 +274,7 @@ def test_memory_does_not_grow(tmp_path: Path) -> None:
         picture(0.3 + index / 1000, (8, 8, 200, 150), (400, 300)).save(source / f"{index}.png", compress_level=1)
     done = subprocess.run(
         [sys.executable, "-c", MEMORY, source, tmp_path / "out"],
-        env=os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests/helpers'}"},
+        env=environment() | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests/helpers'}"},
         capture_output=True,
         text=True,
         check=True,
