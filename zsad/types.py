@@ -36,7 +36,7 @@ class Recipe:
     local_start: int | None = None  # first layer of the local (surgery) path, 1-based; None: there is none
     follows_weights: bool = False  # weights that state their activation keep it; the recipe's is for state dicts on disk
     depth: int = 24  # layers of the paper's tower, which taps and local_start count
-    optional: bool | tuple[str, Any] = False  # a further encoder: none unless named; or only with this keyword's value
+    optional: bool | tuple[str, Any] = False  # a further encoder: none unless named, if True or with (keyword, value)
 
     def layers(self, depth: int, taps: Sequence[int] | None = None) -> tuple[int, ...]:
         """The layers to tap in a tower of ``depth`` layers: ``taps`` where they are given, else the paper's, in proportion."""

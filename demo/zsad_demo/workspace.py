@@ -83,8 +83,7 @@ class Workspace:
         yield 0, len(pictures)
         session, kept, more = self._begun(key, references)
         if final:
-            own = session.inspector.over(len(pictures))
-            session.inspector = own.with_detector(own.detector.for_context(own.context))
+            session.inspector = _settled(session.inspector.over(len(pictures)))
         for done in session.encode(pictures):  # in a new session and folder, so that a stopped inspection changes nothing
             yield done, len(pictures)
         session.rescore()
@@ -135,7 +134,7 @@ class Workspace:
         """Thresholds from uploaded normal pictures. A rate below what so few pictures can guarantee is raised to that."""
         session = self.current()
         copies, self.refused = take(files, self._empty_folder("normal"), NORMALS, "normal pictures")
-        return session.calibrate(copies, max(max_false_alarms, 1 / (len(copies) + 1)))
+        return _calibrated(session, copies, max_false_alarms)
 
     def calibrate_alone(
         self, files: Sequence[str] | None, key: InspectorKey, references: Sequence[str] | None, max_false_alarms: float
@@ -146,16 +145,15 @@ class Workspace:
             raise Refused(" ".join(refused))
         session, _, more = self._begun(key, references)
         self.refused = refused + more
-        own = session.inspector
-        session.inspector = own.with_detector(own.detector.for_context(own.context))
-        return session.calibrate(copies, max(max_false_alarms, 1 / (len(copies) + 1)))
+        session.inspector = _settled(session.inspector)
+        return _calibrated(session, copies, max_false_alarms)
 
     def leave_one_out(self, max_false_alarms: float) -> zsad.Calibration:
         """Thresholds from the references, each scored without itself."""
         session, own = self.current(), list(self._references.values())
         if len(own) < 2:
             raise Refused("Leave-one-out calibration needs two reference images or more. Add reference images first.")
-        return session.calibrate(own, max(max_false_alarms, 1 / (len(own) + 1)), left_out=True)
+        return _calibrated(session, own, max_false_alarms, left_out=True)
 
     # ------------------------------------------------------------------ files for the page
     def new_file(self, suffix: str) -> Path:
@@ -211,3 +209,13 @@ class Workspace:
 def _sheets(found: RunKinds) -> tuple[str, list[str]]:
     sheets = contact_sheets(found.regions, found.region_kinds, list(found.pictures), found.counts)
     return f"<div class='details'>{sheets}</div>", list(dict.fromkeys(found.kinds.names))
+
+
+def _settled(inspector: zsad.Inspector) -> zsad.Inspector:
+    """The inspector where its references stay as they are: what they do not need is not encoded."""
+    return inspector.with_detector(inspector.detector.for_context(inspector.context))
+
+
+def _calibrated(session: zsad.Session, copies: Sequence[Path], rate: float, left_out: bool = False) -> zsad.Calibration:
+    """Thresholds for a rate of false alarms, or for the lowest that so few pictures can guarantee."""
+    return session.calibrate(copies, max(rate, 1 / (len(copies) + 1)), left_out=left_out)
